@@ -1,0 +1,32 @@
+PYTHON ?= python3.11
+RUN = .venv/bin/python
+
+# XLA's large temporaries on CPU are mapped and page-faulted anew at every step. With huge pages from Linux's malloc the
+# train step was 1.2 to 1.4 times faster on two cores; other systems ignore the variable.
+export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
+
+.PHONY: demo test bench lint clean
+
+demo: .venv/stamp
+	$(RUN) -m prefixrl_jax.main --config=configs/demo.py --workdir=runs/demo
+
+test: lint
+	$(RUN) -m pytest -q -n auto --maxprocesses=4
+
+bench: .venv/stamp
+	$(RUN) -m benchmarks.run
+
+lint: .venv/stamp
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+.venv: .venv/stamp
+
+.venv/stamp: setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install -q -c constraints.txt -e '.[test,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,19 @@
+"""The demo: hard water-jug problems that the base model cannot solve, on one CPU in a few minutes."""
+
+from ml_collections import ConfigDict
+
+from prefixrl_jax import config
+
+
+def get_config() -> ConfigDict:
+    """The demo's configuration."""
+    c = config.get_config()
+    c.model.unroll_layers = True
+    c.train.steps = 60
+    c.train.batch = 64
+    c.train.learning_rate = 5e-4
+    c.train.warmup_steps = 5
+    c.train.micro_batches = 8
+    c.train.logprob_chunk = 20
+    c.eval.temperature = 1.0
+    return c

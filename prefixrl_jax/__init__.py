@@ -1,0 +1,1 @@
+"""PrefixRL in JAX."""

@@ -1,0 +1,80 @@
+"""Train state on disk, through Orbax: asynchronous, the newest N and the best kept, one JSON sidecar beside the arrays.
+
+What is saved with a step is all that the next step reads: parameters, optimizer, step (which is the data cursor and the seed of
+the step's noise) and the FLOPs ledger.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers
+
+BEST = "score"  # the sidecar metric by which the best checkpoint is kept
+
+
+class Checkpoints:
+    """Checkpoints of one run in `directory`. Use as a context manager, or call `close` to wait for the last save."""
+
+    def __init__(self, directory: Path, keep: int = 2):
+        latest = checkpoint_managers.LatestN(n=keep)
+        best = checkpoint_managers.BestN(get_metric_fn=lambda m: m[BEST], n=1, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]), enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._directory = directory
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def save(self, step: int, state: Any, sidecar: dict[str, Any], score: float | None = None) -> None:
+        """Starts saving `state` (a pytree of arrays) and `sidecar` (JSON values); returns before it is on disk."""
+        if step in self._manager.all_steps():
+            return
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), sidecar=ocp.args.JsonSave(sidecar))
+        self._manager.save(step, args=args, metrics=None if score is None else {BEST: float(score)})
+
+    def steps(self) -> list[int]:
+        """Steps with a finished checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def restore(self, abstract: Any, step: int | None = None) -> tuple[int, Any, dict[str, Any]] | None:
+        """(step, state, sidecar) of `step`, or of the newest checkpoint that can be read; None when there is none.
+
+        abstract: the state as ShapeDtypeStructs with shardings, which may be those of another mesh than it was saved from.
+        A damaged newest checkpoint is named in a warning and the one before it used; when all are damaged the last error is raised.
+        """
+        wanted = self.steps()[::-1] if step is None else [step]
+        failure: Exception | None = None
+        for candidate in wanted:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), sidecar=ocp.args.JsonRestore())
+            try:
+                found = self._manager.restore(candidate, args=args)
+                return candidate, found["state"], found["sidecar"]
+            except (ValueError, OSError, KeyError) as error:
+                logging.warning("checkpoint %s/%d cannot be read and is passed over: %s", self._directory, candidate, error)
+                failure = error
+        if failure is not None:
+            raise ValueError(f"no checkpoint in {self._directory} can be read; the last error was: {failure}") from failure
+        return None
+
+    def wait(self) -> None:
+        """Blocks until every save begun is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the last save and releases the directory."""
+        self._manager.close()
+
+
+def host_copy(tree: Any) -> Any:
+    """A numpy copy of a pytree whose arrays may be donated soon after."""
+    return jax.tree.map(lambda x: jax.device_get(x), tree)

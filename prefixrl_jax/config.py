@@ -1,0 +1,124 @@
+"""Every field of a run, with its meaning. The files in configs/ are short differences from this one.
+
+The defaults are the paper's where it names one (arXiv 2601.18795) and fits any task; sizes are set by each experiment.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """A configuration with every field at its default."""
+    c = ConfigDict()
+    c.seed = 0  # of everything before training: initial weights, base text, select, collect, cuts, evaluation
+
+    c.task = ConfigDict()
+    c.task.name = "water_jugs"  # water_jugs or gsm8k
+    c.task.water_jugs = ConfigDict()
+    c.task.water_jugs.max_capacity = 20  # largest jug, litres
+    c.task.water_jugs.jugs = 2  # most jugs in a problem
+    c.task.water_jugs.max_moves = 12  # moves allowed
+    c.task.water_jugs.band = (2e-4, 1.5e-3)  # generated problems: chance that random legal play solves them
+    c.task.gsm8k = ConfigDict()
+    c.task.gsm8k.base_path = ""  # JSONL of worked solutions for a base model trained from scratch
+
+    c.data = ConfigDict()
+    c.data.path = ""  # JSONL of training problems; empty: the task's generator
+    c.data.heldout_path = ""  # JSONL of held-out problems; empty: a part of data.path
+    c.data.heldout_fraction = 0.5  # of data.path that is held out, when heldout_path is empty
+    c.data.train_candidates = 640  # problems generated for select to screen
+    c.data.heldout_candidates = 640
+
+    c.model = ConfigDict()  # see prefixrl_jax/model/config.py; the vocabulary size comes from the tokenizer
+    c.model.hidden_size = 192
+    c.model.num_layers = 2
+    c.model.num_heads = 6
+    c.model.num_kv_heads = 2
+    c.model.head_dim = 32
+    c.model.intermediate_size = 384
+    c.model.rope_theta = 10000.0
+    c.model.norm_eps = 1e-5
+    c.model.qk_norm = False
+    c.model.attention_bias = False
+    c.model.tie_embeddings = True
+    c.model.param_dtype = "float32"
+    c.model.dtype = "float32"
+    c.model.remat = False
+    c.model.unroll_layers = False
+
+    c.mesh = ConfigDict()  # sizes must multiply to the number of devices; one may be -1
+    c.mesh.data = -1
+    c.mesh.fsdp = 1
+    c.mesh.tensor = 1
+
+    c.sampling = ConfigDict()
+    c.sampling.temperature = 1.0  # of select, collect and training rollouts
+    c.sampling.top_p = 1.0  # training needs 1: the gradient is that of the distribution sampled from
+    c.sampling.top_k = 0  # training needs 0 (off)
+    c.sampling.max_new_tokens = 40
+    c.sampling.context_buckets = (16, 48)  # context lengths compiled for: prompt, and prompt + prefix
+    c.sampling.rows = 64  # contexts in flight
+    c.sampling.slots = 8  # samples in flight per context
+    c.sampling.chunk = 4  # tokens decoded between refills of finished slots
+
+    c.base = ConfigDict()  # the base model, trained from scratch on the task's text
+    c.base.steps = 600
+    c.base.batch = 256  # texts per step
+    c.base.learning_rate = 2e-3
+    c.base.warmup_steps = 20
+    c.base.schedule = "cosine"
+    c.base.final_fraction = 0.1
+    c.base.weight_decay = 0.01
+
+    c.select = ConfigDict()
+    c.select.samples = 64  # k: fresh samples of every candidate; the paper's is 512
+    c.select.band = (0.0, 0.0)  # pass rates that make a problem hard; (0, 0): never solved in k
+    c.select.train_problems = 384  # at most so many hard problems to train on (paper: 1,000)
+    c.select.heldout_problems = 384
+
+    c.collect = ConfigDict()
+    c.collect.cap = 512  # samples of a hard problem before it is given up (paper: 2,500)
+
+    c.prefix = ConfigDict()
+    c.prefix.cuts = 3  # per trace, drawn once and frozen
+    c.prefix.band = (0.4, 0.8)  # each uniform in this part of the trace's tokens
+    c.prefix.share = 0.75  # of the contexts in a batch; the paper's 3:1. 0 is plain RL
+
+    c.train = ConfigDict()
+    c.train.seed = 0  # of batches and rollouts
+    c.train.steps = 400  # paper: 400
+    c.train.batch = 128  # contexts per step (paper: 128 prompts)
+    c.train.group = 8  # rollouts per context (paper: n = 8)
+    c.train.loss = "reinforce"  # or ppo_clip
+    c.train.advantage = "group_mean"  # or leave_one_out, std_normalised
+    c.train.aggregation = "token_mean"  # or sequence_mean, constant; not stated in the paper
+    c.train.clip_low = 0.2  # ppo_clip only
+    c.train.clip_high = 0.2
+    c.train.updates_per_batch = 1  # optimizer steps on the same rollouts; above 1 use ppo_clip
+    c.train.learning_rate = 1e-6  # paper: 1e-6 (8B and 4B models)
+    c.train.warmup_steps = 0
+    c.train.schedule = "constant"
+    c.train.final_fraction = 0.0
+    c.train.weight_decay = 0.0  # not stated in the paper
+    c.train.b2 = 0.999  # not stated in the paper
+    c.train.max_grad_norm = 1.0  # not stated in the paper
+    c.train.micro_batches = 1  # gradient accumulation over whole groups
+    c.train.logprob_chunk = 64  # positions whose logits exist at a time
+    c.train.mask_truncated = False  # whether rollouts cut by the length limit carry no loss
+    c.train.flops_budget = 0.0  # stop training at this total (paper accounting, corpus included); 0: no budget
+
+    c.eval = ConfigDict()
+    c.eval.samples = 32  # fresh samples per problem, before and after (paper: 256)
+    c.eval.temperature = 1.0  # paper: 0.7
+    c.eval.k = (1, 2, 4, 8, 16, 32)  # of pass@k
+    c.eval.fractions = (0.0, 0.2, 0.4, 0.6, 0.8)  # of a trace given as prefix
+    c.eval.fraction_samples = 8
+    c.eval.every = 10  # training steps between short evaluations of plain accuracy; 0: none
+    c.eval.every_samples = 2  # per problem in those
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 10  # training steps
+    c.checkpoint.keep = 2  # newest; the best by plain reward is kept besides
+
+    c.log = ConfigDict()
+    c.log.samples_every = 10  # training steps between readable samples
+    return c

@@ -1,0 +1,131 @@
+"""The corpus: which problems are hard (select), and one correct trace of each by rejection sampling (collect).
+
+select: k fresh samples of every candidate, fixed k, so that pass rates are unbiased. collect: sampling a hard problem until its
+first correct trace or a cap. *First* is the lowest sample id, not the first to finish: short samples finish early, and taking
+them would bias the traces short. Every sample begun is charged, also those dropped when a lower id succeeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from prefixrl_jax.flops import Ledger
+from prefixrl_jax.model.weights import Params
+from prefixrl_jax.sampling.refill import Engine, Sample
+from prefixrl_jax.sampling.sampler import Sampling
+from prefixrl_jax.tasks.task import Problem, Task, Verdict
+from prefixrl_jax.traces import Log, Trace
+
+
+@dataclasses.dataclass
+class Attempts:
+    """What is known of one problem in one stage: verdict and length (tokens) by sample id, and correct samples."""
+
+    problem: Problem
+    verdicts: dict[int, Verdict] = dataclasses.field(default_factory=dict)
+    lengths: dict[int, int] = dataclasses.field(default_factory=dict)
+    correct: dict[int, Trace] = dataclasses.field(default_factory=dict)
+
+    @property
+    def successes(self) -> int:
+        """Number of correct samples."""
+        return sum(v is Verdict.CORRECT for v in self.verdicts.values())
+
+
+class _SamplingJob:
+    """A job over one problem that grades what arrives and writes it to the log, so that no finished sample is drawn again."""
+
+    def __init__(self, stage: str, attempts: Attempts, task: Task, limit: int, log: Log):
+        self.name, self.context_ids = attempts.problem.id, task.render(attempts.problem)
+        self.attempts, self._task, self._log, self._stage = attempts, task, log, stage
+        self._todo = [i for i in range(limit) if i not in attempts.verdicts][::-1]
+        self._limit = limit
+
+    def deliver(self, sample: Sample) -> None:
+        """Grades, logs and keeps one sample."""
+        ids = sample.token_ids.tolist()
+        verdict = self._task.grade(self.attempts.problem, ids)
+        record = {"stage": self._stage, "problem": self.name, "sample": sample.sample_id, "verdict": verdict.value, "tokens": len(ids)}
+        if verdict is Verdict.CORRECT and self._stage == "collect":
+            trace = Trace(self.name, sample.sample_id, self.context_ids, ids, sample.logprobs.tolist(), sample.finish_reason, 0, 0.0)
+            self.attempts.correct[sample.sample_id] = trace
+            record["trace"] = trace.to_record()
+        self.attempts.verdicts[sample.sample_id] = verdict
+        self.attempts.lengths[sample.sample_id] = len(ids)
+        self._log.append(record)
+
+
+class SelectJob(_SamplingJob):
+    """k samples, whatever they say."""
+
+    def next_sample(self) -> int | None:
+        """Ids not yet known, ascending."""
+        return self._todo.pop() if self._todo else None
+
+    @property
+    def closed(self) -> bool:
+        """When all k verdicts are in."""
+        return len(self.attempts.verdicts) >= self._limit
+
+
+class CollectJob(_SamplingJob):
+    """Samples until the lowest successful id is certain, or the cap."""
+
+    @property
+    def _best(self) -> int | None:
+        return min(self.attempts.correct, default=None)
+
+    def next_sample(self) -> int | None:
+        """None as soon as one success is in: higher ids cannot be first any more."""
+        return self._todo.pop() if self._todo and self._best is None else None
+
+    @property
+    def closed(self) -> bool:
+        """When every id below the best success has failed, or the cap is used up."""
+        best = self._best
+        wanted = self._limit if best is None else best
+        return sum(i < wanted for i in self.attempts.verdicts) >= wanted
+
+
+def replay(log: Log, stage: str, problems: list[Problem]) -> dict[str, Attempts]:
+    """What the log already knows of a stage, by problem id, in the problems' order."""
+    known = {p.id: Attempts(p) for p in problems}
+    for record in log.records:
+        attempts = known.get(record.get("problem")) if record.get("stage") == stage else None
+        if attempts is not None:
+            attempts.verdicts[record["sample"]] = Verdict(record["verdict"])
+            attempts.lengths[record["sample"]] = record["tokens"]
+            if "trace" in record:
+                attempts.correct[record["sample"]] = Trace.from_record(record["trace"])
+    return known
+
+
+def attempt_all(stage: str, engine: Engine, params: Params, task: Task, problems: list[Problem], limit: int, sampling: Sampling,
+                stream: jax.Array, ledger: Ledger, log: Log, after_chunk: Callable = lambda attempts: None) -> dict[str, Attempts]:  # fmt: skip
+    """Runs one stage ("select": exactly `limit` samples; "collect": until the first success, at most `limit`)."""
+    known = replay(log, stage, problems)
+    job = {"select": SelectJob, "collect": CollectJob}[stage]
+    jobs = [job(stage, attempts, task, limit, log) for attempts in known.values()]
+
+    def between() -> None:
+        log.flush()
+        after_chunk(known)
+
+    engine.run(params, jobs, sampling, stream, ledger, (stage, stage), between)
+    log.flush()
+    return known
+
+
+def hard_set(attempts: dict[str, Attempts], band: tuple[float, float], count: int) -> list[Problem]:
+    """The first `count` problems whose pass rate in select lies in `band` (both ends included; (0, 0) is "never solved")."""
+    low, high = band
+    return [a.problem for a in attempts.values() if low <= a.successes / len(a.verdicts) <= high][:count]
+
+
+def first_traces(attempts: dict[str, Attempts], flops: Callable[[Attempts], float]) -> list[Trace]:
+    """The lowest-id success of every solved problem, with what was spent on it."""
+    found = [(a, min(a.correct)) for a in attempts.values() if a.correct]
+    return [dataclasses.replace(a.correct[i], samples=len(a.verdicts), flops=flops(a)) for a, i in found]

@@ -1,0 +1,76 @@
+"""Evaluation: unbiased pass@k on plain problems, and success after a given fraction of a trace."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from prefixrl_jax.flops import Ledger
+from prefixrl_jax.model.weights import Params
+from prefixrl_jax.prefixes import fraction_cut
+from prefixrl_jax.prefixrl import local_slice
+from prefixrl_jax.rollout import Prompt, Rollouts, sample_and_grade
+from prefixrl_jax.sampling.noise import stream_key
+from prefixrl_jax.sampling.refill import Engine
+from prefixrl_jax.sampling.sampler import Sampling
+from prefixrl_jax.tasks.task import Problem, Task
+from prefixrl_jax.traces import Trace
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Unbiased pass@k of one problem from `samples` draws with `correct` successes: 1 - C(n-c, k) / C(n, k)."""
+    if not 1 <= k <= samples or not 0 <= correct <= samples:
+        raise ValueError(f"pass@{k} needs 1 <= k <= samples and 0 <= correct <= samples (samples={samples}, correct={correct})")
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def bootstrap_interval(values: np.ndarray, seed: int = 0, draws: int = 2000) -> tuple[float, float]:
+    """95 % percentile interval of the mean, resampling problems: float64 [problems] of per-problem means."""
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(0, len(values), (draws, len(values)))].mean(axis=1)
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
+def accuracy(rewards: np.ndarray, ks: Sequence[int]) -> dict:
+    """avg@1 with its interval, and pass@k, of rewards [problems, samples]; a k above the number of samples is left out."""
+    per_problem = rewards.mean(axis=1, dtype=np.float64)
+    samples, correct = rewards.shape[1], rewards.sum(axis=1).astype(int)
+    return {
+        "avg@1": float(per_problem.mean()), "interval": list(bootstrap_interval(per_problem)), "problems": len(rewards),
+        "samples": samples, "solved_at_least_once": int((correct > 0).sum()),
+        "pass@k": {str(k): float(np.mean([pass_at_k(samples, c, k) for c in correct])) for k in ks if k <= samples},
+    }  # fmt: skip
+
+
+class Evaluator:
+    """Evaluates parameters with one engine, task and sampling; FLOPs go under "eval"."""
+
+    def __init__(self, engine: Engine, task: Task, sampling: Sampling, seed: int):
+        self._engine, self._task, self._sampling, self._seed = engine, task, sampling, seed
+
+    def rollouts(self, params: Params, prompts: list[Prompt], samples: int, name: str, ledger: Ledger, step: int = 0) -> Rollouts:
+        """Fresh samples: the noise is of the stream (seed, "eval NAME", step), which no other stage uses."""
+        stream = stream_key(self._seed, f"eval {name}", step)
+        mine = local_slice(prompts)
+        return sample_and_grade(self._engine, params, self._task, mine, samples, self._sampling, stream, ledger, ("eval", "eval"))
+
+    def plain(self, params, problems: list[Problem], samples: int, ks, name: str, ledger: Ledger, step: int = 0) -> tuple[dict, Rollouts]:
+        """Accuracy on plain problems, and the rollouts it came from."""
+        rollouts = self.rollouts(params, [Prompt(p) for p in problems], samples, name, ledger, step)
+        return accuracy(rollouts.rewards, ks), rollouts
+
+    def by_fraction(self, params, problems: dict[str, Problem], traces: list[Trace], fractions, samples: int, name: str,
+                    ledger: Ledger) -> tuple[dict[str, float], Rollouts | None]:  # fmt: skip
+        """Mean success after the first floor(f · length) tokens of each trace, by fraction, and the last fraction's rollouts."""
+        out, rollouts = {}, None
+        for index, fraction in enumerate(fractions):
+            prompts = [
+                Prompt(problems[t.problem_id], tuple(t.token_ids[: fraction_cut(len(t.token_ids), fraction)]), index, fraction)
+                for t in traces
+            ]
+            if prompts:
+                rollouts = self.rollouts(params, prompts, samples, f"{name} fraction {fraction}", ledger)
+            out[str(float(fraction))] = float(rollouts.rewards.mean()) if prompts else float("nan")
+        return out, rollouts

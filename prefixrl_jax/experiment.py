@@ -1,0 +1,275 @@
+"""The story of a run: base -> corpus (select, collect) -> prefixes -> train -> evaluate -> export -> report.
+
+Every stage writes what it made into the work directory and is reused when it is complete; an interrupted one goes on where it
+was. `Experiment.run` tells the order; each method below is one stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from prefixrl_jax import corpus, prefixes
+from prefixrl_jax import mesh as meshes
+from prefixrl_jax.base import BaseText
+from prefixrl_jax.checkpoint import Checkpoints
+from prefixrl_jax.evaluate import Evaluator
+from prefixrl_jax.flops import Ledger
+from prefixrl_jax.metrics import Bar, human_flops, say
+from prefixrl_jax.model import tokenizer as tokenizers
+from prefixrl_jax.model.hf import export_hf
+from prefixrl_jax.model.weights import Params, count_params, init_params, params_fingerprint
+from prefixrl_jax.prefixrl import OnPolicy, append_samples
+from prefixrl_jax.report import write_report
+from prefixrl_jax.rl.step import TrainState, abstract_state, init_state, make_optimizer, make_train_step
+from prefixrl_jax.sampling.noise import stream_key
+from prefixrl_jax.settings import Settings, resolve
+from prefixrl_jax.stages import NAMES, Stages, flatten, write_json
+from prefixrl_jax.tasks.sources import candidates
+from prefixrl_jax.tasks.task import Problem
+from prefixrl_jax.train import Batch, Loop, progress_note
+from prefixrl_jax.traces import Log, Trace, read_dataset, write_dataset
+
+
+class Experiment:
+    """A run in a work directory. Constructing it checks everything; `run` spends compute."""
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        self.config, self.workdir = config, workdir
+        self.s: Settings = resolve(config)
+        self.stages = Stages(workdir, config)
+        self.stages.check()
+        self.ledger = Ledger()
+        sets = candidates(self.s.task, config.data, config.seed)
+        self._check_fit(sets)
+        self.candidates = {name: {p.id: p for p in problems} for name, problems in sets.items()}
+
+    def _check_fit(self, sets: dict[str, list[Problem]]) -> None:
+        largest = max(self.config.sampling.context_buckets)
+        for p in (p for problems in sets.values() for p in problems):
+            if (n := len(self.s.task.render(p))) > largest:
+                raise ValueError(f"problem {p.id!r} renders to {n} tokens; the largest of sampling.context_buckets is {largest}")
+
+    def run(self, last: str = NAMES[-1]) -> Path:
+        """Runs the stages in order, up to and including `last`; returns the work directory."""
+        if last not in NAMES:
+            raise ValueError(f"--stage={last!r}: one of {', '.join(NAMES)}")
+        write_json(self.workdir / "config.json", self.config.to_dict())
+        with jax.set_mesh(self.s.mesh):
+            for name in NAMES[: NAMES.index(last) + 1]:
+                started = time.monotonic()
+                result = self.stages.begin(name)
+                if result is None:
+                    try:
+                        result = getattr(self, name)()
+                    except BaseException:
+                        self.stages.add_seconds(name, time.monotonic() - started)
+                        raise
+                    self.stages.finish(name, result, time.monotonic() - started)
+                    say(f"{name} done in {time.monotonic() - started:.0f} s" + (f": {result['line']}" if "line" in result else ""))
+                if "ledger" in result:
+                    self.ledger = Ledger(result["ledger"])
+        return self.workdir
+
+    # Stages
+
+    def base(self) -> dict[str, Any]:
+        """Trains the base model on the task's text."""
+        c, s = self.config, self.s
+        source = BaseText(s.task, s.mesh, s.cost, c.base.batch, s.sampling.max_new_tokens, s.engine.buckets, c.seed)
+        loss = dataclasses.replace(s.loss, kind="reinforce", aggregation="token_mean", temperature=1.0)
+        _, self.ledger, last = self._fit("base", source, loss, "none", self.workdir / "base", init_params(s.model, c.seed), 1)
+        return {"ledger": self.ledger.state, "line": f"loss {last.get('loss', float('nan')):.3f} per token"}
+
+    def corpus(self) -> dict[str, Any]:
+        """Screens the candidates, then samples the hard problems until their first correct trace."""
+        c, directory = self.config, self.workdir / "corpus"
+        params = self._decode_params(self._params("base"))
+        header = {"model": self._model_fingerprint(), "tokenizer": tokenizers.fingerprint(self.s.task.tokenizer)}
+        directory.mkdir(parents=True, exist_ok=True)
+        with Log(directory / "log.jsonl", header) as log:
+            for line in log.dropped:
+                say(f"corpus: {line}")
+            hard = {}
+            for name, wanted in (("train", c.select.train_problems), ("heldout", c.select.heldout_problems)):
+                screened = self._attempts("select", list(self.candidates[name].values()), c.select.samples, params, log)
+                hard[name] = corpus.hard_set(screened, tuple(c.select.band), wanted)
+            if not hard["train"]:
+                raise ValueError(f"select.band={tuple(c.select.band)}: none of {len(self.candidates['train'])} candidates has a pass rate "
+                                 f"inside it after {c.select.samples} samples; widen it or change the problems")  # fmt: skip
+            collected = self._attempts("collect", hard["train"], c.collect.cap, params, log)
+        n = self.s.cost
+        traces = corpus.first_traces(
+            collected, lambda a: sum(n.tokens(len(self.s.task.render(a.problem)) + length) for length in a.lengths.values())
+        )
+        summary = self._corpus_summary(hard, collected, traces)
+        if traces:
+            write_dataset(traces, directory / "dataset", header | {"statistics": summary})
+        write_json(directory / "problems.json", {
+            a.problem.id: {"samples": len(a.verdicts), "solved": bool(a.correct), "tokens": sum(a.lengths.values())}
+            for a in collected.values()
+        })  # fmt: skip
+        write_json(directory / "summary.json", summary)
+        line = f"{summary['solved']} of {summary['problems']} hard problems solved in {summary['samples']} samples"
+        return {"ledger": self.ledger.state, "summary": summary, "line": line,
+                "hard": {k: [p.id for p in v] for k, v in hard.items()}}  # fmt: skip
+
+    def prefixes(self) -> dict[str, Any]:
+        """Draws the cuts, once, and freezes them in a file."""
+        c = self.config.prefix
+        cuts = prefixes.draw_cuts(self.s.task, self._hard("train"), self._traces(), c.cuts, tuple(c.band), self.config.seed)
+        prefixes.write_cuts(self.s.task, cuts, self.workdir / "prefixes" / "prefixes.jsonl")
+        counts = {"contexts": len(cuts.prompts), "redrawn": cuts.redrawn, "dropped_leaks": cuts.dropped}
+        return counts | {"line": f"{len(cuts.prompts)} prefixes, {cuts.redrawn} cuts drawn again, {cuts.dropped} given up"}
+
+    def train(self) -> dict[str, Any]:
+        """PrefixRL: on-policy rollouts from the frozen prefixes and from the plain problems."""
+        c, s = self.config, self.s
+        problems = self._hard("train")
+        frozen = prefixes.read_cuts(problems, self.workdir / "prefixes" / "prefixes.jsonl")
+        contexts = prefixes.ContextStream(frozen, list(problems.values()), c.prefix.share, c.train.batch, c.train.seed)
+        source = OnPolicy(s.engine, self._decode_shardings(), s.task, contexts, c.train.group, s.sampling, c.train.seed,
+                          c.train.mask_truncated, self.workdir / "samples" / "train.jsonl", c.log.samples_every)  # fmt: skip
+        params = self._params("base")
+        _, self.ledger, last = self._fit("train", source, s.loss, c.train.advantage, self.workdir, params, c.train.micro_batches)
+        return {"ledger": self.ledger.state, "last": last, "line": progress_note(last) if last else "no step"}
+
+    def evaluate(self) -> dict[str, Any]:
+        """Plain pass@k on both hard sets, and success by prefix fraction: base model and trained model, fresh samples."""
+        c, s = self.config, self.s
+        evaluator = Evaluator(s.engine, s.task, s.eval_sampling(), c.seed)
+        out: dict[str, Any] = {"plain": {}, "by_fraction": {}}
+        for when, source in (("before", "base"), ("after", "train")):
+            params = self._decode_params(self._params(source))
+            samples_file = self.workdir / "samples" / f"{when}.jsonl"
+            samples_file.unlink(missing_ok=True)
+            for name in ("train", "heldout"):
+                if problems := list(self._hard(name).values()):
+                    found, rollouts = evaluator.plain(params, problems, c.eval.samples, c.eval.k, f"{when} {name}", self.ledger)
+                    out["plain"].setdefault(name, {})[when] = found
+                    append_samples(samples_file, s.task, rollouts, c.train.steps if when == "after" else 0, 6, name)
+            by_fraction, rollouts = evaluator.by_fraction(
+                params, self._hard("train"), self._traces(), c.eval.fractions, c.eval.fraction_samples, when, self.ledger
+            )
+            out["by_fraction"][when] = by_fraction
+            if rollouts:
+                append_samples(samples_file, s.task, rollouts, c.train.steps if when == "after" else 0, 6, "train")
+        plain = out["plain"]["train"]
+        line = f"plain pass@1 of the hard set {plain['before']['avg@1']:.2%} -> {plain['after']['avg@1']:.2%}"
+        return out | {"ledger": self.ledger.state, "line": line}
+
+    def export(self) -> dict[str, Any]:
+        """The trained model as a Hugging Face folder."""
+        after = self.stages.record("evaluate")["result"]["plain"]
+        card = "\n".join(f"- plain pass@1, {name} hard set: {x['before']['avg@1']:.4f} -> {x['after']['avg@1']:.4f}" for name, x in after.items())
+        generation = {"eos_token_id": list(self.s.task.stop_ids), "do_sample": True, "temperature": float(self.config.sampling.temperature)}
+        directory = self.workdir / "hf"
+        export_hf(self._params("train"), self.s.model, self.s.task.tokenizer, directory, generation=generation, card=card)
+        return {"line": f"{self.s.model.family} in {directory}"}
+
+    def report(self) -> dict[str, Any]:
+        """summary.json and report.html."""
+        write_json(self.workdir / "summary.json", self.summary())
+        return {"line": str(write_report(self.workdir))}
+
+    # What the stages share
+
+    def _fit(self, section: str, source, loss, advantage: str, directory: Path, params: Params, micro_batches: int):
+        c, s = self.config, self.s
+        optimizer = make_optimizer(s.optimizer(section))
+        update = make_train_step(s.model, optimizer, loss, advantage, micro_batches, s.mesh)
+        last: dict[str, float] = {}
+        rl = section == "train"
+        loop = Loop(section, update, source, c[section].steps, directory, updates_per_batch=c.train.updates_per_batch if rl else 1,
+                    save_every=c.checkpoint.every if rl else 100, keep=c.checkpoint.keep,
+                    evaluate_every=c.eval.every if rl else 0, evaluate=self._short_evaluation if rl else None,
+                    note=progress_note if rl else lambda m: f"loss {m['loss']:.4f}",
+                    stop=lambda ledger: rl and 0 < c.train.flops_budget <= ledger.total(), on_step=last.update)  # fmt: skip
+        state, ledger = loop.run(init_state(params, s.model, optimizer, s.mesh), abstract_state(s.model, optimizer, s.mesh), self.ledger)
+        return state, ledger, last
+
+    def _short_evaluation(self, params: Params, step: int, ledger: Ledger) -> dict[str, float]:
+        evaluator, out = Evaluator(self.s.engine, self.s.task, self.s.eval_sampling(), self.config.train.seed), {}
+        for name in ("train", "heldout"):
+            if problems := list(self._hard(name).values()):
+                found, _ = evaluator.plain(
+                    self._decode_params(params), problems, self.config.eval.every_samples, (1,), f"during {name}", ledger, step
+                )
+                low, high = found["interval"]
+                out |= {f"eval/{name}/avg@1": found["avg@1"], f"eval/{name}/avg@1_low": low, f"eval/{name}/avg@1_high": high}
+        return out
+
+    def _attempts(self, stage: str, problems: list[Problem], limit: int, params: Params, log: Log) -> dict[str, corpus.Attempts]:
+        stream = stream_key(self.config.seed, stage)
+        with Bar(stage, limit * len(problems)) as bar:
+
+            def show(known: dict[str, corpus.Attempts]) -> None:
+                drawn, solved = (sum(map(f, known.values())) for f in (lambda a: len(a.verdicts), lambda a: a.successes > 0))
+                bar.update(drawn, f"{solved} of {len(known)} problems solved  {human_flops(self.ledger.total())}")
+
+            return corpus.attempt_all(stage, self.s.engine, params, self.s.task, problems, limit, self.s.sampling, stream, self.ledger, log, show)
+
+    def _corpus_summary(self, hard, collected, traces: list[Trace]) -> dict[str, Any]:
+        samples = sum(len(a.verdicts) for a in collected.values())
+        capped = len(collected) - len(traces)
+        return {
+            "problems": len(collected), "solved": len(traces), "capped": capped, "samples": samples, "cap": self.config.collect.cap,
+            "samples_per_solved": samples / max(len(traces), 1),
+            "capped_treatment": f"{capped} problems reached the cap of {self.config.collect.cap} samples without a correct trace. They have "
+                                "no prefixes, stay in the training set as plain problems, and are part of every figure on the hard set.",
+            "candidates": {k: len(v) for k, v in self.candidates.items()}, "hard": {k: len(v) for k, v in hard.items()},
+            "k": self.config.select.samples,
+        }  # fmt: skip
+
+    def _params(self, source: str) -> Params:
+        """The newest parameters of the "base" or the "train" stage."""
+        optimizer = make_optimizer(self.s.optimizer(source))
+        directory = self.workdir / "base" / "checkpoints" if source == "base" else self.workdir / "checkpoints"
+        with Checkpoints(directory) as checkpoints:
+            found = checkpoints.restore(abstract_state(self.s.model, optimizer, self.s.mesh))
+        if found is None:
+            raise ValueError(f"no checkpoint in {directory}: the {source} stage has not finished")
+        state: TrainState = found[1]
+        return state.params
+
+    def _decode_shardings(self) -> Params:
+        return meshes.param_shardings(self.s.model, self.s.mesh, "decode")
+
+    def _decode_params(self, params: Params) -> Params:
+        return jax.device_put(params, self._decode_shardings())
+
+    def _model_fingerprint(self) -> str:
+        return params_fingerprint(self._params("base"))
+
+    def _hard(self, name: str) -> dict[str, Problem]:
+        ids = self.stages.record("corpus")["result"]["hard"][name]
+        return {i: self.candidates[name][i] for i in ids}
+
+    def _traces(self) -> list[Trace]:
+        directory = self.workdir / "corpus" / "dataset"
+        return read_dataset(directory) if directory.exists() else []
+
+    def summary(self) -> dict[str, Any]:
+        """summary.json of a finished run."""
+        results = {name: (self.stages.record(name) or {}).get("result", {}) for name in NAMES}
+        plain = results["evaluate"]["plain"]
+        pick = lambda key: {name: {when: x[key] for when, x in sets.items()} for name, sets in plain.items()}  # noqa: E731
+        found = results["corpus"]["summary"]
+        flops = self.ledger.summary()
+        return {
+            "plain_pass_at_1": pick("avg@1"), "plain_pass_at_1_interval": pick("interval"), "pass_at_k": pick("pass@k"),
+            "success_by_prefix_fraction": results["evaluate"]["by_fraction"],
+            "flops": flops, "seconds": {name: self.stages.seconds(name) for name in NAMES},
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "corpus": found, "hard_set": {**found["hard"], "candidates": found["candidates"], "k": found["k"]},
+            "prefixes": {k: v for k, v in results["prefixes"].items() if k != "line"},
+            "model": {"parameters": count_params(self.s.model)["total"], "family": self.s.model.family}, "task": self.config.task.name,
+            "versions": {p: importlib.metadata.version(p) for p in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")},
+        }  # fmt: skip

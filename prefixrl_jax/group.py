@@ -1,0 +1,70 @@
+"""The unit of everything here: a context asked G times, and the group of its continuations.
+
+A *context* is a problem rendered to token ids, or a problem followed by the first tokens of one of its correct traces
+(an unfinished assistant turn). A *group* is G continuations of one context. Every array below leads with P, the number of
+contexts in the batch; padding stands on the right and is known by lengths, never by token id.
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@flax.struct.dataclass
+class Context:
+    """P contexts. The last token of each is not encoded with the rest: it is the first input of every continuation row."""
+
+    tokens: jax.Array  # int32 [P, S]
+    lengths: jax.Array  # int32 [P], 1 <= length <= S
+
+
+@flax.struct.dataclass
+class Group:
+    """G continuations of each of P contexts."""
+
+    context: Context
+    tokens: jax.Array  # int32 [P, G, T] continuation, the stop id included
+    lengths: jax.Array  # int32 [P, G], 0 for a row that must count for nothing
+    logprobs: jax.Array  # float32 [P, G, T] of the sampled tokens when they were sampled
+    rewards: jax.Array  # float32 [P, G]
+
+    def mask(self) -> jax.Array:
+        """float32 [P, G, T]: 1 where a sampled token stands."""
+        return length_mask(self.lengths, self.tokens.shape[-1]).astype(jnp.float32)
+
+
+def length_mask(lengths, size: int):
+    """bool [..., size]: position < length."""
+    return jnp.arange(size) < lengths[..., None]
+
+
+def row_inputs(context: Context, continuations: jax.Array) -> jax.Array:
+    """What a continuation row is fed: [last context token, c1, ..., c(T-1)].
+
+    continuations: int32 [P, G, T]. Returns int32 [P, G, T]; the logits at column t predict continuation token t.
+    """
+    last = jnp.take_along_axis(context.tokens, context.lengths[:, None] - 1, axis=1)  # [P, 1]
+    first = jnp.broadcast_to(last[:, :, None], (*continuations.shape[:2], 1))
+    return jnp.concatenate([first, continuations[..., :-1]], axis=-1)
+
+
+def pad_rows(rows: list[list[int]] | list[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Right-pads token lists. Returns int32 [N, size] and lengths int32 [N]; a row longer than size is an error."""
+    out = np.zeros((len(rows), size), np.int32)
+    lengths = np.array([len(row) for row in rows], np.int32)
+    for i, row in enumerate(rows):
+        if len(row) > size:
+            raise ValueError(f"row {i} has {len(row)} tokens, the bucket holds {size}")
+        out[i, : len(row)] = row
+    return out, lengths
+
+
+def bucket(length: int, buckets: tuple[int, ...]) -> int:
+    """The smallest bucket that holds `length` tokens: shapes stay few, so each compiles once."""
+    for size in sorted(buckets):
+        if length <= size:
+            return size
+    raise ValueError(f"a context of {length} tokens is longer than the largest of sampling.context_buckets={tuple(buckets)}")

@@ -1,0 +1,64 @@
+"""`python -m prefixrl_jax.main --config=configs/demo.py --workdir=DIR [--config.field=value]`: the whole pipeline.
+
+See `experiment.py` for what happens; this file only reads the command line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file, e.g. configs/demo.py.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; an interrupted run goes on there.")
+STAGE = flags.DEFINE_string("stage", "report", "Stop after this stage.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, its sizes and its cost, and stop.")
+
+
+def run(argv: list[str]) -> None:
+    """Runs the experiment the flags describe; a bad input ends with one clear line and exit status 2."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; fields are set as --config.train.steps=100")
+    import jax
+
+    from prefixrl_jax.dry_run import describe
+    from prefixrl_jax.experiment import Experiment
+    from prefixrl_jax.train import Diverged
+
+    logging.set_verbosity(logging.WARNING)
+    workdir = Path(WORKDIR.value)
+    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir / "xla_cache")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    try:
+        experiment = Experiment(CONFIG.value, workdir)
+        if DRY_RUN.value:
+            print(describe(experiment))
+            return
+        experiment.run(STAGE.value)
+    except (ValueError, Diverged) as error:
+        logging.debug("refused", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ValueError) else 3)
+
+
+def find_config(argument: str) -> str:
+    """`--config=configs/x.py` as typed if that file exists here, else the copy that is installed with the package."""
+    name, _, path = argument.partition("=")
+    installed = Path(__file__).parent / path.partition(":")[0]
+    if name != "--config" or Path(path.partition(":")[0]).exists() or not installed.exists():
+        return argument
+    return f"--config={Path(__file__).parent / path}"
+
+
+def main() -> None:
+    """The console entry point."""
+    sys.argv[1:] = map(find_config, sys.argv[1:])
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(run)
+
+
+if __name__ == "__main__":
+    main()

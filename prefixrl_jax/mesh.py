@@ -1,0 +1,93 @@
+"""One mesh of (data, fsdp, tensor) and two tables that say where each logical axis lives on it.
+
+A single CPU device is a 1x1x1 mesh: there is no other code path. Batches are spread over data and fsdp together; weights are
+cut over fsdp and tensor for training, and over tensor alone for decoding, where gathering them every token would cost more
+than holding them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+from prefixrl_jax.model.config import ModelConfig
+from prefixrl_jax.model.weights import Params, tree_from, weight_table
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")
+RULES = {
+    "train": {"embed": "fsdp", "vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor"},
+    "decode": {"embed": None, "vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor"},
+}
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+    """A mesh over all devices; one size may be -1 (whatever is left). Raises ValueError when the sizes do not fit."""
+    devices = list(jax.devices()) if devices is None else list(devices)
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    free = [name for name, n in sizes.items() if n == -1]
+    known = math.prod(n for n in sizes.values() if n != -1)
+    if len(free) > 1 or known < 1 or len(devices) % known or (not free and known != len(devices)):
+        raise ValueError(f"mesh.{'x'.join(AXES)}={tuple(sizes.values())} does not fill {len(devices)} device(s): "
+                         "the sizes must multiply to that number, and at most one may be -1")  # fmt: skip
+    for name in free:
+        sizes[name] = len(devices) // known
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh, rules: str) -> Params:
+    """A NamedSharding for every weight under the "train" or "decode" rules; an axis that does not divide stays whole."""
+    table = RULES[rules]
+
+    def leaf(w):
+        spec = [table.get(axis) if axis else None for axis in w.full_axes()]
+        shape = w.full_shape(config)
+        return NamedSharding(mesh, Spec(*(a if a and n % mesh.shape[a] == 0 else None for a, n in zip(spec, shape, strict=True))))
+
+    return tree_from(weight_table(config), leaf)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Arrays whose leading axis is P (contexts), spread over data and fsdp."""
+    return NamedSharding(mesh, Spec(BATCH))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same value on every device."""
+    return NamedSharding(mesh, Spec())
+
+
+def constrain_batch(x: jax.Array) -> jax.Array:
+    """Keeps an activation's leading axis spread over the batch axes of the mesh in use."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or math.prod(mesh.shape[a] for a in BATCH) == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, Spec(BATCH))
+
+
+def batch_divisor(mesh: Mesh) -> int:
+    """What the number of contexts in a batch must be a multiple of."""
+    return math.prod(mesh.shape[a] for a in BATCH)
+
+
+def local_rows(mesh: Mesh, rows: int) -> int:
+    """How many of `rows` global rows this process owns."""
+    return rows // jax.process_count()
+
+
+def to_global(mesh: Mesh, tree):
+    """This process's rows (numpy, leading axis local P) as global arrays spread over the batch axes."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
+
+
+def to_local(x: jax.Array) -> np.ndarray:
+    """The rows of a batch-sharded array that live on this process, in order, without duplicates."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    shards = {s.index[0].start or 0: s for s in x.addressable_shards}
+    return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)])

@@ -1,0 +1,128 @@
+"""PrefixRL's batches: on-policy rollouts that continue frozen prefixes, beside rollouts of the plain problems.
+
+Paper, section 3: the objective is the expected 0/1 reward over the prefixed problems plus that over the plain problems. A group
+is the n rollouts of one (problem, prefix); its baseline is its own mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from prefixrl_jax import mesh as meshes
+from prefixrl_jax.flops import Ledger
+from prefixrl_jax.model.weights import Params
+from prefixrl_jax.prefixes import ContextStream
+from prefixrl_jax.rollout import Prompt, Rollouts, as_group, sample_and_grade
+from prefixrl_jax.sampling.noise import stream_key
+from prefixrl_jax.sampling.refill import Engine
+from prefixrl_jax.sampling.sampler import Sampling
+from prefixrl_jax.tasks.task import Task
+from prefixrl_jax.train import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class OnPolicy:
+    """The source of reinforcement learning: contexts of the step -> rollouts by the current parameters -> a graded group batch."""
+
+    engine: Engine
+    decode_shardings: Params
+    task: Task
+    contexts: ContextStream
+    group: int
+    sampling: Sampling
+    seed: int
+    mask_truncated: bool
+    samples_path: Path
+    samples_every: int
+
+    def __call__(self, params: Params, step: int, ledger: Ledger) -> Batch:
+        """The batch of `step`. Rollouts are a pure function of (parameters, seed, step)."""
+        started = time.monotonic()
+        prompts = local_slice(self.contexts.at(step))
+        decode_params = jax.device_put(params, self.decode_shardings)
+        stream = stream_key(self.seed, "rollouts", step)
+        rollouts = sample_and_grade(
+            self.engine, decode_params, self.task, prompts, self.group, self.sampling, stream, ledger, ("prefill", "decode")
+        )
+        group = as_group(self.task, rollouts, self.engine.buckets, self.sampling.max_new_tokens, self.mask_truncated)
+        if self.samples_every and (step % self.samples_every == 0) and jax.process_index() == 0:
+            append_samples(self.samples_path, self.task, rollouts, step + 1, per_kind=4)
+
+        lengths = [[len(s.token_ids) for s in row] for row in rollouts.samples]
+        context_lengths = np.asarray(group.context.lengths).tolist()
+
+        def charge(book: Ledger) -> None:
+            for context, rows in zip(context_lengths, lengths, strict=True):
+                book.add_training(self.engine.cost, "train", context, rows)
+            # What the update computes: every position of the padded batch, forward and backward.
+            padded = group.context.tokens.size + group.tokens.size
+            book.add("hardware", "train", self.engine.cost.tokens(padded, train=True))
+
+        metrics = rollout_metrics(rollouts) | {"time/sample": time.monotonic() - started}
+        named = ", ".join(sorted({p.problem.id for p in prompts})[:8])
+        return Batch(meshes.to_global(self.engine.mesh, group), f"of step {step + 1} (problems {named}, ...)", metrics, charge)
+
+
+def local_slice(items: list) -> list:
+    """This process's contiguous part of a global list; parts differ by at most one in length."""
+    n, rank = jax.process_count(), jax.process_index()
+    return items[len(items) * rank // n : len(items) * (rank + 1) // n]
+
+
+def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
+    """Rewards, groups, lengths and prefix statistics of one batch of rollouts."""
+    rewards = rollouts.rewards
+    prefixed = np.array([bool(p.prefix) for p in rollouts.prompts])
+    solved = rewards.mean(axis=1)
+    lengths = np.array([[len(s.token_ids) for s in row] for row in rollouts.samples])
+    clipped = np.array([[s.finish_reason == "length" for s in row] for row in rollouts.samples])
+    verdicts = [v.value for row in rollouts.verdicts for v in row]
+    out = {
+        "reward/mean": rewards.mean(), "reward/plain": _mean(rewards[~prefixed]), "reward/prefixed": _mean(rewards[prefixed]),
+        "reward/frac_zero_std": ((solved == 0) | (solved == 1)).mean(),
+        "groups/all_zero": (solved == 0).mean(), "groups/all_one": (solved == 1).mean(),
+        "groups/mixed": ((solved > 0) & (solved < 1)).mean(),
+        "completions/mean_length": lengths.mean(), "completions/min_length": lengths.min(), "completions/max_length": lengths.max(),
+        "completions/clipped_ratio": clipped.mean(),
+    }  # fmt: skip
+    for name in ("timeout", "error", "unparsed"):
+        out[f"verify/{name}_rate"] = verdicts.count(name) / len(verdicts)
+    if prefixed.any():
+        fractions = np.array([p.fraction for p in rollouts.prompts])[prefixed]
+        sizes = np.array([len(p.prefix) for p in rollouts.prompts])[prefixed]
+        for name, values in (("fraction", fractions), ("length", sizes)):
+            out |= {f"prefix/{name}_mean": values.mean(), f"prefix/{name}_p10": np.quantile(values, 0.1),
+                    f"prefix/{name}_p90": np.quantile(values, 0.9)}  # fmt: skip
+    return {k: float(v) for k, v in out.items()}
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else float("nan")
+
+
+def append_samples(path: Path, task: Task, rollouts: Rollouts, step: int, per_kind: int, set_name: str = "train") -> None:
+    """Readable samples, one JSON object a line: of each kind the first sample of the first contexts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for kind in ("plain", "prefixed"):
+        chosen = [i for i, p in enumerate(rollouts.prompts) if bool(p.prefix) == (kind == "prefixed")][:per_kind]
+        rows += [_sample_row(task, rollouts, i, kind, step, set_name) for i in chosen]
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _sample_row(task: Task, rollouts: Rollouts, i: int, kind: str, step: int, set_name: str) -> dict[str, Any]:
+    prompt: Prompt = rollouts.prompts[i]
+    sample, verdict = rollouts.samples[i][0], rollouts.verdicts[i][0]
+    return {
+        "step": step, "set": set_name, "kind": kind, "problem": task.text(task.render(prompt.problem)),
+        "prefix": task.text(prompt.prefix) if prompt.prefix else "", "continuation": task.text(sample.token_ids),
+        "verdict": verdict.value, "reward": verdict.reward, "truncated": sample.finish_reason == "length",
+    }  # fmt: skip

@@ -1,0 +1,356 @@
+"""The report of a run: reads a work directory, writes report.html and figures/*.png.
+
+The page opens offline: style and pictures are inside it, there are no scripts and no links. What a run did not record is named in
+the report, never filled in; a value that is not finite counts as not recorded, and is counted.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import dataclasses
+import json
+import pathlib
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jinja2
+
+from prefixrl_jax import figures, flops
+from prefixrl_jax.figures import DARK, LIGHT, Estimate, Row, Theme, finite, series
+
+TEMPLATE = "report.html.jinja"
+SHOWN_CHARACTERS = 4000  # of a problem, prefix or continuation
+ABSENT = "–"
+SETS = figures.SET_NAMES
+_UNITS = ((86400, 3600, ("d", "h")), (3600, 60, ("h", "min")), (60, 1, ("min", "s")))  # seconds, seconds, names
+
+
+@dataclasses.dataclass
+class Run:
+    """What a work directory says. `notes` are sentences about what is missing, unreadable or contradictory."""
+
+    config: dict[str, Any]
+    rows: list[Row]
+    summary: dict[str, Any]
+    samples: list[dict[str, Any]]
+    notes: list[str]
+
+    def find(self, *path: str) -> Any:
+        """The entry of summary.json under `path`, or None if any part of it is missing."""
+        return dig(self.summary, *path)
+
+
+def dig(tree: Any, *path: str) -> Any:
+    """tree[path[0]][path[1]]..., or None where a key is missing or its parent is not a mapping."""
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def write_report(workdir: pathlib.Path) -> pathlib.Path:
+    """Writes report.html and figures/*.png of the run in `workdir`; returns the path of the page.
+
+    Raises FileNotFoundError if the directory holds none of config.json, metrics.jsonl and summary.json, and ValueError, with file
+    and line, if config.json or summary.json is not a JSON object.
+    """
+    workdir = pathlib.Path(workdir)
+    run = read_run(workdir)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    for function in (amount, percent, interval, seconds, count, number, visible):
+        environment.filters[function.__name__] = function
+    page = environment.get_template(TEMPLATE).render(
+        run=run, s=run.summary, headline=headline(run), results=results(run), pictures=draw(run, workdir / "figures"),
+        ledger=ledger(run), step_times=step_times(run.rows), settings=list(flatten(run.config)), sets=SETS,
+    )  # fmt: skip
+    path = workdir / "report.html"
+    # Sampled text may hold half of a surrogate pair, which JSON can carry and UTF-8 cannot.
+    path.write_text(page, encoding="utf-8", errors="replace")
+    return path
+
+
+# Reading
+
+
+def read_run(workdir: pathlib.Path) -> Run:
+    """Reads what there is of a run; see `write_report` for the errors."""
+    names = ("config.json", "metrics.jsonl", "summary.json")
+    missing = [name for name in names if not (workdir / name).is_file()]
+    if len(missing) == len(names):
+        raise FileNotFoundError(f"{workdir}: nothing to report, expected at least one of {', '.join(names)}")
+    notes = [f"{name} is missing." for name in missing]
+    rows = read_metrics(workdir / "metrics.jsonl", notes) if "metrics.jsonl" not in missing else []
+    samples = pick_samples(sorted((workdir / "samples").glob("*.jsonl")), notes)
+    run = Run(_read_object(workdir / "config.json"), rows, _read_object(workdir / "summary.json"), samples, notes)
+    notes.extend(contradictions(run))
+    return run
+
+
+def _read_object(path: pathlib.Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _lines(path: pathlib.Path, notes: list[str]) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, one a line. A line that is none (a write cut short) is noted and passed over."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number_, line in enumerate(file, start=1):
+            try:
+                value = json.loads(line)
+            except ValueError:
+                value = None
+            if isinstance(value, dict):
+                yield value
+            elif line.strip():
+                notes.append(f"{path.name}, line {number_} is not a JSON object and was left out.")
+
+
+def read_metrics(path: pathlib.Path, notes: list[str]) -> list[Row]:
+    """Rows of metrics.jsonl by step; of several rows for one step the last counts. Adds to `notes` what is odd."""
+    by_step: dict[float, Row] = {}
+    odd: collections.Counter[str] = collections.Counter()
+    lines = list(_lines(path, notes))
+    for row in lines:
+        if finite(row.get("step")):
+            by_step[row["step"]] = row
+    if without := sum(not finite(row.get("step")) for row in lines):
+        notes.append(f"{path.name}: {without} lines have no step and were left out.")
+    if again := len(lines) - without - len(by_step):
+        notes.append(f"{path.name}: {again} lines repeat a step; the last one of each step counts.")
+    for row in by_step.values():
+        odd.update(key for key, value in row.items() if value is None or (isinstance(value, float) and not finite(value)))
+    notes.extend(f"{path.name}: {key} is not a finite number at {times} of {len(by_step)} steps." for key, times in odd.items())
+    if not by_step:
+        notes.append(f"{path.name} holds no training step.")
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def pick_samples(paths: list[pathlib.Path], notes: list[str]) -> list[dict[str, Any]]:
+    """The earliest and the latest sample of each sort (plain or prefixed, correct or not), plain first, then by time.
+
+    Only those are kept in memory: files may be larger than it. before.jsonl lies before every step, after.jsonl after.
+    """
+    edges: dict[tuple[str, bool], list[tuple[float, dict[str, Any]]]] = {}
+    for path in paths:
+        label = {"before": "before training", "after": "after training"}.get(path.stem)
+        for row in _lines(path, notes):
+            step = row["step"] if finite(row.get("step")) else 0
+            at = {"before": float("-inf"), "after": float("inf")}.get(path.stem, step)
+            found = (at, {**row, "when": label or f"step {step}"})
+            sort = (row.get("kind", "plain"), row.get("verdict") == "correct")
+            first, last = edges.get(sort, (found, found))
+            edges[sort] = [found if at < first[0] else first, found if at >= last[0] else last]
+    for kind in ("plain", "prefixed"):
+        absent = [word for word, right in (("correct", True), ("wrong", False)) if (kind, right) not in edges]
+        notes.extend(f"samples: there is no {word} {kind} sample." for word in absent if edges)
+    if not edges:
+        notes.append("samples: there are none.")
+    unique = {id(row): (kind != "plain", at, row) for (kind, _), pair in edges.items() for at, row in pair}
+    return [row for _, _, row in sorted(unique.values(), key=lambda item: item[:2])]
+
+
+def contradictions(run: Run) -> Iterator[str]:
+    """Sentences about numbers that ought to agree and do not."""
+    for accounting, phases in (run.find("flops") or {}).items():
+        parts = sum(value for name in flops.PHASES if finite(value := dig(phases, name)))
+        total = dig(phases, "total")
+        if finite(total) and abs(total - parts) > 1e-6 * max(total, parts):
+            yield f"summary.json: the {accounting} total is {amount(total, 'FLOP')} but its parts add up to {amount(parts, 'FLOP')}."
+    spent, total = series(run.rows, "step", "flops/total")[1], run.find("flops", "paper", "total")
+    if spent and finite(total) and abs(spent[-1] - total) > 1e-6 * max(spent[-1], total):
+        yield (
+            f"The last step of metrics.jsonl has {amount(spent[-1], 'FLOP')} spent, "
+            f"summary.json has a total of {amount(total, 'FLOP')}."
+        )
+
+
+# Numbers as people read them
+
+
+def amount(value: Any, unit: str) -> str:
+    """Three digits and an SI prefix: 1.234e12, "FLOP" -> "1.23 TFLOP"."""
+    if not finite(value):
+        return ABSENT
+    scale, prefix = figures.si_unit(abs(value))
+    digits = 0 if not value or abs(value) / scale >= 99.95 else 1 if abs(value) / scale >= 9.995 else 2
+    return f"{value / scale:.{digits}f}\u00a0{prefix}{unit}"
+
+
+def percent(value: Any) -> str:
+    """0.6 -> "60.0 %"; below 1 % two digits that count: 0.00042 -> "0.042 %"."""
+    if not finite(value):
+        return ABSENT
+    return f"{100 * value:.1f}\u00a0%" if not 0 < abs(value) < 0.00995 else f"{100 * value:.2g}\u00a0%"
+
+
+def interval(pair: Any) -> str:
+    """[0.1, 0.2] -> "10.0 % to 20.0 %"."""
+    known = isinstance(pair, list | tuple) and len(pair) == 2 and all(map(finite, pair))
+    return f"{percent(pair[0])} to {percent(pair[1])}" if known else ABSENT
+
+
+def seconds(value: Any) -> str:
+    """200 -> "3 min 20 s"; the two largest units, and below a minute one number."""
+    if not finite(value):
+        return ABSENT
+    if value < 0.9995:
+        return f"{1000 * value:.3g}\u00a0ms"
+    if value < 59.95:
+        return f"{value:.1f}\u00a0s"
+    larger, smaller, names = next(unit for unit in _UNITS if round(value) >= unit[0])
+    big, small = divmod(round(value / smaller), larger // smaller)
+    return f"{big}\u00a0{names[0]} {small}\u00a0{names[1]}"
+
+
+def count(value: Any) -> str:
+    """12345 -> "12,345"."""
+    return f"{value:,.0f}" if finite(value) else ABSENT
+
+
+def number(value: Any) -> str:
+    """Four digits that count: 3.14159 -> "3.142"."""
+    return f"{value:,.4g}" if finite(value) else ABSENT
+
+
+def visible(text: Any) -> str:
+    """`text` with control characters made visible and, past SHOWN_CHARACTERS, a count of what is not shown."""
+    text = "" if text is None else str(text)
+    cut = len(text) - SHOWN_CHARACTERS
+    shown = text if cut <= 0 else f"{text[:SHOWN_CHARACTERS]} … [{cut:,} more characters]"
+    return "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in shown)
+
+
+# Sections
+
+
+def headline(run: Run) -> str:
+    """One sentence or two: what training did to plain accuracy on each set, and what it cost."""
+    parts = [text for name in SETS if (text := _change(run, name))]
+    if not parts:
+        return "This run has no plain accuracy before and after training, so nothing can be said about what training did."
+    steps = f"{len(run.rows):,} step{'s' * (len(run.rows) != 1)}" if run.rows else "an unrecorded number of steps"
+    total = run.find("flops", "paper", "total")
+    cost = f"{amount(total, 'FLOP')} in all (paper accounting, corpus included)" if finite(total) else "an unrecorded number of FLOPs"
+    return f"In {steps} and {cost}, plain accuracy {'; '.join(parts)}."
+
+
+def _change(run: Run, name: str) -> str | None:
+    before, after = (run.find("plain_pass_at_1", name, when) for when in ("before", "after"))
+    if not (finite(before) and finite(after)):
+        return None
+    problems = run.find("hard_set", name)
+    where = f"on the {count(problems) + ' ' if finite(problems) else ''}{SETS[name]}"
+    values = f"from {percent(before)} to {percent(after)}"
+    bounds = [run.find("plain_pass_at_1_interval", name, when) for when in ("before", "after")]
+    if ABSENT in map(interval, bounds):
+        return f"{where} went {values} (intervals not recorded)"
+    (low0, high0), (low1, high1) = bounds
+    if low1 > high0 or high1 < low0:
+        return f"{where} {'rose' if after > before else 'fell'} {values}"
+    return f"{where} went {values} (the intervals overlap: the difference may be chance)"
+
+
+def results(run: Run) -> list[dict[str, Any]]:
+    """Rows of the table of results: plain pass@1 with intervals for each set, and pass@k for its largest k."""
+    table = []
+    for name, words in SETS.items():
+        pair = {when: run.find("plain_pass_at_1", name, when) for when in ("before", "after")}
+        bounds = {when: run.find("plain_pass_at_1_interval", name, when) for when in pair}
+        table.append({"set": words, "measure": "pass@1", **pair, "intervals": bounds})
+        curves = {when: run.find("pass_at_k", name, when) or {} for when in pair}
+        if k := max((k for curve in curves.values() for k in curve), key=float, default=None):
+            table.append({"set": words, "measure": f"pass@{k}", **{when: c.get(k) for when, c in curves.items()}, "intervals": {}})
+    return table
+
+
+def ledger(run: Run) -> dict[str, Any]:
+    """The FLOPs table: accountings, and rows (phase, FLOPs by accounting, share of the paper total, whether it counts)."""
+    recorded = run.find("flops") or {}
+    names = [name for name in flops.ACCOUNTINGS if isinstance(recorded.get(name), Mapping)]
+    total = run.find("flops", "paper", "total")
+    rows = []
+    for phase in (*flops.PHASES, "total", *flops.OUTSIDE):
+        paper = run.find("flops", "paper", phase)
+        share = paper / total if finite(paper) and finite(total) and total > 0 and phase not in flops.OUTSIDE else None
+        values = [recorded[name].get(phase) for name in names]
+        rows.append({"phase": phase, "values": values, "share": share, "outside": phase in flops.OUTSIDE})
+    return {"names": names, "rows": rows}
+
+
+def step_times(rows: list[Row]) -> list[dict[str, Any]]:
+    """Median and sum over steps of each recorded part of a step, in seconds. The median leaves compilation aside."""
+    columns = {part: series(rows, "step", f"time/{part}")[1] for part in ("sample", "grade", "train")}
+    return [{"part": part, "median": statistics.median(v), "sum": sum(v)} for part, v in columns.items() if v]
+
+
+def flatten(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, value as JSON) of every leaf of a nested configuration, in its own order."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", json.dumps(value, ensure_ascii=False)
+
+
+# Pictures
+
+
+def estimates(run: Run, name: str, corpus: float | None) -> list[Estimate]:
+    """Plain accuracy of a set against FLOPs: before training (at the corpus's cost), then each evaluation of the run."""
+    key, points = f"eval/{name}/avg@1", []
+    before = run.find("plain_pass_at_1", name, "before")
+    if finite(before) and corpus is not None:
+        low, high = run.find("plain_pass_at_1_interval", name, "before") or (None, None)
+        points.append(Estimate(corpus, before, low, high))
+    kept = [row for row in run.rows if finite(row.get(key)) and finite(row.get("flops/total"))]
+    return points + [Estimate(row["flops/total"], row[key], row.get(f"{key}_low"), row.get(f"{key}_high")) for row in kept]
+
+
+def corpus_flops(run: Run) -> float | None:
+    """FLOPs spent before the first step: from the metrics, else from the ledger's select and collect, else None."""
+    if recorded := series(run.rows, "step", "flops/corpus")[1]:
+        return recorded[0]
+    parts = [run.find("flops", "paper", phase) for phase in ("select", "collect")]
+    return sum(parts) if all(map(finite, parts)) else None
+
+
+def draw(run: Run, directory: pathlib.Path) -> list[dict[str, Any]]:
+    """Draws every figure: light as a PNG in `directory`, light and dark as data URIs; with text where there is no data."""
+    corpus = corpus_flops(run)
+    evals = {name: points for name in SETS if (points := estimates(run, name, corpus))}
+    batch = series(run.rows, "flops/total", "reward/plain")
+    makers: dict[str, Callable[[Theme], Any]] = {
+        "accuracy": lambda theme: figures.accuracy(batch, evals, corpus, theme),
+        "groups": lambda theme: figures.groups(run.rows, theme),
+        "prefix_fraction": lambda theme: figures.prefix_fraction(run.find("success_by_prefix_fraction") or {}, theme),
+        "pass_at_k": lambda theme: figures.pass_at_k(run.find("pass_at_k") or {}, theme),
+        "lengths": lambda theme: figures.lengths(run.rows, theme),
+        "dynamics": lambda theme: figures.dynamics(run.rows, theme),
+        "logprob_gap": lambda theme: figures.logprob_gap(run.rows, theme),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    pictures = []
+    for name, maker in makers.items():
+        light, dark = figures.png(maker, LIGHT), figures.png(maker, DARK)
+        path = directory / f"{name}.png"
+        if light is None:
+            path.unlink(missing_ok=True)  # of an earlier report: it would pass for a figure of this run
+        else:
+            path.write_bytes(light)
+        pictures.append({"name": name, "light": _data_uri(light), "dark": _data_uri(dark)})
+    return pictures
+
+
+def _data_uri(image: bytes | None) -> str | None:
+    return None if image is None else "data:image/png;base64," + base64.b64encode(image).decode("ascii")

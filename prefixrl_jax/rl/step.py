@@ -1,0 +1,141 @@
+"""The jitted, sharded update: one optimizer step on a batch of groups.
+
+The batch is cut into micro-batches of whole groups; gradients are summed in float32 and one AdamW update is made. If the loss
+or the gradient is not finite the state comes back unchanged and the metrics say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from prefixrl_jax.group import Group
+from prefixrl_jax.mesh import param_shardings, replicated
+from prefixrl_jax.model.config import ModelConfig
+from prefixrl_jax.model.weights import Params, abstract_params
+from prefixrl_jax.rl.advantage import advantages
+from prefixrl_jax.rl.loss import LossSettings, denominators, group_loss
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What an update changes. `step` counts updates."""
+
+    params: Params
+    opt_state: Any
+    step: jax.Array  # int32 []
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW with a warm-up and an optional decay to a fraction of the peak."""
+
+    learning_rate: float = 1e-6
+    warmup_steps: int = 0
+    schedule: str = "constant"  # "constant", "linear" or "cosine", over total_steps
+    total_steps: int = 1
+    final_fraction: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+
+def learning_rate(settings: OptimizerSettings) -> optax.Schedule:
+    """The schedule; raises ValueError for an unknown one."""
+    peak, rest = settings.learning_rate, max(settings.total_steps - settings.warmup_steps, 1)
+    after = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "linear": lambda: optax.linear_schedule(peak, peak * settings.final_fraction, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, settings.final_fraction),
+    }
+    if settings.schedule not in after:
+        raise ValueError(f"schedule={settings.schedule!r}: one of {', '.join(after)}")
+    if not settings.warmup_steps:
+        return after[settings.schedule]()
+    warmup = optax.linear_schedule(peak / settings.warmup_steps, peak, settings.warmup_steps - 1)
+    return optax.join_schedules([warmup, after[settings.schedule]()], [settings.warmup_steps])
+
+
+def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
+    """Global-norm clipping, then AdamW."""
+    return optax.chain(
+        optax.clip_by_global_norm(settings.max_grad_norm),
+        optax.adamw(learning_rate(settings), settings.b1, settings.b2, settings.eps, weight_decay=settings.weight_decay),
+    )
+
+
+def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shardings of the whole state: Adam's moments lie where their weights lie."""
+    params, shards = abstract_params(config), param_shardings(config, mesh, "train")
+    opt_state = optax.tree_map_params(
+        optimizer, lambda _, s: s, jax.eval_shape(optimizer.init, params), shards, transform_non_params=lambda _: replicated(mesh)
+    )
+    return TrainState(shards, opt_state, replicated(mesh))
+
+
+def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state, without any array."""
+    params = abstract_params(config)
+    shapes = TrainState(params, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, state_shardings(config, optimizer, mesh))
+
+
+def init_state(params: Params, config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """A fresh state around `params`, placed on the mesh. The arrays are copies: updates donate them."""
+    shards = state_shardings(config, optimizer, mesh)
+    make = jax.jit(lambda p: TrainState(jax.tree.map(jnp.copy, p), optimizer.init(p), jnp.int32(0)), out_shardings=shards)
+    return make(jax.device_put(params, shards.params))
+
+
+def make_train_step(
+    config: ModelConfig, optimizer: optax.GradientTransformation, settings: LossSettings, advantage: str, micro_batches: int, mesh: Mesh
+) -> Callable[[TrainState, Group], tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted update (state, group) -> (state, metrics). The old state's buffers are donated."""
+
+    def update(state: TrainState, group: Group):
+        total = denominators(group)
+        scores = advantages(group.rewards, advantage)
+        grads, loss, means, maxima = _accumulate(state.params, config, group, scores, total, settings, micro_batches)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        new = TrainState(optax.apply_updates(state.params, changes), opt_state, state.step + 1)
+        state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        return state, {"loss": loss, "grad_norm": norm, "finite": finite, **means, **maxima}
+
+    shards = state_shardings(config, optimizer, mesh)
+    return jax.jit(update, donate_argnums=0, out_shardings=(shards, replicated(mesh)))
+
+
+def _accumulate(params, config, group, scores, total, settings, micro_batches):
+    """Gradient, loss and metrics of the batch, summed over micro-batches of whole groups."""
+    grad_of = jax.value_and_grad(group_loss, has_aux=True)
+
+    def one(part, part_scores):
+        (loss, (means, maxima)), grads = grad_of(params, config, part, part_scores, total, settings)
+        return jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), grads), loss, means, maxima
+
+    if micro_batches == 1:
+        return one(group, scores)
+
+    def split(x):  # every micro-batch takes rows from every device: the sharded axis stays in front
+        return x.reshape(x.shape[0] // micro_batches, micro_batches, *x.shape[1:]).swapaxes(0, 1)
+
+    parts = jax.tree.map(split, (group, scores))
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, *jax.tree.map(lambda x: x[0], parts)))
+
+    def add(carry, part):
+        grads, loss, means, maxima = one(*part)
+        summed = jax.tree.map(jnp.add, carry[:3], (grads, loss, means))
+        return (*summed, jax.tree.map(jnp.maximum, carry[3], maxima)), None
+
+    return jax.lax.scan(add, empty, parts)[0]

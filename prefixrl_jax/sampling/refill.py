@@ -1,0 +1,223 @@
+"""Long-tailed sampling: a batch that stays full although samples end at different times.
+
+A row of the batch is one context. A free slot takes the next sample id of the same context; when a context wants no more
+samples its row takes the next one. What is wanted is decided by a `Job`, so fixed-k screening, sampling until the first
+success and RL rollouts are three small jobs over this one loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from prefixrl_jax import mesh as meshes
+from prefixrl_jax.flops import Costs, Ledger
+from prefixrl_jax.group import Context, bucket, pad_rows
+from prefixrl_jax.model.config import ModelConfig
+from prefixrl_jax.model.weights import Params
+from prefixrl_jax.sampling import noise, sampler
+from prefixrl_jax.sampling.sampler import Sampling
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One finished sample. token_ids int32 [n], stop id included; logprobs float32 [n] of the sampled distribution."""
+
+    sample_id: int
+    token_ids: np.ndarray
+    logprobs: np.ndarray
+    finish_reason: str  # "stop", or "length" when max_new_tokens cut it
+
+
+class Job(Protocol):
+    """A context and what is still wanted of it."""
+
+    name: str  # identity of the context; with the sample id it fixes the noise
+    context_ids: list[int]
+
+    def next_sample(self) -> int | None:
+        """The next sample id to begin, or None if no more are wanted now."""
+
+    def deliver(self, sample: Sample) -> None:
+        """Takes a finished sample, in whatever order samples finish."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the row may be given away; samples still in flight are then dropped, but charged."""
+
+
+class FixedJob:
+    """Exactly n samples of a context, those already known left out."""
+
+    def __init__(self, name: str, context_ids: list[int], samples: int, known: Iterable[int] = ()):
+        known = set(known)
+        self.name, self.context_ids = name, context_ids
+        self.samples: dict[int, Sample] = {}
+        self._todo = [i for i in range(samples) if i not in known][::-1]
+        self._open = len(self._todo)
+
+    def next_sample(self) -> int | None:
+        """Ids in ascending order."""
+        return self._todo.pop() if self._todo else None
+
+    def deliver(self, sample: Sample) -> None:
+        """Keeps the sample."""
+        self.samples[sample.sample_id] = sample
+        self._open -= 1
+
+    @property
+    def closed(self) -> bool:
+        """When all have arrived."""
+        return self._open == 0
+
+
+@dataclasses.dataclass
+class _Row:
+    """The host's view of one batch row: its job, the sample in each slot (-1: none) and tokens sampled so far for it."""
+
+    job: Job | None
+    slots: np.ndarray  # int64 [G]
+    lengths: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A sampler of fixed shape: `rows` contexts x `slots` samples over a mesh, decoding `chunk` tokens between refills."""
+
+    config: ModelConfig
+    mesh: Mesh
+    cost: Costs
+    rows: int
+    slots: int
+    chunk: int
+    buckets: tuple[int, ...]
+
+    def run(self, params: Params, jobs: list[Job], sampling: Sampling, stream: jax.Array, ledger: Ledger, phases: tuple[str, str],
+            after_chunk=lambda: None) -> None:  # fmt: skip
+        """Samples until every job of every process is closed. Each process passes its own jobs.
+
+        params: placed by the "decode" rules. stream: key of the stage and step (`noise.stream_key`). The ledger is charged
+        under phases = (of prefill, of decode). `after_chunk` is called between chunks, with every delivered sample handled.
+        """
+        longest = _agree(max((len(j.context_ids) for j in jobs), default=1), np.max)
+        loop = _Loop(self, params, iter(jobs), sampling, stream, ledger, phases, bucket(longest, self.buckets))
+        while _agree(loop.fill(), np.max):
+            loop.decode()
+            after_chunk()
+
+
+class _Loop:
+    """One call of `Engine.run`: the device state and the host's view of the rows."""
+
+    def __init__(self, engine: Engine, params, jobs: Iterator[Job], sampling, stream, ledger, phases, size: int):
+        self.e, self.params, self.jobs, self.sampling, self.stream = engine, params, jobs, sampling, stream
+        self.ledger, self.phases, self.size = ledger, phases, size
+        self.blocks = math.prod(engine.mesh.shape[a] for a in meshes.BATCH)
+        self.local_blocks = max(self.blocks // jax.process_count(), 1)
+        self.local = engine.rows // jax.process_count()
+        self.per_block = engine.rows // self.blocks
+        self.rows = [_Row(None, np.full(engine.slots, -1), []) for _ in range(self.local)]
+        for row in self.rows:
+            row.job = next(self.jobs, None)
+        contexts = self._contexts([row.job for row in self.rows])
+        self.state = sampler.start(params, meshes.to_global(engine.mesh, contexts), config=engine.config, slots=engine.slots,
+                                   columns=sampling.max_new_tokens)  # fmt: skip
+        self.words = np.stack([_words(row.job) for row in self.rows])
+        self._charge_hardware(engine.rows * size)
+        self.ticks = 0
+        self.ages = np.zeros((self.local, engine.slots), np.int32)
+        self.stale = False  # whether the device still runs samples that were dropped
+
+    def _contexts(self, jobs: list[Job | None]) -> Context:
+        tokens, lengths = pad_rows([[0] if job is None else job.context_ids for job in jobs], self.size)
+        return Context(tokens, lengths)
+
+    def _charge_hardware(self, tokens: float, decoded: float = 0.0) -> None:
+        share = 1 / jax.process_count()  # every process charges its part; the parts are summed when ledgers are merged
+        self.ledger.add("hardware", self.phases[0], share * self.e.cost.tokens(tokens))
+        self.ledger.add("hardware", self.phases[1], share * self.e.cost.tokens(decoded))
+
+    def fill(self) -> int:
+        """Gives free rows new contexts and free slots new samples; returns how many slots of this process run."""
+        self._replace_closed()
+        fresh = np.zeros((self.local, self.e.slots), bool)
+        for row, new in zip(self.rows, fresh, strict=True):
+            for g in np.flatnonzero(row.slots < 0) if row.job is not None else ():
+                if (wanted := row.job.next_sample()) is None:
+                    break
+                row.slots[g], new[g] = wanted, True
+        ids = np.stack([row.slots for row in self.rows])
+        if _agree(bool(fresh.any()) or self.stale, np.max):
+            self.stale = False
+            given = meshes.to_global(self.e.mesh, (self.words, np.maximum(ids, 0).astype(np.int32), fresh, ids >= 0))
+            self.state = sampler.assign(self.state, self.stream, *given)
+        return int((ids >= 0).sum())
+
+    def _replace_closed(self) -> None:
+        waiting = []
+        for i, row in enumerate(self.rows):
+            while row.job is not None and row.job.closed:
+                self._release(i)
+                row.job = next(self.jobs, None)
+                if row.job is not None and not row.job.closed:
+                    waiting.append(i)
+        per_call = max(self.per_block // 8, 1)
+        while _agree(len(waiting), np.max):
+            block_of = [[i for i in waiting if i // self.per_block == b][:per_call] for b in range(self.local_blocks)]
+            index = np.full((self.local_blocks, per_call), self.per_block, np.int32)  # out of range: nothing to replace
+            jobs: list[Job | None] = [None] * index.size
+            for b, members in enumerate(block_of):
+                for r, i in enumerate(members):
+                    index[b, r], jobs[b * per_call + r] = i % self.per_block, self.rows[i].job
+                    self.words[i] = _words(self.rows[i].job)
+                    waiting.remove(i)
+            new = meshes.to_global(self.e.mesh, (index, self._contexts(jobs)))
+            self.state = sampler.replace_contexts(self.params, self.state, *new, config=self.e.config)
+            self._charge_hardware(self.blocks * per_call * self.size)
+
+    def _release(self, i: int) -> None:
+        """Charges a closed context: its prefill once, every row's tokens, those of dropped samples included."""
+        row = self.rows[i]
+        dropped = [int(n) for n, held in zip(self.ages[i], row.slots, strict=True) if held >= 0]
+        if row.lengths or dropped:
+            self.ledger.add_group(self.e.cost, self.phases, len(row.job.context_ids), row.lengths + dropped)
+        self.stale |= bool(dropped)
+        row.slots[:], row.lengths = -1, []
+
+    def decode(self) -> None:
+        """One chunk, then delivery of what finished in it."""
+        self.state = sampler.decode_chunk(self.params, self.state, config=self.e.config, sampling=self.sampling, steps=self.e.chunk)
+        active, age, begin = (meshes.to_local(x) for x in (self.state.active, self.state.age, self.state.begin))
+        self.ages = age
+        ticks = int(self.state.ticks)
+        self._charge_hardware(0, decoded=(ticks - self.ticks) * self.e.rows * self.e.slots)
+        self.ticks = ticks
+        ids = np.stack([row.slots for row in self.rows])
+        done = np.argwhere((ids >= 0) & ~active)
+        if not len(done):
+            return
+        tokens, logprobs = sampler.unroll_rings(begin, meshes.to_local(self.state.tokens), meshes.to_local(self.state.logprobs))
+        for i, g in done:
+            row, n = self.rows[i], age[i, g]
+            ended = "stop" if tokens[i, g, n - 1] in self.sampling.stop_ids else "length"
+            row.job.deliver(Sample(int(ids[i, g]), tokens[i, g, :n].copy(), logprobs[i, g, :n].copy(), ended))
+            row.lengths.append(int(n))
+            row.slots[g] = -1
+
+
+def _words(job: Job | None) -> np.ndarray:
+    return np.zeros(2, np.uint32) if job is None else noise.words(job.name)
+
+
+def _agree(value, reduce):
+    """The same value on every process: slot status is settled by one all-gather, so trip counts never differ."""
+    if jax.process_count() == 1:
+        return value
+    return reduce(multihost_utils.process_allgather(np.asarray(value, np.int64)))

@@ -1,0 +1,98 @@
+"""From a configuration to the objects a run is made of: task, model, mesh, engine, loss; all checks happen here, first."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from prefixrl_jax import mesh as meshes
+from prefixrl_jax.flops import Costs, costs
+from prefixrl_jax.model.config import ModelConfig, model_config
+from prefixrl_jax.model.weights import count_params
+from prefixrl_jax.rl.advantage import KINDS
+from prefixrl_jax.rl.loss import LossSettings
+from prefixrl_jax.rl.step import OptimizerSettings
+from prefixrl_jax.sampling.refill import Engine
+from prefixrl_jax.sampling.sampler import Sampling
+from prefixrl_jax.tasks.task import Task, make_task
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a configuration resolves to."""
+
+    config: ConfigDict
+    task: Task
+    model: ModelConfig
+    mesh: Mesh
+    cost: Costs
+    engine: Engine
+    sampling: Sampling
+    loss: LossSettings
+
+    def optimizer(self, section: str) -> OptimizerSettings:
+        """The optimizer of the "base" or the "train" section."""
+        names = {f.name for f in dataclasses.fields(OptimizerSettings)}
+        fields = {k: v for k, v in self.config[section].items() if k in names}
+        return OptimizerSettings(total_steps=self.config[section].steps, **fields)
+
+    def eval_sampling(self) -> Sampling:
+        """How evaluation draws tokens."""
+        return dataclasses.replace(self.sampling, temperature=self.config.eval.temperature)
+
+
+def resolve(config: ConfigDict) -> Settings:
+    """Checks a configuration and builds its objects. Raises ValueError naming the field, its value and what would do."""
+    task = make_task(config.task.name, dict(config.task[config.task.name]))
+    model = model_config(dict(config.model), len(task.tokenizer))
+    mesh = meshes.make_mesh(**config.mesh)
+    s, t = config.sampling, config.train
+    sampling = Sampling(s.max_new_tokens, task.stop_ids, s.temperature, s.top_k, s.top_p)
+    loss = LossSettings(kind=t.loss, aggregation=t.aggregation, constant_length=s.max_new_tokens, clip_low=t.clip_low,
+                        clip_high=t.clip_high, temperature=s.temperature, logprob_chunk=t.logprob_chunk)  # fmt: skip
+    _check(config, mesh)
+    cost = costs(count_params(model)["matmul"], model.num_layers, model.num_heads, model.head_dim)
+    engine = Engine(model, mesh, cost, s.rows, s.slots, s.chunk, tuple(s.context_buckets))
+    settings = Settings(config, task, model, mesh, cost, engine, sampling, loss)
+    settings.eval_sampling()
+    return settings
+
+
+def _check(config: ConfigDict, mesh: Mesh) -> None:
+    """What no single object can check: sizes against the mesh and against each other."""
+    devices, t = meshes.batch_divisor(mesh), config.train
+    for name, value in (("train.batch", t.batch), ("base.batch", config.base.batch), ("sampling.rows", config.sampling.rows)):
+        if value < 1 or value % devices:
+            raise ValueError(f"{name}={value}: must be a positive multiple of the mesh's data x fsdp = {devices}")
+    if t.micro_batches < 1 or t.batch % (t.micro_batches * devices):
+        raise ValueError(f"train.micro_batches={t.micro_batches}: train.batch={t.batch} must be a multiple of micro_batches x "
+                         f"{devices} devices, since groups are not divided")  # fmt: skip
+    if t.group < 2 and t.advantage != "none":
+        raise ValueError(f"train.group={t.group}: a group of one has no baseline; at least 2 are needed")
+    if config.sampling.top_p != 1.0 or config.sampling.top_k != 0:
+        raise ValueError(f"sampling.top_p={config.sampling.top_p}, sampling.top_k={config.sampling.top_k}: training samples from the "
+                         "full distribution (top_p=1, top_k=0), else its gradient is that of another policy")  # fmt: skip
+    if t.advantage not in KINDS:
+        raise ValueError(f"train.advantage={t.advantage!r}: one of {', '.join(KINDS)}")
+    if t.updates_per_batch > 1 and t.loss == "reinforce":
+        raise ValueError(f"train.updates_per_batch={t.updates_per_batch} with train.loss='reinforce': the second update is off-policy; "
+                         "use ppo_clip")  # fmt: skip
+    low, high = config.prefix.band
+    if not 0 < low <= high < 1:
+        raise ValueError(f"prefix.band=({low}, {high}): fractions of a trace with 0 < low <= high < 1 are expected")
+    if not 0 <= config.prefix.share <= 1 or config.prefix.cuts < 1:
+        raise ValueError(f"prefix.share={config.prefix.share}, prefix.cuts={config.prefix.cuts}: a fraction, and at least 1 cut")
+    low, high = config.select.band
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"select.band=({low}, {high}): pass rates with 0 <= low <= high <= 1 are expected")
+    for section, name in (("base", "steps"), ("select", "samples"), ("collect", "cap"), ("train", "steps"), ("eval", "samples"),
+                          ("eval", "fraction_samples"), ("sampling", "slots"), ("sampling", "chunk"), ("select", "train_problems")):  # fmt: skip
+        if config[section][name] < 1:
+            raise ValueError(f"{section}.{name}={config[section][name]}: must be at least 1")
+    if not all(0 <= f < 1 for f in config.eval.fractions):
+        raise ValueError(f"eval.fractions={tuple(config.eval.fractions)}: fractions from 0 to below 1 are expected")
+    if not math.isfinite(t.learning_rate) or t.learning_rate <= 0:
+        raise ValueError(f"train.learning_rate={t.learning_rate}: must be positive")

@@ -1,0 +1,117 @@
+"""Which stages of a run are complete, and whether they belong to the configuration at hand.
+
+Every stage has a fingerprint: the configuration fields that it and its inputs read. A complete stage of the same fingerprint is
+reused; one of another fingerprint is refused, the differing fields named, since silently mixing them would make the results of
+no configuration at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+NAMES = ("base", "corpus", "prefixes", "train", "evaluate", "export", "report")
+_SAMPLING = ("sampling.temperature", "sampling.top_p", "sampling.top_k", "sampling.max_new_tokens")
+# Sections (or single fields) that each stage reads, beyond those of the stages before it.
+READS = {
+    "base": ("seed", "task", "model", "base"),
+    "corpus": ("data", *_SAMPLING, "select", "collect"),
+    "prefixes": ("prefix.cuts", "prefix.band"),
+    "train": ("prefix.share", "train"),
+    "evaluate": ("eval",),
+    "export": (),
+    "report": (),
+}
+# Fields that change how much is done, or how it is computed, but not what: another value is no difference.
+EXTENT = ("train.steps", "train.flops_budget", "train.micro_batches", "train.logprob_chunk", "model.remat", "model.unroll_layers",
+          "eval.every", "eval.every_samples")  # fmt: skip
+
+
+class WorkdirMismatch(ValueError):
+    """The work directory holds a stage of another configuration."""
+
+
+def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
+    """{"train.steps": 400, ...}; tuples as lists, as JSON gives them back."""
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict | dict):
+            out |= flatten(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
+def fields_of(config: ConfigDict, stage: str) -> dict[str, Any]:
+    """The fields that a stage and its inputs depend on."""
+    reads = [name for s in NAMES[: NAMES.index(stage) + 1] for name in READS[s]]
+    own_task = f"task.{config.task.name}."
+    flat = flatten(config)
+    return {
+        k: v for k, v in flat.items()
+        if any(k == r or k.startswith(r + ".") for r in reads)
+        and (not k.startswith("task.") or k == "task.name" or k.startswith(own_task))
+    }  # fmt: skip
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+class Stages:
+    """The record of stages in a work directory: stages/NAME.json with fields, result and whether it is complete."""
+
+    def __init__(self, workdir: Path, config: ConfigDict):
+        self._directory, self._config = workdir / "stages", config
+
+    def _path(self, stage: str) -> Path:
+        return self._directory / f"{stage}.json"
+
+    def record(self, stage: str) -> dict[str, Any] | None:
+        """What is on record of a stage, or None."""
+        path = self._path(stage)
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def check(self) -> None:
+        """Raises WorkdirMismatch when any stage on record has other fields than the configuration gives it."""
+        for stage in NAMES:
+            if (record := self.record(stage)) is None:
+                continue
+            now, then = fields_of(self._config, stage), record["fields"]
+            differing = [k for k in sorted({*now, *then}) if k not in EXTENT and now.get(k) != then.get(k)]
+            if differing:
+                lines = [f"  {k}: {then.get(k)!r} there, {now.get(k)!r} now" for k in differing]
+                raise WorkdirMismatch("\n".join([
+                    f"stage {stage!r} in {self._directory.parent} is of another configuration:", *lines,
+                    "Use another --workdir, or set these fields back."]))  # fmt: skip
+
+    def begin(self, stage: str) -> dict[str, Any] | None:
+        """The result of a complete stage; otherwise notes that it has begun and returns None."""
+        record, fields = self.record(stage), fields_of(self._config, stage)
+        if record is not None and record["complete"] and record["fields"] == fields:
+            return record["result"]
+        write_json(self._path(stage), {"complete": False, "fields": fields, "seconds": self.seconds(stage)})
+        return None
+
+    def finish(self, stage: str, result: dict[str, Any], seconds: float) -> None:
+        """Marks a stage complete, with its (JSON) result; seconds are added to those of interrupted attempts."""
+        fields = fields_of(self._config, stage)
+        write_json(self._path(stage), {"complete": True, "fields": fields, "result": result, "seconds": self.seconds(stage) + seconds})
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """Books time spent on a stage that was interrupted."""
+        record = self.record(stage) or {"complete": False, "fields": fields_of(self._config, stage)}
+        write_json(self._path(stage), record | {"seconds": self.seconds(stage) + seconds})
+
+    def seconds(self, stage: str) -> float:
+        """Wall time spent on a stage so far."""
+        record = self.record(stage)
+        return float(record.get("seconds", 0.0)) if record else 0.0

@@ -1,0 +1,236 @@
+"""Water jugs: measure a goal with jugs that can only be filled, emptied and poured into one another.
+
+The puzzle of Abbot Albert (13th century) and of Polya's "How to Solve It". A response plays it move by move and states what
+each jug holds after every move, so a reader can follow it and the grader can check every step:
+
+    <bos> jugs 9 4 hold 0 0 goal 6 :   fill-A 9 0 A>B 5 4 empty-B 5 0 A>B 1 4 empty-B 1 0 A>B 0 1 fill-A 9 1 A>B 6 4 done
+
+It ends with `done` once some jug holds the goal, or with `stuck` when the moves are used up. Elementary steps are easy; which
+move to make is not: random legal play solves the hard ones about once in a thousand games.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from prefixrl_jax.model.tokenizer import word_tokenizer
+from prefixrl_jax.tasks.task import Problem, Verdict
+
+JUGS = "ABCD"
+SPLITS = {"train": 0, "heldout": 1, "base": 2}  # residues of a hash of the problem: disjoint by construction
+Move = tuple[str, int, int]  # (kind, jug, other jug)
+
+
+def all_moves(jugs: int) -> list[Move]:
+    """Every move with this many jugs: fill, empty, then pour, in token order."""
+    pours = [("pour", i, j) for i, j in itertools.permutations(range(jugs), 2)]
+    return [("fill", i, i) for i in range(jugs)] + [("empty", i, i) for i in range(jugs)] + pours
+
+
+def move_name(move: Move) -> str:
+    """The token of a move: fill-A, empty-B, A>B."""
+    kind, i, j = move
+    return f"{JUGS[i]}>{JUGS[j]}" if kind == "pour" else f"{kind}-{JUGS[i]}"
+
+
+def apply(move: Move, amounts: np.ndarray, capacities: np.ndarray) -> np.ndarray:
+    """Amounts int [..., jugs] after a move; capacities have the same shape. A move that changes nothing is not legal."""
+    kind, i, j = move
+    out = np.array(amounts)
+    if kind == "fill":
+        out[..., i] = capacities[..., i]
+    elif kind == "empty":
+        out[..., i] = 0
+    else:
+        poured = np.minimum(out[..., i], capacities[..., j] - out[..., j])
+        out[..., i] -= poured
+        out[..., j] += poured
+    return out
+
+
+class WaterJugs:
+    """The task. Problems come from the generator or from rows {"capacities": [9, 4], "start": [0, 0], "goal": 6}."""
+
+    name = "water_jugs"
+
+    def __init__(self, max_capacity: int = 20, jugs: int = 2, max_moves: int = 12, band: Sequence[float] = (2e-4, 1.5e-3)):
+        if not 2 <= jugs <= len(JUGS):
+            raise ValueError(f"task.water_jugs.jugs={jugs}: from 2 to {len(JUGS)}")
+        if not 0 <= band[0] < band[1] <= 1:
+            raise ValueError(f"task.water_jugs.band={tuple(band)}: two probabilities, 0 <= low < high <= 1")
+        if max_capacity < 4 or max_moves < 1:
+            raise ValueError(f"task.water_jugs: max_capacity={max_capacity} must be at least 4, max_moves={max_moves} at least 1")
+        self.max_capacity, self.jugs, self.max_moves, self.band = max_capacity, jugs, max_moves, tuple(band)
+        self.moves = all_moves(jugs)
+        words = ["jugs", "hold", "goal", ":", "done", "stuck", *map(move_name, self.moves), *map(str, range(max_capacity + 1))]
+        self.tokenizer = word_tokenizer(words)
+        vocabulary = self.tokenizer.get_vocab()
+        self._id = {word: vocabulary[word] for word in words} | {"<bos>": self.tokenizer.bos_token_id}
+        self._move_of = {self._id[move_name(m)]: m for m in self.moves}
+        self._zero = self._id["0"]  # amounts are consecutive ids
+        self.stop_ids = (self._id["done"], self._id["stuck"])
+
+    # Problems
+
+    def parse(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Checks one row of a user's file and returns the problem's data."""
+        for field in ("capacities", "start", "goal"):
+            if field not in row:
+                raise ValueError(f"field {field!r} is missing; a row is {{'capacities': [9, 4], 'start': [0, 0], 'goal': 6}}")
+        capacities, start, goal = row["capacities"], row["start"], row["goal"]
+        numbers = [*capacities, *start, goal] if isinstance(capacities, list) and isinstance(start, list) else [None]
+        if not all(isinstance(n, int) and 0 <= n <= self.max_capacity for n in numbers):
+            raise ValueError(f"capacities={capacities}, start={start}, goal={goal}: integers from 0 to {self.max_capacity} are expected")
+        if not 2 <= len(capacities) <= self.jugs or len(start) != len(capacities):
+            raise ValueError(f"capacities={capacities}, start={start}: two lists of 2 to {self.jugs} numbers are expected")
+        if any(s > c for s, c in zip(start, capacities, strict=True)) or goal in start or goal > max(capacities) or goal < 1:
+            raise ValueError(f"start={start}, goal={goal}: no jug may hold more than {capacities} or the goal already")
+        return {"capacities": capacities, "start": start, "goal": goal}
+
+    def generate(self, split: str, count: int, seed: int) -> list[Problem]:
+        """Problems with two jugs that random legal play solves with a probability inside `band` (computed exactly)."""
+        rng = np.random.default_rng([seed, SPLITS[split]])
+        found: dict[str, Problem] = {}
+        for a, b, goal in self._combinations(rng):
+            chance = random_play_success((a, b), goal, self.max_moves)
+            starts = np.argwhere((chance > self.band[0]) & (chance < self.band[1]))
+            kept = 0
+            for x, y in rng.permutation(starts) if len(starts) else ():
+                problem = self._problem((a, b), (int(x), int(y)), goal)
+                if self._split(problem) == SPLITS[split] and kept < 4:
+                    found[problem.id] = problem
+                    kept += 1
+            if len(found) >= count:
+                return list(found.values())[:count]
+        raise ValueError(f"only {len(found)} of {count} {split} problems lie in task.water_jugs.band={self.band}: "
+                         "ask for fewer, widen the band, or raise max_capacity")  # fmt: skip
+
+    def _combinations(self, rng: np.random.Generator) -> Iterator[tuple[int, int, int]]:
+        sizes = range(3, self.max_capacity + 1)
+        every = [(a, b, goal) for a in sizes for b in sizes if a != b for goal in range(1, max(a, b))]
+        return (every[i] for i in rng.permutation(len(every)))
+
+    def _problem(self, capacities: Sequence[int], start: Sequence[int], goal: int) -> Problem:
+        name = "-".join(map(str, (*capacities, *start, goal)))
+        return Problem(f"jugs-{name}", {"capacities": list(capacities), "start": list(start), "goal": goal})
+
+    @staticmethod
+    def _split(problem: Problem) -> int:
+        return hashlib.blake2b(problem.id.encode(), digest_size=1).digest()[0] % len(SPLITS)
+
+    # Text
+
+    def render(self, problem: Problem) -> list[int]:
+        """<bos> jugs CAPACITIES hold AMOUNTS goal N :"""
+        d = problem.data
+        words = ["<bos>", "jugs", *d["capacities"], "hold", *d["start"], "goal", d["goal"], ":"]
+        return [self._id[str(word)] for word in words]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Words joined by spaces."""
+        return self.tokenizer.decode(list(ids))
+
+    def base_text(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
+        """Games of random legal play on random problems: the rules, without a plan."""
+        problems = []
+        while len(problems) < count:
+            jugs = int(rng.integers(2, self.jugs + 1))
+            capacities = rng.integers(3, self.max_capacity + 1, jugs)
+            start = rng.integers(0, capacities + 1)
+            goal = int(rng.integers(1, capacities.max() + 1))
+            problem = self._problem(capacities.tolist(), start.tolist(), goal)
+            if goal not in start and self._split(problem) == SPLITS["base"]:
+                problems.append(problem)
+        by_jugs = [[p for p in problems if len(p.data["start"]) == n] for n in range(2, self.jugs + 1)]
+        return [pair for group in by_jugs if group for pair in self._play(rng, group)]
+
+    def _play(self, rng: np.random.Generator, problems: list[Problem]) -> list[tuple[list[int], list[int]]]:
+        capacities = np.array([p.data["capacities"] for p in problems])
+        amounts = np.array([p.data["start"] for p in problems])
+        goals = np.array([p.data["goal"] for p in problems])[:, None]
+        moves = all_moves(amounts.shape[1])
+        tokens = np.array([self._id[move_name(m)] for m in moves])
+        responses: list[list[int]] = [[] for _ in problems]
+        playing = np.ones(len(problems), bool)
+        for _ in range(self.max_moves):
+            after = np.stack([apply(m, amounts, capacities) for m in moves], axis=1)  # [N, moves, jugs]
+            legal = (after != amounts[:, None]).any(-1)
+            chosen = np.argmax(rng.random(legal.shape) * legal, axis=1)
+            amounts = np.where(playing[:, None], after[np.arange(len(problems)), chosen], amounts)
+            for i in np.flatnonzero(playing):
+                responses[i] += [int(tokens[chosen[i]]), *(amounts[i] + self._zero).tolist()]
+            solved = playing & (amounts == goals).any(1)
+            for i in np.flatnonzero(solved):
+                responses[i].append(self._id["done"])
+            playing &= ~solved
+        for i in np.flatnonzero(playing):
+            responses[i].append(self._id["stuck"])
+        return [(self.render(p), r) for p, r in zip(problems, responses, strict=True)]
+
+    # Grading
+
+    def _follow(self, problem: Problem, ids: Sequence[int]) -> tuple[str, list[int], list[Move]]:
+        """Plays a response: ("" or what is wrong, the amounts reached, the complete moves made)."""
+        capacities, amounts = problem.data["capacities"], list(problem.data["start"])
+        width, made = len(amounts) + 1, []
+        for at in range(0, len(ids) - width + 1, width):
+            move = self._move_of.get(ids[at])
+            if move is None or max(move[1:]) >= len(amounts):
+                return "unparsed", amounts, made
+            after = _apply_list(move, amounts, capacities)
+            if after == amounts or [i - self._zero for i in ids[at + 1 : at + width]] != after:
+                return "illegal", amounts, made
+            amounts = after
+            made.append(move)
+        return "", amounts, made
+
+    def grade(self, problem: Problem, response: Sequence[int]) -> Verdict:
+        """Correct: legal moves with the right amounts, at most max_moves of them, ending in `done` with the goal in a jug."""
+        if not response or response[-1] not in self.stop_ids or (len(response) - 1) % (len(problem.data["start"]) + 1):
+            return Verdict.UNPARSED
+        wrong, amounts, made = self._follow(problem, response[:-1])
+        if wrong == "unparsed":
+            return Verdict.UNPARSED
+        solved = problem.data["goal"] in amounts and response[-1] == self._id["done"] and len(made) <= self.max_moves
+        return Verdict.CORRECT if solved and not wrong else Verdict.WRONG
+
+    def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
+        """A prefix that has already reached the goal, or ended, leaves nothing to find."""
+        return any(i in self.stop_ids for i in prefix) or problem.data["goal"] in self._follow(problem, prefix)[1]
+
+    def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
+        """Shares of fills, empties and pours among the moves, and the number of moves."""
+        made = self._follow(problem, response)[2]
+        shares = {kind: sum(m[0] == kind for m in made) / max(len(made), 1) for kind in ("fill", "empty", "pour")}
+        return shares | {"moves": float(len(made))}
+
+
+def _apply_list(move: Move, amounts: list[int], capacities: list[int]) -> list[int]:
+    """`apply` for one state held in a plain list: ten times faster than numpy on two numbers."""
+    kind, i, j = move
+    out = list(amounts)
+    if kind == "pour":
+        poured = min(out[i], capacities[j] - out[j])
+        out[i] -= poured
+        out[j] += poured
+    else:
+        out[i] = capacities[i] if kind == "fill" else 0
+    return out
+
+
+def random_play_success(capacities: tuple[int, int], goal: int, max_moves: int) -> np.ndarray:
+    """P(uniform legal play reaches the goal within max_moves) from every start, float64 [A+1, B+1]; 0 where it holds already."""
+    grid = np.stack(np.meshgrid(*(np.arange(c + 1) for c in capacities), indexing="ij"), axis=-1)  # [A+1, B+1, 2]
+    full = np.broadcast_to(np.array(capacities), grid.shape)
+    after = np.stack([apply(m, grid, full) for m in all_moves(2)])  # [moves, A+1, B+1, 2]
+    legal = (after != grid).any(-1)
+    at_goal = (grid == goal).any(-1)
+    value = at_goal.astype(float)
+    for _ in range(max_moves):
+        value = np.where(at_goal, 1.0, (value[after[..., 0], after[..., 1]] * legal).sum(0) / legal.sum(0))
+    return np.where(at_goal, 0.0, value)

@@ -1,0 +1,117 @@
+"""The loop: take a batch of groups, update, write down what happened, save.
+
+Base training, SFT and reinforcement learning are this loop with another source of batches and another loss. A step is a pure
+function of (state, configuration, step), so a run that was stopped goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from prefixrl_jax.checkpoint import Checkpoints
+from prefixrl_jax.flops import Ledger
+from prefixrl_jax.group import Group
+from prefixrl_jax.metrics import Bar, Metrics, host_metrics, human_flops
+from prefixrl_jax.rl.step import TrainState
+
+
+class Diverged(RuntimeError):
+    """Loss or gradient became non-finite. The state before the step is kept and saved."""
+
+
+@dataclasses.dataclass
+class Batch:
+    """A global batch of groups for the update, a line that names what is in it, and metrics known before the update."""
+
+    group: Group
+    description: str
+    metrics: dict[str, float]
+    charge: Callable[[Ledger], None]  # books the training FLOPs of one update
+
+
+Source = Callable[[Any, int, Ledger], Batch]  # (parameters, step from 0, ledger) -> batch
+
+
+@dataclasses.dataclass
+class Loop:
+    """Everything a run of the loop needs. `source` may sample from the current parameters."""
+
+    name: str
+    update: Callable[[TrainState, Group], tuple[TrainState, dict[str, jax.Array]]]
+    source: Source
+    steps: int
+    directory: Path  # metrics.jsonl, events/ and checkpoints/ go here
+    updates_per_batch: int = 1
+    save_every: int = 0  # steps between checkpoints; 0: only at the end
+    keep: int = 2
+    evaluate_every: int = 0
+    evaluate: Callable[[Any, int, Ledger], dict[str, float]] | None = None
+    score: str = "reward/plain"  # metric of the best checkpoint
+    note: Callable[[dict[str, float]], str] = lambda m: f"loss {m['loss']:.4f}"
+    stop: Callable[[Ledger], bool] = lambda ledger: False  # a FLOPs budget, say
+    on_step: Callable[[dict[str, float]], None] = lambda values: None
+
+    def run(self, state: TrainState, abstract: TrainState, ledger: Ledger) -> tuple[TrainState, Ledger]:
+        """Runs from the newest checkpoint (or from `state`) to the last step. Raises Diverged on a non-finite step."""
+        with Checkpoints(self.directory / "checkpoints", self.keep) as checkpoints:
+            begin = 0
+            if (saved := checkpoints.restore(abstract)) is not None:
+                begin, state, sidecar = saved
+                ledger = Ledger(sidecar["ledger"])
+            metrics = Metrics(self.directory / "metrics.jsonl", self.directory / "events", begin)
+            try:
+                with Bar(self.name, self.steps, begin) as bar:
+                    for step in range(begin, self.steps):
+                        if self.stop(ledger):
+                            break
+                        state, values = self._step(state, step, ledger, checkpoints)
+                        metrics.write(step + 1, values)
+                        self.on_step(values)
+                        bar.update(step + 1, self.note(values), line=True)
+                        if self._save_now(step + 1):
+                            checkpoints.save(step + 1, state, {"ledger": ledger.state}, values.get(self.score))
+            finally:
+                metrics.close()
+        return state, ledger
+
+    def _save_now(self, step: int) -> bool:
+        return step == self.steps or (self.save_every > 0 and step % self.save_every == 0)
+
+    def _step(self, state: TrainState, step: int, ledger: Ledger, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, float]]:
+        started = time.monotonic()
+        batch = self.source(state.params, step, ledger)
+        sampled = time.monotonic()
+        values: dict[str, float] = {}
+        for i in range(self.updates_per_batch):
+            state, out = self.update(state, batch.group)
+            batch.charge(ledger)
+            found = host_metrics(out)
+            # The sampler/trainer gap means something only before the first update on a batch.
+            values = {**found, **values} if i == 0 else {**found, **{k: v for k, v in values.items() if k.startswith("sampler_trainer/")}}
+            if not found.pop("finite"):
+                checkpoints.save(step, state, {"ledger": ledger.state})
+                raise Diverged(f"{self.name} step {step + 1}: loss {found['loss']}, gradient norm {found['grad_norm']} on the batch "
+                               f"{batch.description}; the state before it is saved as step {step}")  # fmt: skip
+            values.pop("finite", None)
+        trained = time.monotonic()
+        tokens = float(np.sum(np.asarray(jax.device_get(batch.group.lengths)))) if batch.group.lengths.is_fully_addressable else 0.0
+        values |= batch.metrics | {"time/sample": batch.metrics.get("time/sample", sampled - started), "time/train": trained - sampled}
+        if self.evaluate is not None and self.evaluate_every and (step + 1) % self.evaluate_every == 0:
+            values |= self.evaluate(state.params, step + 1, ledger)
+            values["time/eval"] = time.monotonic() - trained
+        values |= {"flops/total": ledger.total(), "flops/actual_total": ledger.total("actual"), "time/step": time.monotonic() - started}
+        values["perf/tokens_per_second"] = tokens / max(trained - started, 1e-9)
+        return state, values
+
+
+def progress_note(values: dict[str, float]) -> str:
+    """The progress line of reinforcement learning."""
+    parts = [f"reward {values['reward/mean']:.3f}", f"plain {values['reward/plain']:.3f}", f"entropy {values['entropy']:.2f}"]
+    return "  ".join([*parts, human_flops(values["flops/total"])])

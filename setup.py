@@ -1,0 +1,42 @@
+"""Packaging of prefixrl_jax."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="prefixrl_jax",
+    version="0.1.0",
+    description="PrefixRL in JAX: reinforcement learning on hard problems by conditioning on prefixes of correct traces",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # The configurations stand at the top of the repository, and are installed inside the package.
+    package_dir={"prefixrl_jax.configs": "configs"},
+    packages=[*find_packages(include=["prefixrl_jax", "prefixrl_jax.*"]), "prefixrl_jax.configs"],
+    package_data={"prefixrl_jax": ["*.html.jinja"], "prefixrl_jax.configs": ["*.py"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "flax>=0.12.8",
+        "importlib_resources>=6.0",  # tensorflow-datasets needs it and does not say so
+        "jax>=0.10.2",
+        "jinja2>=3.1",
+        "matplotlib>=3.9",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "rich>=13.7",
+        "safetensors>=0.8",
+        "sentencepiece>=0.2",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.10",
+        "tokenizers>=0.22",
+        "transformers>=5.0",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda13]>=0.10.2"],
+        "dev": ["mypy>=1.15", "ruff>=0.15"],
+        "hf": ["datasets>=4.0"],
+        "math": ["math-verify>=0.8"],
+        "test": ["hypothesis>=6.120", "pytest>=8.3", "pytest-cov>=6.0", "pytest-xdist>=3.6", "torch>=2.13"],
+        "tpu": ["jax[tpu]>=0.10.2"],
+    },
+)
