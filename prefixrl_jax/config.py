@@ -14,10 +14,11 @@ def get_config() -> ConfigDict:
     c.task = ConfigDict()
     c.task.name = "water_jugs"  # water_jugs or gsm8k
     c.task.water_jugs = ConfigDict()
-    c.task.water_jugs.max_capacity = 20  # largest jug, litres
+    c.task.water_jugs.max_capacity = 11  # largest jug, litres
     c.task.water_jugs.jugs = 2  # most jugs in a problem
-    c.task.water_jugs.max_moves = 12  # moves allowed
-    c.task.water_jugs.band = (2e-4, 1.5e-3)  # generated problems: chance that random legal play solves them
+    c.task.water_jugs.max_moves = 8  # moves allowed
+    c.task.water_jugs.pour_weight = 3.0  # random play: how much likelier a pour is than a fill or an emptying
+    c.task.water_jugs.band = (2e-4, 2e-3)  # generated problems: chance that random legal play solves them
     c.task.gsm8k = ConfigDict()
     c.task.gsm8k.base_path = ""  # JSONL of worked solutions for a base model trained from scratch
 
@@ -25,16 +26,16 @@ def get_config() -> ConfigDict:
     c.data.path = ""  # JSONL of training problems; empty: the task's generator
     c.data.heldout_path = ""  # JSONL of held-out problems; empty: a part of data.path
     c.data.heldout_fraction = 0.5  # of data.path that is held out, when heldout_path is empty
-    c.data.train_candidates = 640  # problems generated for select to screen
-    c.data.heldout_candidates = 640
+    c.data.train_candidates = 512  # problems generated for select to screen
+    c.data.heldout_candidates = 512
 
     c.model = ConfigDict()  # see prefixrl_jax/model/config.py; the vocabulary size comes from the tokenizer
-    c.model.hidden_size = 192
+    c.model.hidden_size = 128
     c.model.num_layers = 2
-    c.model.num_heads = 6
+    c.model.num_heads = 4
     c.model.num_kv_heads = 2
     c.model.head_dim = 32
-    c.model.intermediate_size = 384
+    c.model.intermediate_size = 512
     c.model.rope_theta = 10000.0
     c.model.norm_eps = 1e-5
     c.model.qk_norm = False
@@ -54,16 +55,16 @@ def get_config() -> ConfigDict:
     c.sampling.temperature = 1.0  # of select, collect and training rollouts
     c.sampling.top_p = 1.0  # training needs 1: the gradient is that of the distribution sampled from
     c.sampling.top_k = 0  # training needs 0 (off)
-    c.sampling.max_new_tokens = 40
-    c.sampling.context_buckets = (16, 48)  # context lengths compiled for: prompt, and prompt + prefix
+    c.sampling.max_new_tokens = 26
+    c.sampling.context_buckets = (10, 32)  # context lengths compiled for: prompt, and prompt + prefix
     c.sampling.rows = 64  # contexts in flight
     c.sampling.slots = 8  # samples in flight per context
     c.sampling.chunk = 4  # tokens decoded between refills of finished slots
 
     c.base = ConfigDict()  # the base model, trained from scratch on the task's text
-    c.base.steps = 600
-    c.base.batch = 256  # texts per step
-    c.base.learning_rate = 2e-3
+    c.base.steps = 1800
+    c.base.batch = 64  # texts per step
+    c.base.learning_rate = 3e-3
     c.base.warmup_steps = 20
     c.base.schedule = "cosine"
     c.base.final_fraction = 0.1

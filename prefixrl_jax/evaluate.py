@@ -27,7 +27,13 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 
 def bootstrap_interval(values: np.ndarray, seed: int = 0, draws: int = 2000) -> tuple[float, float]:
-    """95 % percentile interval of the mean, resampling problems: float64 [problems] of per-problem means."""
+    """95 % percentile interval of the mean, resampling problems: float64 [problems] of per-problem means in [0, 1].
+
+    When all means are 0, or all 1, resampling knows no spread: the Wilson bound for so many problems is given instead.
+    """
+    n, z2 = len(values), 1.96**2
+    if values.min() == values.max() and values[0] in (0.0, 1.0):
+        return (0.0, z2 / (n + z2)) if values[0] == 0 else (n / (n + z2), 1.0)
     rng = np.random.default_rng(seed)
     means = values[rng.integers(0, len(values), (draws, len(values)))].mean(axis=1)
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
@@ -62,8 +68,9 @@ class Evaluator:
         return accuracy(rollouts.rewards, ks), rollouts
 
     def by_fraction(self, params, problems: dict[str, Problem], traces: list[Trace], fractions, samples: int, name: str,
-                    ledger: Ledger) -> tuple[dict[str, float], Rollouts | None]:  # fmt: skip
-        """Mean success after the first floor(f · length) tokens of each trace, by fraction, and the last fraction's rollouts."""
+                    ledger: Ledger) -> tuple[dict[str, float | None], Rollouts | None]:  # fmt: skip
+        """Mean success after the first floor(f · length) tokens of each trace, by fraction (None without traces), and the last
+        fraction's rollouts."""
         out, rollouts = {}, None
         for index, fraction in enumerate(fractions):
             prompts = [
@@ -72,5 +79,5 @@ class Evaluator:
             ]
             if prompts:
                 rollouts = self.rollouts(params, prompts, samples, f"{name} fraction {fraction}", ledger)
-            out[str(float(fraction))] = float(rollouts.rewards.mean()) if prompts else float("nan")
+            out[str(float(fraction))] = float(rollouts.rewards.mean()) if prompts else None
         return out, rollouts

@@ -26,7 +26,7 @@ from prefixrl_jax.metrics import Bar, human_flops, say
 from prefixrl_jax.model import tokenizer as tokenizers
 from prefixrl_jax.model.hf import export_hf
 from prefixrl_jax.model.weights import Params, count_params, init_params, params_fingerprint
-from prefixrl_jax.prefixrl import OnPolicy, append_samples
+from prefixrl_jax.prefixrl import OnPolicy, readable_samples, write_samples
 from prefixrl_jax.report import write_report
 from prefixrl_jax.rl.step import TrainState, abstract_state, init_state, make_optimizer, make_train_step
 from prefixrl_jax.sampling.noise import stream_key
@@ -136,7 +136,7 @@ class Experiment:
         frozen = prefixes.read_cuts(problems, self.workdir / "prefixes" / "prefixes.jsonl")
         contexts = prefixes.ContextStream(frozen, list(problems.values()), c.prefix.share, c.train.batch, c.train.seed)
         source = OnPolicy(s.engine, self._decode_shardings(), s.task, contexts, c.train.group, s.sampling, c.train.seed,
-                          c.train.mask_truncated, self.workdir / "samples" / "train.jsonl", c.log.samples_every)  # fmt: skip
+                          c.train.mask_truncated, self.workdir / "samples", c.log.samples_every)  # fmt: skip
         params = self._params("base")
         _, self.ledger, last = self._fit("train", source, s.loss, c.train.advantage, self.workdir, params, c.train.micro_batches)
         return {"ledger": self.ledger.state, "last": last, "line": progress_note(last) if last else "no step"}
@@ -147,20 +147,17 @@ class Experiment:
         evaluator = Evaluator(s.engine, s.task, s.eval_sampling(), c.seed)
         out: dict[str, Any] = {"plain": {}, "by_fraction": {}}
         for when, source in (("before", "base"), ("after", "train")):
-            params = self._decode_params(self._params(source))
-            samples_file = self.workdir / "samples" / f"{when}.jsonl"
-            samples_file.unlink(missing_ok=True)
+            params, step, rows = self._decode_params(self._params(source)), c.train.steps if when == "after" else 0, []
             for name in ("train", "heldout"):
                 if problems := list(self._hard(name).values()):
                     found, rollouts = evaluator.plain(params, problems, c.eval.samples, c.eval.k, f"{when} {name}", self.ledger)
                     out["plain"].setdefault(name, {})[when] = found
-                    append_samples(samples_file, s.task, rollouts, c.train.steps if when == "after" else 0, 6, name)
-            by_fraction, rollouts = evaluator.by_fraction(
+                    rows += readable_samples(s.task, rollouts, step, 6, name)
+            out["by_fraction"][when], rollouts = evaluator.by_fraction(
                 params, self._hard("train"), self._traces(), c.eval.fractions, c.eval.fraction_samples, when, self.ledger
             )
-            out["by_fraction"][when] = by_fraction
-            if rollouts:
-                append_samples(samples_file, s.task, rollouts, c.train.steps if when == "after" else 0, 6, "train")
+            rows += readable_samples(s.task, rollouts, step, 6) if rollouts else []
+            write_samples(self.workdir / "samples" / f"{when}.jsonl", rows)
         plain = out["plain"]["train"]
         line = f"plain pass@1 of the hard set {plain['before']['avg@1']:.2%} -> {plain['after']['avg@1']:.2%}"
         return out | {"ledger": self.ledger.state, "line": line}

@@ -2,7 +2,7 @@
 
 Each function draws one figure from just the data it names and returns None when there is nothing to draw, so that the report
 can say so instead of showing empty axes. None and non-finite values are left out of lines, never drawn as zero.
-Colours are from the Okabe-Ito set; wherever two lines share axes they differ in marker or dash as well as in colour.
+Colours are from the Okabe-Ito set; wherever two lines share axes they differ in marker, dash or width as well as in colour.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 Row = Mapping[str, Any]
 SET_NAMES = {"train": "training problems", "heldout": "held-out problems"}
 WIDTH, HEIGHT, DPI = 7.6, 3.5, 160  # inches, inches, dots an inch
+PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.3g} %")
 
 
 class Estimate(NamedTuple):
@@ -106,14 +107,15 @@ def _legend_above(ax: Axes, columns: int) -> None:
 
 def _percent_axis(ax: Axes, top: float, label: str) -> None:
     ax.set_ylim(0, min(1.03, max(0.05, 1.15 * top)))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.yaxis.set_major_formatter(PERCENT)
     ax.set_ylabel(label)
 
 
 def _step_axis(ax: Axes, steps: Sequence[float]) -> None:
     low, high = (min(steps), max(steps)) if steps else (1, 1)
-    ax.set_xlim(*((low, high) if high > low else (low - 0.5, high + 0.5)))
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    alone = low == high
+    ax.set_xlim(*((low - 0.5, high + 0.5) if alone else (low, high)))
+    ax.xaxis.set_major_locator(FixedLocator([low]) if alone else MaxNLocator(nbins=6, integer=True))
     ax.set_xlabel("training step")
 
 
@@ -146,7 +148,8 @@ def accuracy(
     xs = [*batch[0], *(e.x for points in evals.values() for e in points)]
     if not xs:
         return None
-    scale, prefix = si_unit(max(*xs, corpus or 0.0, 1.0))
+    furthest = max(*xs, corpus or 0.0, 1.0)
+    scale, prefix = si_unit(furthest)
     figure, (ax,) = _figure()
     if batch[0]:
         scaled = [x / scale for x in batch[0]]
@@ -154,9 +157,10 @@ def accuracy(
     for name, color, marker in zip(SET_NAMES, (theme.first, theme.second), "os", strict=True):
         if points := evals.get(name):
             _error_bars(ax, points, scale, color=color, marker=marker, label=SET_NAMES[name])
-    right = max(*xs, corpus or 0.0) / scale * 1.03 or 1.0
+    right = 1.03 * furthest / scale
     ax.set_xlim(0, right)
-    _percent_axis(ax, max([*batch[1], *(e.high or e.y for p in evals.values() for e in p)]), "plain accuracy (no prefix)")
+    tops = [e.high if finite(e.high) else e.y for points in evals.values() for e in points]
+    _percent_axis(ax, max([*batch[1], *tops]), "plain accuracy (no prefix)")
     if corpus:
         _shade_corpus(ax, corpus / scale, f"corpus\n{corpus / scale:.3g} {prefix}FLOP", right, theme)
     ax.set_xlabel(f"FLOPs spent, corpus included ({prefix}FLOP, paper accounting)")
@@ -200,7 +204,7 @@ def groups(rows: Sequence[Row], theme: Theme) -> Figure | None:
     )  # fmt: skip
     _step_axis(ax, [row["step"] for row in full])
     ax.set_ylim(0, 1)
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.yaxis.set_major_formatter(PERCENT)
     ax.set_ylabel("share of groups")
     ax.set_title("Groups by outcome")
     _legend_above(ax, 3)
@@ -215,7 +219,7 @@ def prefix_fraction(success: Mapping[str, Mapping[str, float | None]], theme: Th
     figure, (ax,) = _figure()
     _before_and_after(ax, curves, theme.first, theme)
     _percent_axis(ax, max(y for _, ys in curves.values() for y in ys), "success rate")
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.xaxis.set_major_formatter(PERCENT)
     ax.xaxis.set_major_locator(FixedLocator(sorted({x for xs, _ in curves.values() for x in xs})))
     ax.set_xlabel("share of the trace given as prefix (0 % = no prefix)")
     ax.set_title("Success by prefix length")
@@ -226,7 +230,7 @@ def prefix_fraction(success: Mapping[str, Mapping[str, float | None]], theme: Th
 def pass_at_k(sets: Mapping[str, Mapping[str, Mapping[str, float | None]]], theme: Theme) -> Figure | None:
     """pass@k against k, before and after, a panel for each set. sets: {set: {"before"|"after": {k as text: rate}}}."""
     colors = dict(zip(SET_NAMES, (theme.first, theme.second), strict=True))
-    names = [n for n in SET_NAMES if any(_curve(sets.get(n, {}).get(w))[0] for w in ("before", "after"))]
+    names = [n for n in SET_NAMES if any(_curve((sets.get(n) or {}).get(w))[0] for w in ("before", "after"))]
     if not names:
         return None
     figure, panels = _figure(len(names), sharey=True)
@@ -257,7 +261,7 @@ def _before_and_after(ax: Axes, curves: Mapping[str, tuple[list[float], list[flo
     styles = {"before": {"color": theme.muted, "linestyle": "--", "marker": "s"}, "after": {"color": color, "marker": "o"}}
     for when, points in curves.items():
         if points[0]:
-            _line(ax, points, label=f"{when} training", **styles[when])
+            _line(ax, points, label=when, **styles[when])
 
 
 def lengths(rows: Sequence[Row], theme: Theme) -> Figure | None:
@@ -302,12 +306,12 @@ def logprob_gap(rows: Sequence[Row], theme: Theme) -> Figure | None:
         return None
     figure, (ax,) = _figure()
     logarithmic = any(y > 0 for y in values)
-    for (name, (xs, ys)), color, dash in zip(curves.items(), (theme.second, theme.first), ("-", "--"), strict=True):
+    for (name, (xs, ys)), color, width in zip(curves.items(), (theme.second, theme.first), (1.0, 1.9), strict=True):
         kept = [(x, y) for x, y in zip(xs, ys, strict=True) if y > 0 or not logarithmic]
         if kept:
-            _line(ax, ([x for x, _ in kept], [y for _, y in kept]), color, linestyle=dash, label=f"{name} over tokens")
+            _line(ax, ([x for x, _ in kept], [y for _, y in kept]), color, linewidth=width, label=f"{name} over tokens")
     zeros = sum(y == 0 for y in curves["max"][1])
-    ax.set_title("Sampler against trainer" + (f" ({zeros} steps with no gap at all)" if zeros else ""))
+    ax.set_title("Sampler against trainer" + (f" (no gap at all at {zeros} of {len(curves['max'][1])} steps)" if zeros else ""))
     ax.set_yscale("log" if logarithmic else "linear")
     ax.set_ylabel("|difference of log-probabilities| (nats)")
     _step_axis(ax, [*curves["max"][0], *curves["mean"][0]])

@@ -47,17 +47,29 @@ def run(argv: list[str]) -> None:
 def find_config(argument: str) -> str:
     """`--config=configs/x.py` as typed if that file exists here, else the copy that is installed with the package."""
     name, _, path = argument.partition("=")
-    installed = Path(__file__).parent / path.partition(":")[0]
-    if name != "--config" or Path(path.partition(":")[0]).exists() or not installed.exists():
+    file = Path(path.partition(":")[0])
+    if name != "--config" or file.exists():
         return argument
-    return f"--config={Path(__file__).parent / path}"
+    if not (installed := Path(__file__).parent / file).exists():
+        raise OSError(f"--config={path}: no such file here, nor among the package's own (configs/demo.py, configs/smoke.py)")
+    return f"--config={installed.parent / Path(path).name}"
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the flags; an unknown or ill-typed field ends with one line that names it and the nearest valid name."""
+    try:
+        rest = flags.FLAGS(list(map(find_config, argv)))
+        return rest
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        message = str(error).strip("\"'").replace("\\'", "'").replace("\\n", ": ")
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
 
 
 def main() -> None:
     """The console entry point."""
-    sys.argv[1:] = map(find_config, sys.argv[1:])
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(run)
+    app.run(run, flags_parser=parse)
 
 
 if __name__ == "__main__":

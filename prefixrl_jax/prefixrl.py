@@ -39,7 +39,7 @@ class OnPolicy:
     sampling: Sampling
     seed: int
     mask_truncated: bool
-    samples_path: Path
+    samples_directory: Path
     samples_every: int
 
     def __call__(self, params: Params, step: int, ledger: Ledger) -> Batch:
@@ -53,7 +53,8 @@ class OnPolicy:
         )
         group = as_group(self.task, rollouts, self.engine.buckets, self.sampling.max_new_tokens, self.mask_truncated)
         if self.samples_every and (step % self.samples_every == 0) and jax.process_index() == 0:
-            append_samples(self.samples_path, self.task, rollouts, step + 1, per_kind=4)
+            rows = readable_samples(self.task, rollouts, step + 1, per_kind=4)
+            write_samples(self.samples_directory / f"train-{step + 1:05d}.jsonl", rows)
 
         lengths = [[len(s.token_ids) for s in row] for row in rollouts.samples]
         context_lengths = np.asarray(group.context.lengths).tolist()
@@ -107,15 +108,19 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
-def append_samples(path: Path, task: Task, rollouts: Rollouts, step: int, per_kind: int, set_name: str = "train") -> None:
-    """Readable samples, one JSON object a line: of each kind the first sample of the first contexts."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
+def readable_samples(task: Task, rollouts: Rollouts, step: int, per_kind: int, set_name: str = "train") -> list[dict[str, Any]]:
+    """Rows a person can read: of each kind (plain, prefixed) the first sample of the first contexts."""
+    rows = []
     for kind in ("plain", "prefixed"):
         chosen = [i for i, p in enumerate(rollouts.prompts) if bool(p.prefix) == (kind == "prefixed")][:per_kind]
         rows += [_sample_row(task, rollouts, i, kind, step, set_name) for i in chosen]
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return rows
+
+
+def write_samples(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One JSON object a line; a file that a repeated step has written before is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def _sample_row(task: Task, rollouts: Rollouts, i: int, kind: str, step: int, set_name: str) -> dict[str, Any]:

@@ -63,9 +63,11 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
     )  # fmt: skip
     for function in (amount, percent, interval, seconds, count, number, visible):
         environment.filters[function.__name__] = function
+    speeds = series(run.rows, "step", "perf/tokens_per_second")[1]
     page = environment.get_template(TEMPLATE).render(
         run=run, s=run.summary, headline=headline(run), results=results(run), pictures=draw(run, workdir / "figures"),
-        ledger=ledger(run), step_times=step_times(run.rows), settings=list(flatten(run.config)), sets=SETS,
+        ledger=ledger(run), step_times=step_times(run.rows), settings=list(flatten(run.config)),
+        speed=statistics.median(speeds) if speeds else None,
     )  # fmt: skip
     path = workdir / "report.html"
     # Sampled text may hold half of a surrogate pair, which JSON can carry and UTF-8 cannot.
@@ -125,9 +127,9 @@ def read_metrics(path: pathlib.Path, notes: list[str]) -> list[Row]:
         if finite(row.get("step")):
             by_step[row["step"]] = row
     if without := sum(not finite(row.get("step")) for row in lines):
-        notes.append(f"{path.name}: {without} lines have no step and were left out.")
+        notes.append(f"{path.name}: lines without a step, left out: {without}.")
     if again := len(lines) - without - len(by_step):
-        notes.append(f"{path.name}: {again} lines repeat a step; the last one of each step counts.")
+        notes.append(f"{path.name}: lines replaced by a later one of the same step: {again}.")
     for row in by_step.values():
         odd.update(key for key, value in row.items() if value is None or (isinstance(value, float) and not finite(value)))
     notes.extend(f"{path.name}: {key} is not a finite number at {times} of {len(by_step)} steps." for key, times in odd.items())
@@ -166,13 +168,12 @@ def contradictions(run: Run) -> Iterator[str]:
         parts = sum(value for name in flops.PHASES if finite(value := dig(phases, name)))
         total = dig(phases, "total")
         if finite(total) and abs(total - parts) > 1e-6 * max(total, parts):
-            yield f"summary.json: the {accounting} total is {amount(total, 'FLOP')} but its parts add up to {amount(parts, 'FLOP')}."
+            shown, added = amount(total, "FLOP"), amount(parts, "FLOP")
+            yield f"summary.json: the {accounting} total is {shown} but its parts add up to {added}."
     spent, total = series(run.rows, "step", "flops/total")[1], run.find("flops", "paper", "total")
     if spent and finite(total) and abs(spent[-1] - total) > 1e-6 * max(spent[-1], total):
-        yield (
-            f"The last step of metrics.jsonl has {amount(spent[-1], 'FLOP')} spent, "
-            f"summary.json has a total of {amount(total, 'FLOP')}."
-        )
+        shown, other = amount(spent[-1], "FLOP"), amount(total, "FLOP")
+        yield f"The last step of metrics.jsonl has {shown} spent, summary.json has a total of {other}."
 
 
 # Numbers as people read them
@@ -236,16 +237,18 @@ def visible(text: Any) -> str:
 
 def headline(run: Run) -> str:
     """One sentence or two: what training did to plain accuracy on each set, and what it cost."""
-    parts = [text for name in SETS if (text := _change(run, name))]
+    parts = [change for name in SETS if (change := _change(run, name))]
     if not parts:
         return "This run has no plain accuracy before and after training, so nothing can be said about what training did."
     steps = f"{len(run.rows):,} step{'s' * (len(run.rows) != 1)}" if run.rows else "an unrecorded number of steps"
     total = run.find("flops", "paper", "total")
-    cost = f"{amount(total, 'FLOP')} in all (paper accounting, corpus included)" if finite(total) else "an unrecorded number of FLOPs"
-    return f"In {steps} and {cost}, plain accuracy {'; '.join(parts)}."
+    cost = f"{amount(total, 'FLOP')} (paper accounting, corpus included)" if finite(total) else "an unrecorded number of FLOPs"
+    changes = "; ".join(f"{where} {'it ' * (i > 0)}{what}" for i, (where, what) in enumerate(parts))
+    return f"In {steps} and {cost}, plain accuracy {changes}."
 
 
-def _change(run: Run, name: str) -> str | None:
+def _change(run: Run, name: str) -> tuple[str, str] | None:
+    """("on the problems of a set", what accuracy did there), or None if it was not measured before and after."""
     before, after = (run.find("plain_pass_at_1", name, when) for when in ("before", "after"))
     if not (finite(before) and finite(after)):
         return None
@@ -254,11 +257,11 @@ def _change(run: Run, name: str) -> str | None:
     values = f"from {percent(before)} to {percent(after)}"
     bounds = [run.find("plain_pass_at_1_interval", name, when) for when in ("before", "after")]
     if ABSENT in map(interval, bounds):
-        return f"{where} went {values} (intervals not recorded)"
+        return where, f"went {values} (intervals not recorded)"
     (low0, high0), (low1, high1) = bounds
     if low1 > high0 or high1 < low0:
-        return f"{where} {'rose' if after > before else 'fell'} {values}"
-    return f"{where} went {values} (the intervals overlap: the difference may be chance)"
+        return where, f"{'rose' if after > before else 'fell'} {values}"
+    return where, f"went {values} (the intervals overlap: the difference may be chance)"
 
 
 def results(run: Run) -> list[dict[str, Any]]:
@@ -270,7 +273,8 @@ def results(run: Run) -> list[dict[str, Any]]:
         table.append({"set": words, "measure": "pass@1", **pair, "intervals": bounds})
         curves = {when: run.find("pass_at_k", name, when) or {} for when in pair}
         if k := max((k for curve in curves.values() for k in curve), key=float, default=None):
-            table.append({"set": words, "measure": f"pass@{k}", **{when: c.get(k) for when, c in curves.items()}, "intervals": {}})
+            rates = {when: curve.get(k) for when, curve in curves.items()}
+            table.append({"set": words, "measure": f"pass@{k}", **rates, "intervals": {}})
     return table
 
 

@@ -77,6 +77,20 @@ def test_log_returns_any_json(tmp_path_factory, records):
     assert read_log(path) == (records, [])
 
 
+def test_flush_waits_for_the_disk(tmp_path, monkeypatch):
+    path = tmp_path / "log"
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (fsync(file), synced.append(os.fstat(file).st_size)))
+    with traces.Log(path, HEADER) as log:
+        for record in RECORDS:
+            synced.clear()
+            log.append(record)
+            assert synced == []
+            log.flush()
+            assert synced == [path.stat().st_size]
+
+
 def test_torn_last_record_is_cut_at_every_byte(tmp_path):
     path = tmp_path / "log"
     whole = write_log(path)

@@ -60,9 +60,9 @@ def _byte_characters() -> list[str]:
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """16 hex digits of the SHA-256 of all that decides which ids a text gets: vocabulary, pipeline, special tokens, chat template.
+    """16 hex digits of the SHA-256 of all that decides which ids a text gets, the same in every process and after a save.
 
-    The same in every process and after saving and loading.
+    That is the vocabulary, the pipeline, the special tokens and the chat template.
     """
     pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
     for call_state in ("padding", "truncation"):  # left behind by the latest call, not part of the tokenizer

@@ -6,7 +6,8 @@ each jug holds after every move, so a reader can follow it and the grader can ch
     <bos> jugs 9 4 hold 0 0 goal 6 :   fill-A 9 0 A>B 5 4 empty-B 5 0 A>B 1 4 empty-B 1 0 A>B 0 1 fill-A 9 1 A>B 6 4 done
 
 It ends with `done` once some jug holds the goal, or with `stuck` when the moves are used up. Elementary steps are easy; which
-move to make is not: random legal play solves the hard ones about once in a thousand games.
+move to make is not: random legal play (a pour three times as likely as a fill or an emptying) solves the hard ones about once
+in a thousand games.
 """
 
 from __future__ import annotations
@@ -58,14 +59,18 @@ class WaterJugs:
 
     name = "water_jugs"
 
-    def __init__(self, max_capacity: int = 20, jugs: int = 2, max_moves: int = 12, band: Sequence[float] = (2e-4, 1.5e-3)):
+    def __init__(self, max_capacity: int = 11, jugs: int = 2, max_moves: int = 8, pour_weight: float = 3.0,
+                 band: Sequence[float] = (2e-4, 2e-3)):  # fmt: skip
         if not 2 <= jugs <= len(JUGS):
             raise ValueError(f"task.water_jugs.jugs={jugs}: from 2 to {len(JUGS)}")
         if not 0 <= band[0] < band[1] <= 1:
             raise ValueError(f"task.water_jugs.band={tuple(band)}: two probabilities, 0 <= low < high <= 1")
         if max_capacity < 4 or max_moves < 1:
             raise ValueError(f"task.water_jugs: max_capacity={max_capacity} must be at least 4, max_moves={max_moves} at least 1")
+        if pour_weight <= 0:
+            raise ValueError(f"task.water_jugs.pour_weight={pour_weight}: must be positive")
         self.max_capacity, self.jugs, self.max_moves, self.band = max_capacity, jugs, max_moves, tuple(band)
+        self.pour_weight = pour_weight
         self.moves = all_moves(jugs)
         words = ["jugs", "hold", "goal", ":", "done", "stuck", *map(move_name, self.moves), *map(str, range(max_capacity + 1))]
         self.tokenizer = word_tokenizer(words)
@@ -97,7 +102,7 @@ class WaterJugs:
         rng = np.random.default_rng([seed, SPLITS[split]])
         found: dict[str, Problem] = {}
         for a, b, goal in self._combinations(rng):
-            chance = random_play_success((a, b), goal, self.max_moves)
+            chance = random_play_success((a, b), goal, self.max_moves, self.pour_weight)
             starts = np.argwhere((chance > self.band[0]) & (chance < self.band[1]))
             kept = 0
             for x, y in rng.permutation(starts) if len(starts) else ():
@@ -160,7 +165,9 @@ class WaterJugs:
         for _ in range(self.max_moves):
             after = np.stack([apply(m, amounts, capacities) for m in moves], axis=1)  # [N, moves, jugs]
             legal = (after != amounts[:, None]).any(-1)
-            chosen = np.argmax(rng.random(legal.shape) * legal, axis=1)
+            # The exponential race: the least of Exp(1) / weight falls on a move with probability weight / sum of weights.
+            race = rng.exponential(size=legal.shape) / move_weights(moves, self.pour_weight)
+            chosen = np.argmin(np.where(legal, race, np.inf), axis=1)
             amounts = np.where(playing[:, None], after[np.arange(len(problems)), chosen], amounts)
             for i in np.flatnonzero(playing):
                 responses[i] += [int(tokens[chosen[i]]), *(amounts[i] + self._zero).tolist()]
@@ -223,14 +230,19 @@ def _apply_list(move: Move, amounts: list[int], capacities: list[int]) -> list[i
     return out
 
 
-def random_play_success(capacities: tuple[int, int], goal: int, max_moves: int) -> np.ndarray:
-    """P(uniform legal play reaches the goal within max_moves) from every start, float64 [A+1, B+1]; 0 where it holds already."""
+def move_weights(moves: list[Move], pour_weight: float) -> np.ndarray:
+    """float64 [moves]: how often a random player makes each legal move, relative to a fill."""
+    return np.array([pour_weight if kind == "pour" else 1.0 for kind, _, _ in moves])
+
+
+def random_play_success(capacities: tuple[int, int], goal: int, max_moves: int, pour_weight: float) -> np.ndarray:
+    """P(random legal play reaches the goal within max_moves) from every start, float64 [A+1, B+1]; 0 where it holds already."""
     grid = np.stack(np.meshgrid(*(np.arange(c + 1) for c in capacities), indexing="ij"), axis=-1)  # [A+1, B+1, 2]
-    full = np.broadcast_to(np.array(capacities), grid.shape)
-    after = np.stack([apply(m, grid, full) for m in all_moves(2)])  # [moves, A+1, B+1, 2]
-    legal = (after != grid).any(-1)
+    full, moves = np.broadcast_to(np.array(capacities), grid.shape), all_moves(2)
+    after = np.stack([apply(m, grid, full) for m in moves])  # [moves, A+1, B+1, 2]
+    weight = (after != grid).any(-1) * move_weights(moves, pour_weight)[:, None, None]  # 0 for a move that is not legal
     at_goal = (grid == goal).any(-1)
     value = at_goal.astype(float)
     for _ in range(max_moves):
-        value = np.where(at_goal, 1.0, (value[after[..., 0], after[..., 1]] * legal).sum(0) / legal.sum(0))
+        value = np.where(at_goal, 1.0, (value[after[..., 0], after[..., 1]] * weight).sum(0) / weight.sum(0))
     return np.where(at_goal, 0.0, value)

@@ -1,0 +1,228 @@
+"""Losses and their aggregation against float64 numpy; gradients against finite differences; what carries no loss."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from conftest import TINY, as_context, as_float64, random_contexts, random_params
+
+from prefixrl_jax.group import Context, Group
+from prefixrl_jax.model import transformer
+from prefixrl_jax.rl import loss as losses
+from prefixrl_jax.rl.loss import AGGREGATIONS, LOSSES, LossSettings
+
+P, G, T = 3, 4, 6
+LENGTHS = np.array([[6, 1, 3, 2], [5, 0, 6, 4], [2, 2, 1, 6]], np.int32)
+
+
+def make_group(config=TINY, seed=0, dtype=np.float32) -> tuple[Group, np.ndarray]:
+    """A group with rows of every length, an empty one included, and advantages [P, G]."""
+    rng = np.random.default_rng(seed)
+    context = as_context(random_contexts(config, [5, 1, 4], seed))
+    tokens = jnp.asarray(rng.integers(0, config.vocab_size, (P, G, T)), jnp.int32)
+    logprobs = jnp.asarray(-3 + rng.normal(size=(P, G, T)), dtype)
+    rewards = jnp.asarray(rng.integers(0, 2, (P, G)), dtype)
+    return Group(context, tokens, jnp.asarray(LENGTHS), logprobs, rewards), rng.normal(size=(P, G)).astype(dtype)
+
+
+def loss_of(params, config, group, advantages, settings):
+    return losses.group_loss(params, config, group, jnp.asarray(advantages), losses.denominators(group), settings)[0]
+
+
+def expected_statistics(params, config, group, temperature):
+    """Log-probs of the tokens and entropies, float64 [P, G, T], one row and one position at a time; 0 on padding."""
+    logprobs, entropies = np.zeros((P, G, T)), np.zeros((P, G, T))
+    for p, g in np.ndindex(P, G):
+        n, size = LENGTHS[p, g], int(group.context.lengths[p])
+        context, tokens = np.asarray(group.context.tokens[p, :size]).tolist(), np.asarray(group.tokens[p, g, :n]).tolist()
+        for t in range(n):
+            dist = oracle.softmax(oracle.continuation_logits(params, config, context, tokens)[t] / temperature)
+            logprobs[p, g, t], entropies[p, g, t] = np.log(dist[tokens[t]]), -(dist * np.log(dist)).sum()
+    return logprobs, entropies
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_values_per_token(kind):
+    rng = np.random.default_rng(1)
+    new, old, adv = (rng.normal(size=s) for s in ((P, G, T), (P, G, T), (P, G, 1)))
+    found = LOSSES[kind](*(jnp.asarray(x, jnp.float32) for x in (new, old, adv)), LossSettings(kind, clip_low=0.1, clip_high=0.3))
+    for at in np.ndindex(P, G, T):
+        a, rho = adv[at[:2]][0], np.exp(new[at] - old[at])
+        if kind == "reinforce":
+            expected = -a * new[at]
+        elif a > 0:  # an increase is rewarded up to 1 + high only
+            expected = -a * min(rho, 1.3)
+        else:  # a decrease up to 1 - low only
+            expected = -a * max(rho, 0.9)
+        assert found[at] == pytest.approx(expected, rel=2e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_aggregation_over_explicit_denominators(aggregation):
+    rng = np.random.default_rng(2)
+    values, mask = rng.normal(size=(P, G, T)), np.arange(T) < LENGTHS[..., None]
+    settings = LossSettings(aggregation=aggregation, constant_length=11)
+    group, _ = make_group()
+    found = losses.aggregate(jnp.asarray(values, jnp.float32), group.mask(), losses.denominators(group), settings)
+    rows = [values[p, g, :n] for (p, g), n in np.ndenumerate(LENGTHS)]
+    expected = {
+        "token_mean": sum(r.sum() for r in rows) / sum(len(r) for r in rows),
+        "sequence_mean": np.mean([r.mean() for r in rows if len(r)]),
+        "constant": sum(r.sum() for r in rows) / (P * G * 11),
+    }[aggregation]
+    assert mask.sum() == 38
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_parts_with_the_whole_batchs_denominators_add_up(aggregation):
+    params, (group, adv), settings = random_params(TINY), make_group(), LossSettings(aggregation=aggregation, constant_length=T)
+    total = losses.denominators(group)
+    parts = [
+        losses.group_loss(params, TINY, jax.tree.map(lambda x, i=i: x[i : i + 1], group), adv[i : i + 1], total, settings)[0]
+        for i in range(P)
+    ]
+    assert sum(map(float, parts)) == pytest.approx(float(loss_of(params, TINY, group, adv, settings)), rel=1e-5)
+
+
+def test_a_batch_without_tokens_has_loss_zero():
+    group, adv = make_group()
+    group = group.replace(lengths=jnp.zeros_like(group.lengths))
+    for aggregation in AGGREGATIONS:
+        assert loss_of(random_params(TINY), TINY, group, adv, LossSettings(aggregation=aggregation)) == 0
+
+
+@pytest.mark.parametrize(("kind", "aggregation", "temperature"), [
+    ("reinforce", "token_mean", 0.7), ("ppo_clip", "sequence_mean", 1.0), ("reinforce", "constant", 1.3),
+])  # fmt: skip
+def test_loss_and_its_sums_against_numpy_model(kind, aggregation, temperature):
+    params, (group, adv) = random_params(TINY), make_group()
+    settings = LossSettings(kind, aggregation, constant_length=T, temperature=temperature, logprob_chunk=4)
+    total = losses.denominators(group)
+    loss, (means, maxima) = losses.group_loss(params, TINY, group, jnp.asarray(adv), total, settings)
+    logprobs, entropies = expected_statistics(params, TINY, group, temperature)
+    mask, old, a = np.arange(T) < LENGTHS[..., None], np.asarray(group.logprobs, np.float64), adv[..., None].astype(np.float64)
+    ratio = np.exp(logprobs - old)
+    values = -a * logprobs if kind == "reinforce" else -np.where(a > 0, np.minimum(ratio, 1.2), np.maximum(ratio, 0.8)) * a
+    sums = (values * mask).sum(-1)
+    expected = {"token_mean": sums.sum() / mask.sum(), "constant": sums.sum() / (P * G * T),
+                "sequence_mean": (sums / np.maximum(LENGTHS, 1)).sum() / (LENGTHS > 0).sum()}[aggregation]  # fmt: skip
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+    gap = np.abs(logprobs - old)
+    assert float(means["entropy"]) == pytest.approx((entropies * mask).sum() / mask.sum(), rel=1e-4)
+    assert float(means["sampler_trainer/logp_diff_mean"]) == pytest.approx((gap * mask).sum() / mask.sum(), rel=1e-4)
+    assert float(maxima["sampler_trainer/logp_diff_max"]) == pytest.approx((gap * mask).max(), rel=1e-4)
+    assert float(means["clip_ratio/low"]) == pytest.approx(((ratio < 0.8) & mask).sum() / mask.sum(), rel=1e-5)
+    assert float(means["clip_ratio/high"]) == pytest.approx(((ratio > 1.2) & mask).sum() / mask.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_gradient_is_that_of_finite_differences(kind):
+    with jax.enable_x64(True):
+        config = as_float64(TINY)
+        params, (group, adv) = random_params(config), make_group(config, dtype=np.float64)
+        sampled, _ = losses.token_statistics(params, config, group, 1.0, T)
+        noise = np.random.default_rng(3).normal(size=sampled.shape)
+        group = group.replace(logprobs=sampled + 0.3 * noise)  # ratios on both sides of the clip
+        value = jax.jit(lambda p: loss_of(p, config, group, adv, LossSettings(kind, logprob_chunk=2)))
+        leaves, tree = jax.tree.flatten(params)
+        rng, step = np.random.default_rng(4), 1e-6
+        for i, slope in enumerate(jax.tree.leaves(jax.grad(value)(params))):
+            direction = rng.normal(size=slope.shape)
+
+            def moved(amount, i=i, direction=direction):
+                return float(value(jax.tree.unflatten(tree, [*leaves[:i], leaves[i] + amount * direction, *leaves[i + 1 :]])))
+
+            numeric = (moved(step) - moved(-step)) / (2 * step)
+            assert float((slope * direction).sum()) == pytest.approx(numeric, rel=1e-6, abs=1e-8)
+
+
+def test_the_gradient_reaches_the_context_through_its_keys_and_values_only():
+    params, (group, adv) = random_params(TINY), make_group()
+    weights = jnp.asarray(np.random.default_rng(5).normal(size=(TINY.vocab_size, TINY.hidden_size)), jnp.float32)
+    untied = dataclasses.replace(TINY, tie_embeddings=False)
+    params = {**params, "head": {"kernel": weights.T}}
+    only_context = (set(np.unique(group.context.tokens[0, :4])) - set(np.unique(group.tokens)) - set(np.unique(group.context.tokens[1:])))
+    grads = jax.grad(lambda p: loss_of(p, untied, group, adv, LossSettings()))(params)
+    assert only_context and all(np.any(grads["embed"]["embedding"][i]) for i in only_context)
+
+
+def test_context_and_padding_tokens_carry_no_loss():
+    """The loss is made of the logits of continuation rows; what pads a context, a row or a batch changes nothing."""
+    params, (group, adv) = random_params(TINY), make_group()
+    settings = LossSettings()
+    value = float(loss_of(params, TINY, group, adv, settings))
+    beyond_row = jnp.arange(T) >= group.lengths[..., None]
+    beyond_context = jnp.arange(5) >= group.context.lengths[:, None]
+    changed = group.replace(
+        tokens=jnp.where(beyond_row, 36, group.tokens), logprobs=jnp.where(beyond_row, -50.0, group.logprobs),
+        context=Context(jnp.where(beyond_context, 35, group.context.tokens), group.context.lengths),
+    )  # fmt: skip
+    for kind in LOSSES:
+        settings = LossSettings(kind)
+        value = float(loss_of(params, TINY, group, adv, settings))
+        assert float(loss_of(params, TINY, changed, adv, settings)) == pytest.approx(value, abs=1e-6)
+
+
+def test_logits_are_taken_of_continuation_rows_only(monkeypatch):
+    """No hidden state of a context position reaches the output head: (prefix) tokens of the context carry no loss."""
+    params, (group, adv) = random_params(TINY), make_group()
+    seen, head = [], transformer.logits
+    monkeypatch.setattr(transformer, "logits", lambda p, c, h: seen.append(h.shape) or head(p, c, h))
+    losses.token_statistics(params, TINY, group, 1.0, 4)
+    assert set(seen) == {(P, G, 4, TINY.hidden_size)}
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_chunk_of_logits_does_not_change_the_loss_or_its_gradient(kind):
+    params, (group, adv) = random_params(TINY), make_group()
+    run = lambda chunk: jax.value_and_grad(loss_of)(params, TINY, group, adv, LossSettings(kind, logprob_chunk=chunk))  # noqa: E731
+    value, grads = run(T)
+    for chunk in (1, 4, 64):
+        other, other_grads = run(chunk)
+        assert float(other) == pytest.approx(float(value), rel=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), other_grads, grads)
+
+
+def shapes_in(jaxpr) -> set[tuple[int, ...]]:
+    """Shapes of every intermediate, those inside loops, checkpoints and calls included."""
+    found = {tuple(v.aval.shape) for eqn in jaxpr.eqns for v in eqn.outvars}
+    for eqn in jaxpr.eqns:
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    found |= shapes_in(inner)
+    return found
+
+
+def test_logits_of_the_whole_batch_never_exist():
+    params, (group, adv) = random_params(TINY), make_group()
+
+    def shapes(chunk):
+        grad = jax.grad(lambda p: loss_of(p, TINY, group, adv, LossSettings(logprob_chunk=chunk)))
+        return {s for s in shapes_in(jax.make_jaxpr(grad)(params).jaxpr) if TINY.vocab_size in s and np.prod(s) >= P * G * T * TINY.vocab_size}
+
+    assert shapes(T)  # the search finds them where they do exist
+    assert not shapes(2)
+
+
+def test_reward_one_without_baseline_is_the_cross_entropy():
+    params, (group, _) = random_params(TINY), make_group()
+    group = group.replace(rewards=jnp.ones((P, G)), logprobs=jnp.zeros((P, G, T)))
+    logprobs, _ = expected_statistics(params, TINY, group, 1.0)
+    assert float(loss_of(params, TINY, group, group.rewards, LossSettings())) == pytest.approx(-logprobs.sum() / LENGTHS.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"kind": "grpo"}, r"train\.loss='grpo': one of reinforce, ppo_clip"),
+    ({"aggregation": "mean"}, r"train\.aggregation='mean': one of token_mean, sequence_mean, constant"),
+    ({"clip_low": 1.0}, r"train\.clip_low=1\.0"), ({"clip_high": 0.0}, r"train\.clip_high=0\.0"),
+    ({"temperature": 0.0}, r"sampling\.temperature=0\.0"), ({"logprob_chunk": 0}, r"train\.logprob_chunk=0"),
+])  # fmt: skip
+def test_settings_out_of_range_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        LossSettings(**fields)

@@ -1,0 +1,201 @@
+"""The whole pipeline through the command line: run, reuse, interruption, a user's own problems, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(__file__).parent / "data"
+
+
+def command(workdir: Path, *flags: str, config: str = "smoke") -> list[str]:
+    return [sys.executable, "-m", "prefixrl_jax.main", f"--config=configs/{config}.py", f"--workdir={workdir}", *flags]
+
+
+def run(workdir: Path, *flags: str, expect: int = 0) -> subprocess.CompletedProcess:
+    done = subprocess.run(command(workdir, *flags), cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("smoke") / "run"
+    run(workdir)
+    return workdir
+
+
+def test_every_stage_leaves_what_it_promises(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    for name in ("train", "heldout"):
+        assert set(summary["plain_pass_at_1"][name]) == {"before", "after"}
+        assert all(0 <= v <= 1 for v in summary["plain_pass_at_1"][name].values())
+    assert list(summary["success_by_prefix_fraction"]["after"]) == ["0.0", "0.2", "0.4", "0.6", "0.8"]
+    assert summary["corpus"]["solved"] > 0
+    assert summary["corpus"]["solved"] + summary["corpus"]["capped"] == summary["corpus"]["problems"]
+    assert summary["peak_rss_bytes"] > 1e8
+    for path in ("config.json", "report.html", "hf/model.safetensors", "hf/config.json", "prefixes/prefixes.jsonl", "corpus/dataset"):
+        assert (finished / path).exists(), path
+    assert list((finished / "figures").glob("*.png"))
+    assert list((finished / "events").iterdir())
+
+
+def test_flops_add_up_and_context_sharing_saves(finished):
+    flops = json.loads((finished / "summary.json").read_text())["flops"]
+    counted = ("select", "collect", "prefill", "decode", "score", "train")
+    for accounting in ("paper", "actual", "hardware"):
+        assert flops[accounting]["total"] == pytest.approx(sum(flops[accounting][p] for p in counted))
+    assert flops["actual"]["total"] < flops["paper"]["total"]
+    assert flops["actual"]["decode"] == flops["paper"]["decode"] <= flops["hardware"]["decode"]
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [1, 2, 3]
+    assert rows[-1]["flops/total"] == pytest.approx(flops["paper"]["total"])
+
+
+def test_sampler_and_trainer_agree_in_every_step(finished):
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert all(r["sampler_trainer/logp_diff_max"] < 1e-4 for r in rows)
+
+
+def test_prefixes_are_the_traces_own_tokens(finished):
+    from prefixrl_jax.traces import read_dataset
+
+    traces = {t.problem_id: t for t in read_dataset(finished / "corpus" / "dataset")}
+    rows = [json.loads(line) for line in (finished / "prefixes" / "prefixes.jsonl").read_text().splitlines()]
+    assert rows
+    for row in rows:
+        trace = traces[row["problem"]].token_ids
+        assert trace[: len(row["token_ids"])] == row["token_ids"]
+        assert len(row["token_ids"]) == np.floor(row["fraction"] * len(trace)) or 0.4 <= row["fraction"] <= 0.8
+
+
+def test_hugging_face_loads_the_export(finished):
+    import jax.numpy as jnp
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from prefixrl_jax.group import Context
+    from prefixrl_jax.model import transformer
+    from prefixrl_jax.model.hf import import_hf
+
+    model = AutoModelForCausalLM.from_pretrained(finished / "hf", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(finished / "hf")
+    params, config = import_hf(finished / "hf")
+    ids = tokenizer("<bos> jugs 5 3 hold 0 0 goal 4 :", add_special_tokens=False).input_ids
+    assert tokenizer.decode(ids) == "<bos> jugs 5 3 hold 0 0 goal 4 :"
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0].numpy()
+        greedy = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=12)[0, len(ids) :].tolist()
+    context = Context(jnp.array([ids[:1]], jnp.int32), jnp.array([1], jnp.int32))
+
+    def logits(tokens):
+        kv = transformer.encode_context(params, config, context)
+        return np.asarray(transformer.logits(params, config, transformer.continue_group(params, config, context, kv, jnp.array([[tokens]]))))[0, 0]
+
+    np.testing.assert_allclose(logits(ids), expected, atol=1e-4)
+    ours = list(ids)
+    for token in greedy:
+        ours.append(int(logits(ours)[-1].argmax()))
+        assert ours[-1] == token
+
+
+def test_a_complete_run_is_reused(finished):
+    before = (finished / "metrics.jsonl").read_text()
+    started = time.monotonic()
+    done = run(finished)
+    assert "done in" not in done.stdout
+    assert time.monotonic() - started < 30
+    assert (finished / "metrics.jsonl").read_text() == before
+
+
+def test_another_configuration_is_refused_with_the_fields(finished):
+    done = run(finished, "--config.train.learning_rate=0.5", "--config.prefix.cuts=2", expect=2)
+    assert "train.learning_rate: 0.001 there, 0.5 now" in done.stderr
+    assert "prefix.cuts: 3 there, 2 now" in done.stderr
+
+
+def test_a_killed_run_goes_on_where_it_was(finished, tmp_path):
+    """Killed in training: the resumed run ends with the same metrics, ledger and parameters as the uninterrupted one."""
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(command(workdir, "--stage=train"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    checkpoints = workdir / "checkpoints"
+    deadline = time.monotonic() + 300
+    while process.poll() is None and not any(p.name == "1" for p in checkpoints.glob("*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    run(workdir, "--stage=train")
+
+    def rows(folder: Path) -> list[dict]:
+        found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in r.items() if not k.startswith(("time/", "perf/"))} for r in found]
+
+    assert rows(workdir) == rows(finished)
+    stage = lambda folder: json.loads((folder / "stages" / "train.json").read_text())["result"]["ledger"]  # noqa: E731
+    assert stage(workdir) == stage(finished)
+
+
+def test_published_jug_problems_from_a_file(tmp_path):
+    """Luchins' and Polya's problems: three jugs of up to 163; an untrained model solves none, and every stage says so."""
+    flags = [f"--config.data.path={DATA / 'jugs_published.jsonl'}", "--config.task.water_jugs.max_capacity=163",
+             "--config.task.water_jugs.jugs=3", "--config.base.steps=2", "--config.collect.cap=4", "--config.select.samples=2",
+             "--config.sampling.max_new_tokens=25", "--config.prefix.share=0.0"]  # fmt: skip
+    run(tmp_path / "run", *flags)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["corpus"]["problems"] > 0
+    assert summary["corpus"]["solved"] == 0 and summary["corpus"]["capped"] == summary["corpus"]["problems"]
+    assert summary["plain_pass_at_1"]["train"] == {"before": 0.0, "after": 0.0}
+    assert "without a correct trace" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_gsm8k_questions_through_bytes(tmp_path):
+    flags = ["--config.task.name=gsm8k", f"--config.task.gsm8k.base_path={DATA / 'gsm8k_base.jsonl'}",
+             f"--config.data.path={DATA / 'gsm8k_train.jsonl'}", f"--config.data.heldout_path={DATA / 'gsm8k_heldout.jsonl'}",
+             "--config.sampling.context_buckets=(512,)", "--config.base.steps=2", "--config.base.batch=4", "--config.collect.cap=4",
+             "--config.select.samples=2", "--config.prefix.share=0.0"]  # fmt: skip
+    run(tmp_path / "run", *flags)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["plain_pass_at_1"]["heldout"] == {"before": 0.0, "after": 0.0}
+    assert summary["corpus"]["solved"] == 0
+    sample = json.loads((tmp_path / "run" / "samples" / "after.jsonl").read_text().splitlines()[0])
+    assert sample["problem"].startswith("<bos>Question: ") and sample["verdict"] in ("unparsed", "wrong")
+
+
+def test_dry_run_spends_nothing(tmp_path):
+    done = run(tmp_path / "run", "--dry_run")
+    for word in ("parameters", "mesh", "memory", "FLOPs", '"learning_rate"'):
+        assert word in done.stdout
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config.train.lerning_rate=1.0", ("lerning_rate", "learning_rate")),
+        ("--config.train.steps=many", ("train.steps", "many", "int")),
+        ("--config.train.batch=7", ("train.micro_batches=2", "train.batch=7")),
+        ("--config.prefix.band=(0.8,0.4)", ("prefix.band", "0.8", "0.4")),
+        ("--config.prefix.band=(0.0,1.0)", ("prefix.band", "0 < low <= high < 1")),
+        ("--config.task.name=sudoku", ("sudoku", "water_jugs")),
+        ("--stage=trian", ("trian", "train")),
+        ("--config.data.path=no/such.jsonl", ("no/such.jsonl",)),
+    ],
+)
+def test_bad_input_is_refused_by_name(tmp_path, flag, words):
+    done = subprocess.run(command(tmp_path / "run", flag), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    message = done.stdout + done.stderr
+    assert "Traceback" not in message, message
+    for word in words:
+        assert word in message, message
+    assert not (tmp_path / "run" / "base").exists()

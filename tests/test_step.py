@@ -1,0 +1,164 @@
+"""The update against a numpy AdamW; micro-batches; what a non-finite step leaves behind; schedules."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import TINY, as_context, random_contexts, random_params
+
+from prefixrl_jax.group import Group
+from prefixrl_jax.mesh import make_mesh
+from prefixrl_jax.rl.advantage import advantages
+from prefixrl_jax.rl.loss import LossSettings, denominators, group_loss
+from prefixrl_jax.rl.step import OptimizerSettings, abstract_state, init_state, learning_rate, make_optimizer, make_train_step
+
+SMALL = dataclasses.replace(TINY, num_layers=1, unroll_layers=True)
+P, G, T = 4, 3, 4
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(devices=jax.devices()[:1])
+
+
+def make_group(seed=0) -> Group:
+    rng = np.random.default_rng(seed)
+    context = as_context(random_contexts(SMALL, [3, 5, 2, 4], seed))
+    tokens = rng.integers(0, SMALL.vocab_size, (P, G, T)).astype(np.int32)
+    lengths = rng.integers(1, T + 1, (P, G)).astype(np.int32)
+    logprobs = (-3 + 0.1 * rng.normal(size=(P, G, T))).astype(np.float32)
+    rewards = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [1, 0, 1]], np.float32)
+    return jax.tree.map(jnp.asarray, Group(context, tokens, lengths, logprobs, rewards))
+
+
+def make_step(mesh, optimizer=None, micro_batches=1, config=SMALL, settings=None, advantage="group_mean"):
+    optimizer = make_optimizer(optimizer or OptimizerSettings(learning_rate=1e-2))
+    step = make_train_step(config, optimizer, settings or LossSettings(logprob_chunk=2), advantage, micro_batches, mesh)
+    return step, lambda params: init_state(params, config, optimizer, mesh)
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant"])
+def test_micro_batches_change_nothing(mesh, aggregation):
+    # A large eps keeps Adam's first step proportional to the gradient, so that a wrong scale would show.
+    optimizer = OptimizerSettings(learning_rate=1e-2, eps=1e-1, max_grad_norm=1e9)
+    results = []
+    for micro_batches in (1, 2, 4):
+        step, init = make_step(mesh, optimizer, micro_batches, settings=LossSettings(aggregation=aggregation, constant_length=T))
+        state, metrics = step(init(random_params(SMALL)), make_group())
+        results.append((jax.device_get(state.params), {k: float(v) for k, v in metrics.items()}))
+    before = random_params(SMALL)
+    assert max(float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(results[0][0]))) > 1e-4
+    for params, metrics in results[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params, results[0][0])
+        assert metrics == pytest.approx(results[0][1], rel=1e-4, abs=1e-6)
+
+
+def numpy_adamw(params, grads, moments, count, s: OptimizerSettings, rate: float):
+    """One AdamW update with global-norm clipping, float64 lists of leaves; moments = (m, v)."""
+    norm = np.sqrt(sum((g**2).sum() for g in grads))
+    grads = [g * min(1.0, s.max_grad_norm / norm) for g in grads]
+    m = [s.b1 * a + (1 - s.b1) * g for a, g in zip(moments[0], grads, strict=True)]
+    v = [s.b2 * a + (1 - s.b2) * g**2 for a, g in zip(moments[1], grads, strict=True)]
+    hats = [(a / (1 - s.b1**count), b / (1 - s.b2**count)) for a, b in zip(m, v, strict=True)]
+    new = [p - rate * (a / (np.sqrt(b) + s.eps) + s.weight_decay * p) for p, (a, b) in zip(params, hats, strict=True)]
+    return new, (m, v), norm
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.05, 1e6])
+def test_updates_are_those_of_adamw_with_clipping(mesh, max_grad_norm):
+    s = OptimizerSettings(1e-2, warmup_steps=2, b2=0.95, eps=1e-3, weight_decay=0.1, max_grad_norm=max_grad_norm)
+    step, init = make_step(mesh, s)
+    state = init(random_params(SMALL))
+    leaves, tree = jax.tree.flatten(random_params(SMALL))
+    leaves = [np.asarray(x, np.float64) for x in leaves]
+    moments = ([np.zeros_like(x) for x in leaves],) * 2
+    for i, rate in enumerate((5e-3, 1e-2, 1e-2)):
+        group = make_group(i)
+        loss = lambda p, g=group: group_loss(p, SMALL, g, advantages(g.rewards), denominators(g), LossSettings())[0]
+        grads = jax.grad(loss)(jax.tree.unflatten(tree, [jnp.asarray(x, jnp.float32) for x in leaves]))
+        grads = [np.asarray(g, np.float64) for g in jax.tree.leaves(grads)]
+        leaves, moments, norm = numpy_adamw(leaves, grads, moments, i + 1, s, rate)
+        state, metrics = step(state, group)
+        assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-4)
+        assert bool(metrics["finite"]) and int(state.step) == i + 1
+        for found, expected in zip(jax.tree.leaves(state.params), leaves, strict=True):
+            np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def spoil(state, group, what):
+    if what == "reward":
+        return state, group.replace(rewards=group.rewards.at[1, 2].set(jnp.nan))
+    value = jnp.nan if what == "nan weight" else jnp.inf
+    scale = state.params["final_norm"]["scale"].at[0].set(value)
+    return state.replace(params={**state.params, "final_norm": {"scale": scale}}), group
+
+
+@pytest.mark.parametrize("what", ["reward", "nan weight", "infinite weight"])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_non_finite_step_leaves_the_state_as_it_was(mesh, what, micro_batches):
+    step, init = make_step(mesh, micro_batches=micro_batches)
+    state, _ = step(init(random_params(SMALL)), make_group(1))
+    state, group = spoil(state, make_group(), what)
+    before = jax.device_get(state)
+    after, metrics = step(state, group)
+    assert not bool(metrics["finite"])
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(jax.device_get(after)), strict=True):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def test_reward_one_without_baseline_takes_the_sft_step(mesh):
+    step, init = make_step(mesh, OptimizerSettings(1e-2, eps=1e-2), advantage="none")
+    group = make_group().replace(rewards=jnp.ones((P, G)))
+    params = random_params(SMALL)
+    after, _ = step(init(params), group)
+    logp = lambda p: group_loss(p, SMALL, group, jnp.ones((P, G)), denominators(group), LossSettings())[0]
+    optimizer = make_optimizer(OptimizerSettings(1e-2, eps=1e-2))
+    change, _ = optimizer.update(jax.grad(logp)(params), optimizer.init(params), params)
+    jax.tree.map(lambda a, b, c: np.testing.assert_allclose(a, b + c, atol=1e-6), after.params, params, change)
+    for _ in range(30):
+        after, metrics = step(after, group)
+    assert float(metrics["loss"]) < 0.5 * float(logp(params))
+
+
+def test_rewards_that_do_not_differ_within_groups_teach_nothing(mesh):
+    step, init = make_step(mesh)
+    group = make_group()
+    _, metrics = step(init(random_params(SMALL)), group.replace(rewards=jnp.ones((P, G)).at[0].set(0)))
+    assert float(metrics["grad_norm"]) == 0 and float(metrics["loss"]) == 0
+
+
+@pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
+def test_an_update_keeps_dtypes_and_compiles_once(mesh, param_dtype):
+    config = dataclasses.replace(SMALL, param_dtype=param_dtype)
+    step, init = make_step(mesh, config=config)
+    state = init(random_params(config))
+    expected = abstract_state(config, make_optimizer(OptimizerSettings(learning_rate=1e-2)), mesh)
+    for seed in range(3):
+        state, _ = step(state, make_group(seed))
+        assert jax.tree.map(lambda x: (x.shape, str(x.dtype)), state) == jax.tree.map(lambda x: (x.shape, str(x.dtype)), expected)
+    assert step._cache_size() == 1
+
+
+def test_the_params_handed_in_survive_the_donation(mesh):
+    step, init = make_step(mesh)
+    params = random_params(SMALL)
+    step(init(params), make_group())
+    assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(("schedule", "after"), [
+    ("constant", lambda t: 1.0), ("linear", lambda t: 1 - 0.9 * t), ("cosine", lambda t: 0.1 + 0.45 * (1 + np.cos(np.pi * t))),
+])  # fmt: skip
+@pytest.mark.parametrize("warmup", [0, 1, 4])
+def test_learning_rates(schedule, after, warmup):
+    rate = learning_rate(OptimizerSettings(2e-3, warmup, schedule, total_steps=20, final_fraction=0.1))
+    for step in range(25):
+        ramp = (step + 1) / warmup if step < warmup else after(min((step - warmup) / (20 - warmup), 1))
+        assert float(rate(step)) == pytest.approx(2e-3 * ramp, rel=1e-5)
+
+
+def test_an_unknown_schedule_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"schedule='step': one of constant, linear, cosine"):
+        learning_rate(OptimizerSettings(schedule="step"))
