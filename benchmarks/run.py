@@ -34,7 +34,7 @@ def make_group(s: Settings, p: int, g: int, context: int, columns: int, seed: in
 
 def repeat_contexts(group: Group) -> Group:
     """The same batch with every context repeated for every row: groups of one."""
-    p, g, t = group.tokens.shape
+    p, g, _ = group.tokens.shape
     context = jax.tree.map(lambda x: jnp.repeat(x, g, axis=0), group.context)
     flat = {name: getattr(group, name).reshape(p * g, 1, *getattr(group, name).shape[2:]) for name in ("tokens", "logprobs")}
     return Group(context=context, lengths=group.lengths.reshape(p * g, 1), rewards=group.rewards.reshape(p * g, 1), **flat)
@@ -109,7 +109,9 @@ def main() -> None:
           f"({p} x {g} rollouts of {columns} tokens after {context})")  # fmt: skip
     print("shared against repeated contexts, 8 groups of G = 8, S = 96, T = 64:")
     print(f"  train step             {train_ratio:8.2f} x faster ({train_shared:.3f} s, {train_repeated:.3f} s)")
-    print(f"  prefill                {prefill_ratio:8.2f} x faster ({prefill_shared * 1e3:.1f} ms, {prefill_repeated * 1e3:.1f} ms)")
+    print(
+        f"  prefill                {prefill_ratio:8.2f} x faster ({prefill_shared * 1e3:.1f} ms, {prefill_repeated * 1e3:.1f} ms)"
+    )
     compiled = {"start": sampler.start, "decode_chunk": sampler.decode_chunk, "train step": step.update}
     print("compilations             " + ", ".join(f"{name} {f._cache_size()}" for name, f in compiled.items()))
 

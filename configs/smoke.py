@@ -8,20 +8,20 @@ from prefixrl_jax import config
 def get_config() -> ConfigDict:
     """The smoke test's configuration."""
     c = config.get_config()
-    c.task.water_jugs.max_capacity = 8
-    c.task.water_jugs.max_moves = 6
-    c.task.water_jugs.band = (0.02, 0.2)
+    c.task.water_jugs.max_capacity = 5
+    c.task.water_jugs.max_moves = 4
+    c.task.water_jugs.band = (0.03, 0.5)
     c.data.train_candidates = 16
     c.data.heldout_candidates = 8
     c.model.hidden_size = 64
     c.model.num_heads = 2
     c.model.num_kv_heads = 1
     c.model.intermediate_size = 128
-    c.sampling.max_new_tokens = 20
-    c.sampling.context_buckets = (16, 32)
+    c.sampling.max_new_tokens = 14
+    c.sampling.context_buckets = (8, 20)
     c.sampling.rows = 8
     c.sampling.slots = 4
-    c.base.steps = 150
+    c.base.steps = 120
     c.base.batch = 64
     c.base.learning_rate = 5e-3
     c.select.samples = 8
@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     c.train.group = 4
     c.train.learning_rate = 1e-3
     c.train.micro_batches = 2
-    c.train.logprob_chunk = 10
+    c.train.logprob_chunk = 7
     c.eval.samples = 4
     c.eval.k = (1, 2, 4)
     c.eval.fraction_samples = 2

@@ -50,7 +50,8 @@ class Checkpoints:
         """(step, state, sidecar) of `step`, or of the newest checkpoint that can be read; None when there is none.
 
         abstract: the state as ShapeDtypeStructs with shardings, which may be those of another mesh than it was saved from.
-        A damaged newest checkpoint is named in a warning and the one before it used; when all are damaged the last error is raised.
+        A damaged newest checkpoint is named in a warning and the one before it is used; when all are
+        damaged a ValueError says so.
         """
         wanted = self.steps()[::-1] if step is None else [step]
         failure: Exception | None = None

@@ -56,13 +56,13 @@ def get_config() -> ConfigDict:
     c.sampling.top_p = 1.0  # training needs 1: the gradient is that of the distribution sampled from
     c.sampling.top_k = 0  # training needs 0 (off)
     c.sampling.max_new_tokens = 26
-    c.sampling.context_buckets = (10, 32)  # context lengths compiled for: prompt, and prompt + prefix
+    c.sampling.context_buckets = (8, 28)  # context lengths compiled for: prompt, and prompt + prefix
     c.sampling.rows = 64  # contexts in flight
     c.sampling.slots = 8  # samples in flight per context
     c.sampling.chunk = 4  # tokens decoded between refills of finished slots
 
     c.base = ConfigDict()  # the base model, trained from scratch on the task's text
-    c.base.steps = 1800
+    c.base.steps = 1400
     c.base.batch = 64  # texts per step
     c.base.learning_rate = 3e-3
     c.base.warmup_steps = 20

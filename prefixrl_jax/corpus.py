@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
-from prefixrl_jax.flops import Ledger
+from prefixrl_jax.flops import Costs, Ledger
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.sampling.refill import Engine, Sample
 from prefixrl_jax.sampling.sampler import Sampling
@@ -25,6 +26,7 @@ class Attempts:
     """What is known of one problem in one stage: verdict and length (tokens) by sample id, and correct samples."""
 
     problem: Problem
+    context: int  # tokens of the prompt
     verdicts: dict[int, Verdict] = dataclasses.field(default_factory=dict)
     lengths: dict[int, int] = dataclasses.field(default_factory=dict)
     correct: dict[int, Trace] = dataclasses.field(default_factory=dict)
@@ -48,9 +50,17 @@ class _SamplingJob:
         """Grades, logs and keeps one sample."""
         ids = sample.token_ids.tolist()
         verdict = self._task.grade(self.attempts.problem, ids)
-        record = {"stage": self._stage, "problem": self.name, "sample": sample.sample_id, "verdict": verdict.value, "tokens": len(ids)}
+        record = {
+            "stage": self._stage,
+            "problem": self.name,
+            "sample": sample.sample_id,
+            "verdict": verdict.value,
+            "tokens": len(ids),
+        }
         if verdict is Verdict.CORRECT and self._stage == "collect":
-            trace = Trace(self.name, sample.sample_id, self.context_ids, ids, sample.logprobs.tolist(), sample.finish_reason, 0, 0.0)
+            trace = Trace(
+                self.name, sample.sample_id, self.context_ids, ids, sample.logprobs.tolist(), sample.finish_reason, 0, 0.0
+            )
             self.attempts.correct[sample.sample_id] = trace
             record["trace"] = trace.to_record()
         self.attempts.verdicts[sample.sample_id] = verdict
@@ -90,9 +100,9 @@ class CollectJob(_SamplingJob):
         return sum(i < wanted for i in self.attempts.verdicts) >= wanted
 
 
-def replay(log: Log, stage: str, problems: list[Problem]) -> dict[str, Attempts]:
+def replay(log: Log, stage: str, problems: list[Problem], task: Task) -> dict[str, Attempts]:
     """What the log already knows of a stage, by problem id, in the problems' order."""
-    known = {p.id: Attempts(p) for p in problems}
+    known = {p.id: Attempts(p, len(task.render(p))) for p in problems}
     for record in log.records:
         attempts = known.get(record.get("problem")) if record.get("stage") == stage else None
         if attempts is not None:
@@ -103,10 +113,24 @@ def replay(log: Log, stage: str, problems: list[Problem]) -> dict[str, Attempts]
     return known
 
 
-def attempt_all(stage: str, engine: Engine, params: Params, task: Task, problems: list[Problem], limit: int, sampling: Sampling,
-                stream: jax.Array, ledger: Ledger, log: Log, after_chunk: Callable = lambda attempts: None) -> dict[str, Attempts]:  # fmt: skip
+def attempt_all(
+    stage: str,
+    engine: Engine,
+    params: Params,
+    task: Task,
+    problems: list[Problem],
+    limit: int,
+    sampling: Sampling,
+    stream: jax.Array,
+    ledger: Ledger,
+    log: Log,
+    after_chunk: Callable = lambda known: None,
+) -> dict[str, Attempts]:
     """Runs one stage ("select": exactly `limit` samples; "collect": until the first success, at most `limit`)."""
-    known = replay(log, stage, problems)
+    known = replay(log, stage, problems, task)
+    for attempts in known.values():  # what an interrupted run has drawn was paid for
+        if attempts.lengths:
+            ledger.add_group(engine.cost, (stage, stage), attempts.context, list(attempts.lengths.values()))
     job = {"select": SelectJob, "collect": CollectJob}[stage]
     jobs = [job(stage, attempts, task, limit, log) for attempts in known.values()]
 
@@ -125,7 +149,38 @@ def hard_set(attempts: dict[str, Attempts], band: tuple[float, float], count: in
     return [a.problem for a in attempts.values() if low <= a.successes / len(a.verdicts) <= high][:count]
 
 
-def first_traces(attempts: dict[str, Attempts], flops: Callable[[Attempts], float]) -> list[Trace]:
-    """The lowest-id success of every solved problem, with what was spent on it."""
+def spent(attempts: Attempts, cost: Costs) -> float:
+    """Paper FLOPs of one problem's finished samples: every sample pays its prompt and its own tokens."""
+    return sum(cost.tokens(attempts.context + tokens) for tokens in attempts.lengths.values())
+
+
+def first_traces(attempts: dict[str, Attempts], cost: Costs) -> list[Trace]:
+    """The lowest-id success of every solved problem, with the samples begun and the FLOPs spent until it was certain."""
     found = [(a, min(a.correct)) for a in attempts.values() if a.correct]
-    return [dataclasses.replace(a.correct[i], samples=len(a.verdicts), flops=flops(a)) for a, i in found]
+    return [dataclasses.replace(a.correct[i], samples=len(a.verdicts), flops=spent(a, cost)) for a, i in found]
+
+
+def statistics(attempts: dict[str, Attempts]) -> dict[str, dict[str, Any]]:
+    """Per problem: finished samples, their tokens, and the id of the first correct one (None at the cap)."""
+    return {
+        a.problem.id: {
+            "samples": len(a.verdicts),
+            "tokens": sum(a.lengths.values()),
+            "first_correct": min(a.correct, default=None),
+        }
+        for a in attempts.values()
+    }
+
+
+def summarise(attempts: dict[str, Attempts], cap: int) -> dict[str, Any]:
+    """Totals of collect, and what became of the problems that reached the cap."""
+    solved = sum(bool(a.correct) for a in attempts.values())
+    samples, capped = sum(len(a.verdicts) for a in attempts.values()), len(attempts) - solved
+    treatment = (
+        f"{capped} problems reached the cap of {cap} samples without a correct trace. They have no prefixes, stay in the "
+        "training set as plain problems, and are part of every figure on the hard set."
+    )
+    return {
+        "problems": len(attempts), "solved": solved, "capped": capped, "samples": samples, "cap": cap,
+        "samples_per_solved": samples / max(solved, 1), "capped_treatment": treatment,
+    }  # fmt: skip

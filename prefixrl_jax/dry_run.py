@@ -50,14 +50,16 @@ def describe(e: Experiment) -> str:
     gib = 1 / 2**30
     lines = [
         json.dumps(c.to_dict(), indent=1),
-        f"model       {s.model.family}: {counts['total']:,} parameters, N = {counts['matmul']:,} in matmuls, vocabulary {s.model.vocab_size}",
-        f"mesh        data x fsdp x tensor = {tuple(s.mesh.shape.values())} on {jax.device_count()} {jax.devices()[0].platform} device(s), "
-        f"{jax.process_count()} process(es)",
+        f"model       {s.model.family}: {counts['total']:,} parameters, N = {counts['matmul']:,} in matmuls, "
+        f"vocabulary {s.model.vocab_size}",
+        f"mesh        data x fsdp x tensor = {tuple(s.mesh.shape.values())} on {jax.device_count()} "
+        f"{jax.devices()[0].platform} device(s), {jax.process_count()} process(es)",
         f"problems    {', '.join(f'{len(v)} {k}' for k, v in e.candidates.items())} candidates",
         f"sampler     {s.engine.rows} contexts x {s.engine.slots} slots, contexts of {tuple(s.engine.buckets)} tokens, "
         f"{s.sampling.max_new_tokens} new tokens",
         f"train step  {c.train.batch} contexts x {c.train.group} rollouts in {c.train.micro_batches} micro-batch(es)",
-        f"memory      train state {tree_bytes(state) * gib:.3f} GiB, rows' cache {tree_bytes(caches) * gib:.3f} GiB (all devices together)",
+        f"memory      train state {tree_bytes(state) * gib:.3f} GiB, rows' cache "
+        f"{tree_bytes(caches) * gib:.3f} GiB (all devices together)",
         "FLOPs       at most, paper accounting: "
         + ", ".join(f"{k} {human_flops(v)}" for k, v in ledger.summary()["paper"].items() if v),
     ]

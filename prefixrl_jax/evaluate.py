@@ -62,7 +62,9 @@ class Evaluator:
         mine = local_slice(prompts)
         return sample_and_grade(self._engine, params, self._task, mine, samples, self._sampling, stream, ledger, ("eval", "eval"))
 
-    def plain(self, params, problems: list[Problem], samples: int, ks, name: str, ledger: Ledger, step: int = 0) -> tuple[dict, Rollouts]:
+    def plain(
+        self, params, problems: list[Problem], samples: int, ks, name: str, ledger: Ledger, step: int = 0
+    ) -> tuple[dict, Rollouts]:
         """Accuracy on plain problems, and the rollouts it came from."""
         rollouts = self.rollouts(params, [Prompt(p) for p in problems], samples, name, ledger, step)
         return accuracy(rollouts.rewards, ks), rollouts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import json
 import resource
 import time
 from pathlib import Path
@@ -29,13 +30,14 @@ from prefixrl_jax.model.weights import Params, count_params, init_params, params
 from prefixrl_jax.prefixrl import OnPolicy, readable_samples, write_samples
 from prefixrl_jax.report import write_report
 from prefixrl_jax.rl.step import TrainState, abstract_state, init_state, make_optimizer, make_train_step
+from prefixrl_jax.rollout import Prompt
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.settings import Settings, resolve
-from prefixrl_jax.stages import NAMES, Stages, flatten, write_json
+from prefixrl_jax.stages import NAMES, Stages, write_json
 from prefixrl_jax.tasks.sources import candidates
 from prefixrl_jax.tasks.task import Problem
-from prefixrl_jax.train import Batch, Loop, progress_note
 from prefixrl_jax.traces import Log, Trace, read_dataset, write_dataset
+from prefixrl_jax.train import Loop, progress_note
 
 
 class Experiment:
@@ -73,7 +75,9 @@ class Experiment:
                         self.stages.add_seconds(name, time.monotonic() - started)
                         raise
                     self.stages.finish(name, result, time.monotonic() - started)
-                    say(f"{name} done in {time.monotonic() - started:.0f} s" + (f": {result['line']}" if "line" in result else ""))
+                    say(
+                        f"{name} done in {time.monotonic() - started:.0f} s" + (f": {result['line']}" if "line" in result else "")
+                    )
                 if "ledger" in result:
                     self.ledger = Ledger(result["ledger"])
         return self.workdir
@@ -102,20 +106,19 @@ class Experiment:
                 screened = self._attempts("select", list(self.candidates[name].values()), c.select.samples, params, log)
                 hard[name] = corpus.hard_set(screened, tuple(c.select.band), wanted)
             if not hard["train"]:
-                raise ValueError(f"select.band={tuple(c.select.band)}: none of {len(self.candidates['train'])} candidates has a pass rate "
-                                 f"inside it after {c.select.samples} samples; widen it or change the problems")  # fmt: skip
+                raise ValueError(
+                    f"select.band={tuple(c.select.band)}: none of {len(self.candidates['train'])} candidates has a pass rate "
+                    f"inside it after {c.select.samples} samples; widen it or change the problems"
+                )
             collected = self._attempts("collect", hard["train"], c.collect.cap, params, log)
-        n = self.s.cost
-        traces = corpus.first_traces(
-            collected, lambda a: sum(n.tokens(len(self.s.task.render(a.problem)) + length) for length in a.lengths.values())
-        )
-        summary = self._corpus_summary(hard, collected, traces)
+        traces = corpus.first_traces(collected, self.s.cost)
+        summary = header | corpus.summarise(collected, c.collect.cap) | {
+            "candidates": {k: len(v) for k, v in self.candidates.items()}, "hard": {k: len(v) for k, v in hard.items()},
+            "k": c.select.samples,
+        }  # fmt: skip
         if traces:
-            write_dataset(traces, directory / "dataset", header | {"statistics": summary})
-        write_json(directory / "problems.json", {
-            a.problem.id: {"samples": len(a.verdicts), "solved": bool(a.correct), "tokens": sum(a.lengths.values())}
-            for a in collected.values()
-        })  # fmt: skip
+            write_dataset(traces, directory / "dataset", {"statistics": summary, **header})
+        write_json(directory / "problems.json", corpus.statistics(collected))
         write_json(directory / "summary.json", summary)
         line = f"{summary['solved']} of {summary['problems']} hard problems solved in {summary['samples']} samples"
         return {"ledger": self.ledger.state, "summary": summary, "line": line,
@@ -134,7 +137,9 @@ class Experiment:
         c, s = self.config, self.s
         problems = self._hard("train")
         frozen = prefixes.read_cuts(problems, self.workdir / "prefixes" / "prefixes.jsonl")
-        contexts = prefixes.ContextStream(frozen, list(problems.values()), c.prefix.share, c.train.batch, c.train.seed)
+        contexts = prefixes.ContextStream(
+            frozen, [Prompt(p) for p in problems.values()], c.prefix.share, c.train.batch, c.train.seed
+        )
         source = OnPolicy(s.engine, self._decode_shardings(), s.task, contexts, c.train.group, s.sampling, c.train.seed,
                           c.train.mask_truncated, self.workdir / "samples", c.log.samples_every)  # fmt: skip
         params = self._params("base")
@@ -165,8 +170,15 @@ class Experiment:
     def export(self) -> dict[str, Any]:
         """The trained model as a Hugging Face folder."""
         after = self.stages.record("evaluate")["result"]["plain"]
-        card = "\n".join(f"- plain pass@1, {name} hard set: {x['before']['avg@1']:.4f} -> {x['after']['avg@1']:.4f}" for name, x in after.items())
-        generation = {"eos_token_id": list(self.s.task.stop_ids), "do_sample": True, "temperature": float(self.config.sampling.temperature)}
+        card = "\n".join(
+            f"- plain pass@1, {name} hard set: {x['before']['avg@1']:.4f} -> {x['after']['avg@1']:.4f}"
+            for name, x in after.items()
+        )
+        generation = {
+            "eos_token_id": list(self.s.task.stop_ids),
+            "do_sample": True,
+            "temperature": float(self.config.sampling.temperature),
+        }
         directory = self.workdir / "hf"
         export_hf(self._params("train"), self.s.model, self.s.task.tokenizer, directory, generation=generation, card=card)
         return {"line": f"{self.s.model.family} in {directory}"}
@@ -184,12 +196,24 @@ class Experiment:
         update = make_train_step(s.model, optimizer, loss, advantage, micro_batches, s.mesh)
         last: dict[str, float] = {}
         rl = section == "train"
-        loop = Loop(section, update, source, c[section].steps, directory, updates_per_batch=c.train.updates_per_batch if rl else 1,
-                    save_every=c.checkpoint.every if rl else 100, keep=c.checkpoint.keep,
-                    evaluate_every=c.eval.every if rl else 0, evaluate=self._short_evaluation if rl else None,
-                    note=progress_note if rl else lambda m: f"loss {m['loss']:.4f}",
-                    stop=lambda ledger: rl and 0 < c.train.flops_budget <= ledger.total(), on_step=last.update)  # fmt: skip
-        state, ledger = loop.run(init_state(params, s.model, optimizer, s.mesh), abstract_state(s.model, optimizer, s.mesh), self.ledger)
+        loop = Loop(
+            section,
+            update,
+            source,
+            c[section].steps,
+            directory,
+            updates_per_batch=c.train.updates_per_batch if rl else 1,
+            save_every=c.checkpoint.every if rl else 100,
+            keep=c.checkpoint.keep,
+            evaluate_every=c.eval.every if rl else 0,
+            evaluate=self._short_evaluation if rl else None,
+            note=progress_note if rl else lambda m: f"loss {m['loss']:.4f}",
+            stop=lambda ledger: rl and 0 < c.train.flops_budget <= ledger.total(),
+            on_step=last.update,
+        )
+        state, ledger = loop.run(
+            init_state(params, s.model, optimizer, s.mesh), abstract_state(s.model, optimizer, s.mesh), self.ledger
+        )
         return state, ledger, last
 
     def _short_evaluation(self, params: Params, step: int, ledger: Ledger) -> dict[str, float]:
@@ -211,19 +235,9 @@ class Experiment:
                 drawn, solved = (sum(map(f, known.values())) for f in (lambda a: len(a.verdicts), lambda a: a.successes > 0))
                 bar.update(drawn, f"{solved} of {len(known)} problems solved  {human_flops(self.ledger.total())}")
 
-            return corpus.attempt_all(stage, self.s.engine, params, self.s.task, problems, limit, self.s.sampling, stream, self.ledger, log, show)
-
-    def _corpus_summary(self, hard, collected, traces: list[Trace]) -> dict[str, Any]:
-        samples = sum(len(a.verdicts) for a in collected.values())
-        capped = len(collected) - len(traces)
-        return {
-            "problems": len(collected), "solved": len(traces), "capped": capped, "samples": samples, "cap": self.config.collect.cap,
-            "samples_per_solved": samples / max(len(traces), 1),
-            "capped_treatment": f"{capped} problems reached the cap of {self.config.collect.cap} samples without a correct trace. They have "
-                                "no prefixes, stay in the training set as plain problems, and are part of every figure on the hard set.",
-            "candidates": {k: len(v) for k, v in self.candidates.items()}, "hard": {k: len(v) for k, v in hard.items()},
-            "k": self.config.select.samples,
-        }  # fmt: skip
+            return corpus.attempt_all(
+                stage, self.s.engine, params, self.s.task, problems, limit, self.s.sampling, stream, self.ledger, log, show
+            )
 
     def _params(self, source: str) -> Params:
         """The newest parameters of the "base" or the "train" stage."""
@@ -250,8 +264,15 @@ class Experiment:
         return {i: self.candidates[name][i] for i in ids}
 
     def _traces(self) -> list[Trace]:
-        directory = self.workdir / "corpus" / "dataset"
-        return read_dataset(directory) if directory.exists() else []
+        """The corpus; refused when its token ids are another tokenizer's."""
+        directory = self.workdir / "corpus"
+        there = json.loads((directory / "summary.json").read_text())["tokenizer"]
+        if (here := tokenizers.fingerprint(self.s.task.tokenizer)) != there:
+            raise ValueError(
+                f"{directory}: the traces are token ids of tokenizer {there}, this run's is {here}; a trace can be cut "
+                "only by the tokenizer it was made with"
+            )
+        return read_dataset(directory / "dataset") if (directory / "dataset").exists() else []
 
     def summary(self) -> dict[str, Any]:
         """summary.json of a finished run."""
@@ -267,6 +288,7 @@ class Experiment:
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "corpus": found, "hard_set": {**found["hard"], "candidates": found["candidates"], "k": found["k"]},
             "prefixes": {k: v for k, v in results["prefixes"].items() if k != "line"},
-            "model": {"parameters": count_params(self.s.model)["total"], "family": self.s.model.family}, "task": self.config.task.name,
+            "model": {"parameters": count_params(self.s.model)["total"], "family": self.s.model.family},
+            "task": self.config.task.name,
             "versions": {p: importlib.metadata.version(p) for p in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")},
         }  # fmt: skip

@@ -61,12 +61,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, Spec())
 
 
-def constrain_batch(x: jax.Array) -> jax.Array:
-    """Keeps an activation's leading axis spread over the batch axes of the mesh in use."""
+def constrain_batch(x: jax.Array, axis: int = 0, heads: int | None = None) -> jax.Array:
+    """Keeps the context axis `axis` spread over the batch axes of the mesh in use, and axis `heads` over tensor if it divides."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or math.prod(mesh.shape[a] for a in BATCH) == 1:
+    if mesh.empty or mesh.size == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, Spec(BATCH))
+    spec: list = [None] * x.ndim
+    spec[axis] = BATCH
+    if heads is not None and x.shape[heads] % mesh.shape["tensor"] == 0:
+        spec[heads] = "tensor"
+    return jax.lax.with_sharding_constraint(x, Spec(*spec))
 
 
 def batch_divisor(mesh: Mesh) -> int:

@@ -29,7 +29,7 @@ from prefixrl_jax.train import Batch
 
 @dataclasses.dataclass(frozen=True)
 class OnPolicy:
-    """The source of reinforcement learning: contexts of the step -> rollouts by the current parameters -> a graded group batch."""
+    """The source of RL: contexts of the step -> rollouts by the current parameters -> a batch of graded groups."""
 
     engine: Engine
     decode_shardings: Params
@@ -90,7 +90,8 @@ def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
         "reward/frac_zero_std": ((solved == 0) | (solved == 1)).mean(),
         "groups/all_zero": (solved == 0).mean(), "groups/all_one": (solved == 1).mean(),
         "groups/mixed": ((solved > 0) & (solved < 1)).mean(),
-        "completions/mean_length": lengths.mean(), "completions/min_length": lengths.min(), "completions/max_length": lengths.max(),
+        "completions/mean_length": lengths.mean(), "completions/min_length": lengths.min(),
+        "completions/max_length": lengths.max(),
         "completions/clipped_ratio": clipped.mean(),
     }  # fmt: skip
     for name in ("timeout", "error", "unparsed"):

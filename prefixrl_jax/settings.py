@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from prefixrl_jax import mesh as meshes
 from prefixrl_jax.flops import Costs, costs
 from prefixrl_jax.model.config import ModelConfig, model_config
+from prefixrl_jax.model.hf import hf_config
 from prefixrl_jax.model.weights import count_params
 from prefixrl_jax.rl.advantage import KINDS
 from prefixrl_jax.rl.loss import LossSettings
@@ -48,6 +49,7 @@ def resolve(config: ConfigDict) -> Settings:
     """Checks a configuration and builds its objects. Raises ValueError naming the field, its value and what would do."""
     task = make_task(config.task.name, dict(config.task[config.task.name]))
     model = model_config(dict(config.model), len(task.tokenizer))
+    hf_config(model, task.tokenizer)  # refuses now what could not be exported at the end
     mesh = meshes.make_mesh(**config.mesh)
     s, t = config.sampling, config.train
     sampling = Sampling(s.max_new_tokens, task.stop_ids, s.temperature, s.top_k, s.top_p)
@@ -73,13 +75,15 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
     if t.group < 2 and t.advantage != "none":
         raise ValueError(f"train.group={t.group}: a group of one has no baseline; at least 2 are needed")
     if config.sampling.top_p != 1.0 or config.sampling.top_k != 0:
-        raise ValueError(f"sampling.top_p={config.sampling.top_p}, sampling.top_k={config.sampling.top_k}: training samples from the "
-                         "full distribution (top_p=1, top_k=0), else its gradient is that of another policy")  # fmt: skip
+        raise ValueError(
+            f"sampling.top_p={config.sampling.top_p}, sampling.top_k={config.sampling.top_k}: training samples "
+            "from the full distribution (top_p=1, top_k=0), else its gradient is that of another policy"
+        )
     if t.advantage not in KINDS:
         raise ValueError(f"train.advantage={t.advantage!r}: one of {', '.join(KINDS)}")
     if t.updates_per_batch > 1 and t.loss == "reinforce":
-        raise ValueError(f"train.updates_per_batch={t.updates_per_batch} with train.loss='reinforce': the second update is off-policy; "
-                         "use ppo_clip")  # fmt: skip
+        raise ValueError(f"train.updates_per_batch={t.updates_per_batch} with train.loss='reinforce': the second update is "
+                         "off-policy; use ppo_clip")  # fmt: skip
     low, high = config.prefix.band
     if not 0 < low <= high < 1:
         raise ValueError(f"prefix.band=({low}, {high}): fractions of a trace with 0 < low <= high < 1 are expected")
@@ -89,7 +93,8 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
     if not 0 <= low <= high <= 1:
         raise ValueError(f"select.band=({low}, {high}): pass rates with 0 <= low <= high <= 1 are expected")
     for section, name in (("base", "steps"), ("select", "samples"), ("collect", "cap"), ("train", "steps"), ("eval", "samples"),
-                          ("eval", "fraction_samples"), ("sampling", "slots"), ("sampling", "chunk"), ("select", "train_problems")):  # fmt: skip
+                          ("eval", "fraction_samples"), ("sampling", "slots"), ("sampling", "chunk"),
+                          ("select", "train_problems")):  # fmt: skip
         if config[section][name] < 1:
             raise ValueError(f"{section}.{name}={config[section][name]}: must be at least 1")
     if not all(0 <= f < 1 for f in config.eval.fractions):

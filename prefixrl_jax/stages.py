@@ -104,7 +104,9 @@ class Stages:
     def finish(self, stage: str, result: dict[str, Any], seconds: float) -> None:
         """Marks a stage complete, with its (JSON) result; seconds are added to those of interrupted attempts."""
         fields = fields_of(self._config, stage)
-        write_json(self._path(stage), {"complete": True, "fields": fields, "result": result, "seconds": self.seconds(stage) + seconds})
+        write_json(
+            self._path(stage), {"complete": True, "fields": fields, "result": result, "seconds": self.seconds(stage) + seconds}
+        )
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Books time spent on a stage that was interrupted."""

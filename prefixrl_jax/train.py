@@ -84,7 +84,9 @@ class Loop:
     def _save_now(self, step: int) -> bool:
         return step == self.steps or (self.save_every > 0 and step % self.save_every == 0)
 
-    def _step(self, state: TrainState, step: int, ledger: Ledger, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, float]]:
+    def _step(
+        self, state: TrainState, step: int, ledger: Ledger, checkpoints: Checkpoints
+    ) -> tuple[TrainState, dict[str, float]]:
         started = time.monotonic()
         batch = self.source(state.params, step, ledger)
         sampled = time.monotonic()
@@ -94,19 +96,32 @@ class Loop:
             batch.charge(ledger)
             found = host_metrics(out)
             # The sampler/trainer gap means something only before the first update on a batch.
-            values = {**found, **values} if i == 0 else {**found, **{k: v for k, v in values.items() if k.startswith("sampler_trainer/")}}
+            values = (
+                {**found, **values}
+                if i == 0
+                else {**found, **{k: v for k, v in values.items() if k.startswith("sampler_trainer/")}}
+            )
             if not found.pop("finite"):
                 checkpoints.save(step, state, {"ledger": ledger.state})
-                raise Diverged(f"{self.name} step {step + 1}: loss {found['loss']}, gradient norm {found['grad_norm']} on the batch "
-                               f"{batch.description}; the state before it is saved as step {step}")  # fmt: skip
+                raise Diverged(f"{self.name} step {step + 1}: loss {found['loss']}, gradient norm {found['grad_norm']} on the "
+                               f"batch {batch.description}; the state before it is saved as step {step}")  # fmt: skip
             values.pop("finite", None)
         trained = time.monotonic()
-        tokens = float(np.sum(np.asarray(jax.device_get(batch.group.lengths)))) if batch.group.lengths.is_fully_addressable else 0.0
-        values |= batch.metrics | {"time/sample": batch.metrics.get("time/sample", sampled - started), "time/train": trained - sampled}
+        tokens = (
+            float(np.sum(np.asarray(jax.device_get(batch.group.lengths)))) if batch.group.lengths.is_fully_addressable else 0.0
+        )
+        values |= batch.metrics | {
+            "time/sample": batch.metrics.get("time/sample", sampled - started),
+            "time/train": trained - sampled,
+        }
         if self.evaluate is not None and self.evaluate_every and (step + 1) % self.evaluate_every == 0:
             values |= self.evaluate(state.params, step + 1, ledger)
             values["time/eval"] = time.monotonic() - trained
-        values |= {"flops/total": ledger.total(), "flops/actual_total": ledger.total("actual"), "time/step": time.monotonic() - started}
+        values |= {
+            "flops/total": ledger.total(),
+            "flops/actual_total": ledger.total("actual"),
+            "time/step": time.monotonic() - started,
+        }
         values["perf/tokens_per_second"] = tokens / max(trained - started, 1e-9)
         return state, values
 

@@ -56,7 +56,8 @@ def forward(params, config, tokens) -> np.ndarray:
         node = params
         for name in path:
             node = node[name]
-        return np.asarray(node if layer is None else node[layer], np.float64)
+        node = np.asarray(node, np.float64)
+        return node if layer is None else node[layer]
 
     def project(y, i, name):
         out = np.einsum("nd,dhe->nhe", y, weight("layers", "attn", name, "kernel", layer=i))

@@ -90,8 +90,8 @@ def test_hugging_face_loads_the_export(finished):
     model = AutoModelForCausalLM.from_pretrained(finished / "hf", dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(finished / "hf")
     params, config = import_hf(finished / "hf")
-    ids = tokenizer("<bos> jugs 5 3 hold 0 0 goal 4 :", add_special_tokens=False).input_ids
-    assert tokenizer.decode(ids) == "<bos> jugs 5 3 hold 0 0 goal 4 :"
+    ids = tokenizer("<bos> A/5 B/3 A=0 B=0 goal=4 :", add_special_tokens=False).input_ids
+    assert tokenizer.decode(ids) == "<bos> A/5 B/3 A=0 B=0 goal=4 :"
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0].numpy()
         greedy = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=12)[0, len(ids) :].tolist()

@@ -233,13 +233,13 @@ def test_the_cache_is_updated_in_place(unroll):
     assert memory.temp_size_in_bytes < cache / 4
 
 
-def test_nothing_is_compiled_twice(config, params, contexts):
+def test_nothing_is_compiled_twice(params, contexts):
     """One compilation of each function serves any number of refills, contexts, chunks and calls."""
     functions = (sampler.start, sampler.assign, sampler.decode_chunk, sampler.replace_contexts)
     for f in functions:
         f.clear_cache()
     for order in (contexts, contexts[::-1]):
-        drain(params, config, STOPPING, order, 4, **NARROW)
+        drain(params, dataclasses.replace(TINY, unroll_layers=True), STOPPING, order, 4, **NARROW)
     assert [f._cache_size() for f in functions] == [1, 1, 1, 1]
 
 

@@ -55,6 +55,11 @@ def test_micro_batches_change_nothing(mesh, aggregation):
         assert metrics == pytest.approx(results[0][1], rel=1e-4, abs=1e-6)
 
 
+@jax.jit
+def gradient(params, group):
+    return jax.grad(lambda p: group_loss(p, SMALL, group, advantages(group.rewards), denominators(group), LossSettings())[0])(params)
+
+
 def numpy_adamw(params, grads, moments, count, s: OptimizerSettings, rate: float):
     """One AdamW update with global-norm clipping, float64 lists of leaves; moments = (m, v)."""
     norm = np.sqrt(sum((g**2).sum() for g in grads))
@@ -76,8 +81,7 @@ def test_updates_are_those_of_adamw_with_clipping(mesh, max_grad_norm):
     moments = ([np.zeros_like(x) for x in leaves],) * 2
     for i, rate in enumerate((5e-3, 1e-2, 1e-2)):
         group = make_group(i)
-        loss = lambda p, g=group: group_loss(p, SMALL, g, advantages(g.rewards), denominators(g), LossSettings())[0]
-        grads = jax.grad(loss)(jax.tree.unflatten(tree, [jnp.asarray(x, jnp.float32) for x in leaves]))
+        grads = gradient(jax.tree.unflatten(tree, [jnp.asarray(x, jnp.float32) for x in leaves]), group)
         grads = [np.asarray(g, np.float64) for g in jax.tree.leaves(grads)]
         leaves, moments, norm = numpy_adamw(leaves, grads, moments, i + 1, s, rate)
         state, metrics = step(state, group)
@@ -113,13 +117,13 @@ def test_reward_one_without_baseline_takes_the_sft_step(mesh):
     group = make_group().replace(rewards=jnp.ones((P, G)))
     params = random_params(SMALL)
     after, _ = step(init(params), group)
-    logp = lambda p: group_loss(p, SMALL, group, jnp.ones((P, G)), denominators(group), LossSettings())[0]
+    cross_entropy = jax.jit(lambda p: group_loss(p, SMALL, group, jnp.ones((P, G)), denominators(group), LossSettings())[0])
     optimizer = make_optimizer(OptimizerSettings(1e-2, eps=1e-2))
-    change, _ = optimizer.update(jax.grad(logp)(params), optimizer.init(params), params)
+    change, _ = optimizer.update(jax.jit(jax.grad(cross_entropy))(params), optimizer.init(params), params)
     jax.tree.map(lambda a, b, c: np.testing.assert_allclose(a, b + c, atol=1e-6), after.params, params, change)
     for _ in range(30):
         after, metrics = step(after, group)
-    assert float(metrics["loss"]) < 0.5 * float(logp(params))
+    assert float(metrics["loss"]) < 0.5 * float(cross_entropy(params))
 
 
 def test_rewards_that_do_not_differ_within_groups_teach_nothing(mesh):

@@ -18,13 +18,14 @@ NEG = -1e30  # finite, so that a fully masked row gives a uniform softmax and no
 def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Self-attention over the context.
 
-    q: [P, S, H, D]; k: [P, K, D, S], v: [P, K, S, D] with H a multiple of K. Returns [P, S, H, D]. Right padding needs no mask: no real
-    query stands after it.
+    q: [P, S, H, D]; k: [P, K, D, S], v: [P, K, S, D] with H a multiple of K. Returns [P, S, H, D].
+    Right padding needs no mask: no real query stands after it.
     """
     p, s, h, d = q.shape
+    wide = jnp.promote_types(q.dtype, jnp.float32)
     kv = v.shape[1]
     q = q.reshape(p, s, kv, h // kv, d).transpose(0, 2, 3, 1, 4).reshape(p, kv, h // kv * s, d)
-    scores = jnp.einsum("pkqd,pkds->pkqs", q, k, preferred_element_type=jnp.float32) * d**-0.5
+    scores = jnp.einsum("pkqd,pkds->pkqs", q, k, preferred_element_type=wide) * d**-0.5
     causal = jnp.tile(jnp.tril(jnp.ones((s, s), bool)), (h // kv, 1))
     weights = jax.nn.softmax(jnp.where(causal, scores, NEG), axis=-1).astype(v.dtype)
     out = jnp.einsum("pkqs,pksd->pkqd", weights, v)
@@ -44,14 +45,15 @@ def shared_attention(q, context_k, context_v, context_mask, own_k, own_v, own_ma
     Returns [P, G, T, H, D].
     """
     p, g, t, h, d = q.shape
+    wide = jnp.promote_types(q.dtype, jnp.float32)
     kv, s, u = context_v.shape[1], context_v.shape[2], own_v.shape[3]
     r = h // kv
     scale = jnp.asarray(d**-0.5, q.dtype)
     q = (q * scale).reshape(p, g, t, kv, r, d).transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, r, T, D]
-    to_context = jnp.einsum("pkqd,pkds->pkqs", q.reshape(p, kv, g * r * t, d), context_k, preferred_element_type=jnp.float32)
+    to_context = jnp.einsum("pkqd,pkds->pkqs", q.reshape(p, kv, g * r * t, d), context_k, preferred_element_type=wide)
     to_context = to_context.reshape(p, kv, g, r, t, s)
     own_q = q.transpose(0, 2, 1, 3, 4, 5).reshape(p, g, kv, r * t, d)
-    to_own = jnp.einsum("pgkqd,pgkdu->pgkqu", own_q, own_k, preferred_element_type=jnp.float32)
+    to_own = jnp.einsum("pgkqd,pgkdu->pgkqu", own_q, own_k, preferred_element_type=wide)
     to_own = to_own.reshape(p, g, kv, r, t, u)
 
     to_context = jnp.where(context_mask[:, None, None, None, None, :], to_context, NEG)
@@ -64,9 +66,9 @@ def shared_attention(q, context_k, context_v, context_mask, own_k, own_v, own_ma
     total = e_context.sum(-1).transpose(0, 2, 1, 3, 4) + e_own.sum(-1)
 
     from_context = jnp.einsum("pkqs,pksd->pkqd", e_context.reshape(p, kv, g * r * t, s).astype(q.dtype), context_v,
-                              preferred_element_type=jnp.float32)  # fmt: skip
+                              preferred_element_type=wide)  # fmt: skip
     from_own = jnp.einsum("pgkqu,pgkud->pgkqd", e_own.reshape(p, g, kv, r * t, u).astype(q.dtype), own_v,
-                          preferred_element_type=jnp.float32)  # fmt: skip
+                          preferred_element_type=wide)  # fmt: skip
     from_context = from_context.reshape(p, kv, g, r, t, d).transpose(0, 2, 1, 3, 4, 5)
     out = (from_context + from_own.reshape(p, g, kv, r, t, d)) / total[..., None]
     return out.transpose(0, 1, 4, 2, 3, 5).reshape(p, g, t, h, d).astype(q.dtype)

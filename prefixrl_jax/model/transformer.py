@@ -144,7 +144,8 @@ def decode_token(params, config, tokens, positions, context_kv, context_mask, ow
     Args:
         tokens, positions: int32 [P, G]; a row's token and its absolute position.
         context_kv: as from `encode_context`; context_mask: bool [P, S].
-        own_kv: per layer k [P, G, K, D, U], v [P, G, K, U, D]; the column is scalar: where a key lies says nothing about its position.
+        own_kv: per layer k [P, G, K, D, U], v [P, G, K, U, D]; the column is scalar: where a key lies
+            says nothing about its position.
         own_mask: bool [P, G, U], true on the columns of the row's present sample, `column` included.
 
     Returns hidden [P, G, d] and the updated cache (in place when the caller donates or loops over it).

@@ -45,20 +45,25 @@ class Weight:
         """The leaf's logical axes, layers included."""
         return (None, *self.axes) if self.stacked else self.axes
 
+    @property
+    def hf_shape(self) -> tuple[int, ...]:
+        """The tensor's shape in a Hugging Face checkpoint: projections [outputs, inputs], biases flat."""
+        if self.linear:
+            fan_in = math.prod(self.shape[: self.inputs])
+            return (math.prod(self.shape) // fan_in, fan_in)
+        return (math.prod(self.shape),) if self.path[-1] == "bias" else self.shape
+
     def to_hf(self, value: np.ndarray) -> np.ndarray:
         """One layer's value in Hugging Face layout."""
         if not self.linear:
-            return value
-        fan_in = math.prod(self.shape[: self.inputs])
-        return np.ascontiguousarray(value.reshape(fan_in, -1).T)
+            return value.reshape(self.hf_shape)
+        return np.ascontiguousarray(value.reshape(self.hf_shape[::-1]).T)
 
     def from_hf(self, value: np.ndarray) -> np.ndarray:
         """The inverse of `to_hf`; raises ValueError naming the tensor if the shape differs."""
-        fan_in = math.prod(self.shape[: self.inputs])
-        expected = (math.prod(self.shape) // fan_in, fan_in) if self.linear else self.shape
-        if tuple(value.shape) != tuple(expected):
-            raise ValueError(f"tensor {self.hf}: shape {tuple(value.shape)}, the configuration asks for {tuple(expected)}")
-        return np.ascontiguousarray(value.T).reshape(self.shape) if self.linear else value
+        if tuple(value.shape) != self.hf_shape:
+            raise ValueError(f"tensor {self.hf}: shape {tuple(value.shape)}, the configuration asks for {self.hf_shape}")
+        return np.ascontiguousarray(value.T if self.linear else value).reshape(self.shape)
 
 
 def weight_table(c: ModelConfig) -> tuple[Weight, ...]:
@@ -84,10 +89,14 @@ def weight_table(c: ModelConfig) -> tuple[Weight, ...]:
     ]
     if c.attention_bias:
         for name, heads, axis in (("q", h, "heads"), ("k", k, "kv_heads"), ("v", k, "kv_heads")):
-            table.append(Weight(("layers", "attn", name, "bias"), (heads, e), (axis, None), f"{attn}{name}_proj.bias", init="zeros"))
+            table.append(
+                Weight(("layers", "attn", name, "bias"), (heads, e), (axis, None), f"{attn}{name}_proj.bias", init="zeros")
+            )
     if c.qk_norm:
         for name in ("q", "k"):
-            table.append(Weight(("layers", "attn", f"{name}_norm", "scale"), (e,), (None,), f"{attn}{name}_norm.weight", init="ones"))
+            table.append(
+                Weight(("layers", "attn", f"{name}_norm", "scale"), (e,), (None,), f"{attn}{name}_norm.weight", init="ones")
+            )
     if not c.tie_embeddings:
         table.append(Weight(("head", "kernel"), (d, c.vocab_size), ("embed", "vocab"), "lm_head.weight", linear=True))
     return tuple(table)

@@ -97,7 +97,8 @@ def denominators(group: Group) -> dict[str, jax.Array]:
 def aggregate(values: jax.Array, mask: jax.Array, total: dict[str, jax.Array], settings: LossSettings) -> jax.Array:
     """Sum of per-token values [P, G, T] over explicit denominators; micro-batches' results add up to the batch's.
 
-    token_mean: / all tokens. sequence_mean: each row's mean, / rows that have tokens. constant: row sums / (rows · constant_length).
+    token_mean: / all tokens. sequence_mean: each row's mean, / rows that have tokens. constant: row sums /
+    (rows · constant_length).
     """
     rows = (values * mask).sum(-1)
     if settings.aggregation == "token_mean":

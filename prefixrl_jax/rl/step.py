@@ -86,7 +86,9 @@ def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation,
     """Shapes, dtypes and shardings of the state, without any array."""
     params = abstract_params(config)
     shapes = TrainState(params, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, state_shardings(config, optimizer, mesh))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, state_shardings(config, optimizer, mesh)
+    )
 
 
 def init_state(params: Params, config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -97,7 +99,12 @@ def init_state(params: Params, config: ModelConfig, optimizer: optax.GradientTra
 
 
 def make_train_step(
-    config: ModelConfig, optimizer: optax.GradientTransformation, settings: LossSettings, advantage: str, micro_batches: int, mesh: Mesh
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    settings: LossSettings,
+    advantage: str,
+    micro_batches: int,
+    mesh: Mesh,
 ) -> Callable[[TrainState, Group], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted update (state, group) -> (state, metrics). The old state's buffers are donated."""
 

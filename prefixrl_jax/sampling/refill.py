@@ -193,7 +193,9 @@ class _Loop:
 
     def decode(self) -> None:
         """One chunk, then delivery of what finished in it."""
-        self.state = sampler.decode_chunk(self.params, self.state, config=self.e.config, sampling=self.sampling, steps=self.e.chunk)
+        self.state = sampler.decode_chunk(
+            self.params, self.state, config=self.e.config, sampling=self.sampling, steps=self.e.chunk
+        )
         active, age, begin = (meshes.to_local(x) for x in (self.state.active, self.state.age, self.state.begin))
         self.ages = age
         ticks = int(self.state.ticks)

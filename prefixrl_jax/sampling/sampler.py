@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from prefixrl_jax import mesh as meshes
 from prefixrl_jax.group import Context, length_mask
 from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import ModelConfig
@@ -85,21 +86,36 @@ def empty_cache(config: ModelConfig, contexts: int, slots: int, columns: int) ->
     return tuple(jnp.zeros((config.num_layers, *s), config.compute_dtype) for s in shapes)
 
 
+def _spread(state: SamplerState) -> SamplerState:
+    """Every array where its contexts are, so that all four functions give and take the same placement.
+
+    Left alone, the partitioner replicates what `start` fills with zeros, the rows' cache among it.
+    """
+    rest = jax.tree.map(meshes.constrain_batch, state.replace(context_kv=None, own_kv=None, ticks=None))
+    return rest.replace(
+        context_kv=jax.tree.map(lambda x: meshes.constrain_batch(x, x.ndim - 4, heads=x.ndim - 3), state.context_kv),
+        own_kv=jax.tree.map(lambda x: meshes.constrain_batch(x, x.ndim - 5, heads=x.ndim - 3), state.own_kv),
+        ticks=state.ticks,
+    )
+
+
 @partial(jax.jit, static_argnames=("config", "slots", "columns"))
 def start(params: Params, context: Context, *, config: ModelConfig, slots: int, columns: int) -> SamplerState:
     """Prefills P contexts; every slot is idle until `assign` gives it a sample."""
     p = context.tokens.shape[0]
     blank = jnp.zeros((p, slots), jnp.int32)
-    return SamplerState(
+    return _spread(SamplerState(
         context=context, context_kv=transformer.encode_context(params, config, context),
         own_kv=empty_cache(config, p, slots, columns), ticks=jnp.int32(0), begin=blank, age=blank, last=blank, active=blank > 0,
         keys=jnp.broadcast_to(jax.random.key(0), (p, slots)), tokens=jnp.zeros((p, slots, columns), jnp.int32),
         logprobs=jnp.zeros((p, slots, columns), jnp.float32),
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 @partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
-def replace_contexts(params: Params, state: SamplerState, rows: jax.Array, context: Context, *, config: ModelConfig) -> SamplerState:
+def replace_contexts(
+    params: Params, state: SamplerState, rows: jax.Array, context: Context, *, config: ModelConfig
+) -> SamplerState:
     """Prefills new contexts and puts them in the batch's rows.
 
     rows: int32 [B, R], for each of the B blocks the batch axis is spread over, the rows within it to replace (out of range:
@@ -115,28 +131,36 @@ def replace_contexts(params: Params, state: SamplerState, rows: jax.Array, conte
         by_block = jax.vmap(lambda o, i, n: o.at[i].set(n, mode="drop"))(by_block, rows, new_.reshape(blocks, r, *new_.shape[1:]))
         return jnp.moveaxis(by_block.reshape(old_.shape), 0, axis)
 
-    return state.replace(
-        context=jax.tree.map(put, state.context, context),
-        context_kv=jax.tree.map(partial(put, axis=batch_axis), state.context_kv, new_kv),
+    return _spread(
+        state.replace(
+            context=jax.tree.map(put, state.context, context),
+            context_kv=jax.tree.map(partial(put, axis=batch_axis), state.context_kv, new_kv),
+        )
     )
 
 
 @partial(jax.jit, donate_argnames=("state",))
-def assign(state: SamplerState, stream: jax.Array, context_words: jax.Array, sample_ids: jax.Array, fresh: jax.Array, active: jax.Array):
+def assign(
+    state: SamplerState, stream: jax.Array, context_words: jax.Array, sample_ids: jax.Array, fresh: jax.Array, active: jax.Array
+):
     """Gives the slots marked `fresh` the samples `sample_ids` (int32 [P, G]); `active` (bool [P, G]) says which slots run."""
     keys = noise.row_keys(stream, context_words, sample_ids)
     first = jnp.take_along_axis(state.context.tokens, state.context.lengths[:, None] - 1, axis=1)
-    return state.replace(
+    return _spread(state.replace(
         begin=jnp.where(fresh, state.ticks % state.tokens.shape[-1], state.begin), age=jnp.where(fresh, 0, state.age),
         last=jnp.where(fresh, first, state.last), active=active,
         keys=jax.random.wrap_key_data(jnp.where(fresh[..., None], jax.random.key_data(keys), jax.random.key_data(state.keys))),
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 @partial(jax.jit, static_argnames=("config", "sampling", "steps"), donate_argnames=("state",))
 def decode_chunk(params: Params, state: SamplerState, *, config: ModelConfig, sampling: Sampling, steps: int) -> SamplerState:
     """Up to `steps` tokens in every active slot; leaves early when no slot is active."""
     columns = state.tokens.shape[-1]
+    if sampling.max_new_tokens > columns:
+        raise ValueError(
+            f"max_new_tokens={sampling.max_new_tokens} does not fit the {columns} columns the state was started with"
+        )
     context_mask = length_mask(state.context.lengths - 1, state.context.tokens.shape[1])
     stop_ids = jnp.array(sampling.stop_ids, jnp.int32)
 
@@ -160,7 +184,7 @@ def decode_chunk(params: Params, state: SamplerState, *, config: ModelConfig, sa
             tokens=_write(s.tokens, token, s.active, column), logprobs=_write(s.logprobs, logprob, s.active, column),
         )  # fmt: skip
 
-    return jax.lax.while_loop(lambda c: (c[0] < steps) & c[1].active.any(), step, (jnp.int32(0), state))[1]
+    return _spread(jax.lax.while_loop(lambda c: (c[0] < steps) & c[1].active.any(), step, (jnp.int32(0), state))[1])
 
 
 def _write(ring: jax.Array, value: jax.Array, active: jax.Array, column: jax.Array) -> jax.Array:

@@ -44,7 +44,9 @@ class GSM8K:
         """Checks one row; the answer must end in `#### N`."""
         for field in ("question", "answer"):
             if not isinstance(row.get(field), str) or not row[field].strip():
-                raise ValueError(f"field {field!r} is missing or no text; a row is {{'question': '...', 'answer': '... #### 72'}}")
+                raise ValueError(
+                    f"field {field!r} is missing or no text; a row is {{'question': '...', 'answer': '... #### 72'}}"
+                )
         if final_number(row["answer"]) is None:
             raise ValueError(f"field 'answer' ends in {row['answer'][-30:]!r}; '#### N' with a number is expected")
         return {"question": row["question"], "answer": row["answer"]}

@@ -3,7 +3,11 @@
 The puzzle of Abbot Albert (13th century) and of Polya's "How to Solve It". A response plays it move by move and states what
 each jug holds after every move, so a reader can follow it and the grader can check every step:
 
-    <bos> jugs 9 4 hold 0 0 goal 6 :   fill-A 9 0 A>B 5 4 empty-B 5 0 A>B 1 4 empty-B 1 0 A>B 0 1 fill-A 9 1 A>B 6 4 done
+    <bos> A/9 B/4 A=0 B=0 goal=6 :  fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 empty-B A=1 B=0 A>B A=0 B=1
+    fill-A A=9 B=1 A>B A=6 B=4 done
+
+A/9 says that jug A holds at most 9 litres, A=5 that 5 are in it. Every number is one token that names its jug: a small model then
+needs no layers just to tell what a number refers to.
 
 It ends with `done` once some jug holds the goal, or with `stuck` when the moves are used up. Elementary steps are easy; which
 move to make is not: random legal play (a pour three times as likely as a fill or an emptying) solves the hard ones about once
@@ -72,12 +76,14 @@ class WaterJugs:
         self.max_capacity, self.jugs, self.max_moves, self.band = max_capacity, jugs, max_moves, tuple(band)
         self.pour_weight = pour_weight
         self.moves = all_moves(jugs)
-        words = ["jugs", "hold", "goal", ":", "done", "stuck", *map(move_name, self.moves), *map(str, range(max_capacity + 1))]
+        numbers, names = range(max_capacity + 1), JUGS[:jugs]
+        words = [":", "done", "stuck", *map(move_name, self.moves), *(f"goal={n}" for n in numbers)]
+        words += [f"{jug}{mark}{n}" for mark in "/=" for jug in names for n in numbers]
         self.tokenizer = word_tokenizer(words)
         vocabulary = self.tokenizer.get_vocab()
         self._id = {word: vocabulary[word] for word in words} | {"<bos>": self.tokenizer.bos_token_id}
         self._move_of = {self._id[move_name(m)]: m for m in self.moves}
-        self._zero = self._id["0"]  # amounts are consecutive ids
+        self._zero = [self._id[f"{jug}=0"] for jug in names]  # the amounts of a jug are consecutive ids
         self.stop_ids = (self._id["done"], self._id["stuck"])
 
     # Problems
@@ -90,7 +96,9 @@ class WaterJugs:
         capacities, start, goal = row["capacities"], row["start"], row["goal"]
         numbers = [*capacities, *start, goal] if isinstance(capacities, list) and isinstance(start, list) else [None]
         if not all(isinstance(n, int) and 0 <= n <= self.max_capacity for n in numbers):
-            raise ValueError(f"capacities={capacities}, start={start}, goal={goal}: integers from 0 to {self.max_capacity} are expected")
+            raise ValueError(
+                f"capacities={capacities}, start={start}, goal={goal}: integers from 0 to {self.max_capacity} are expected"
+            )
         if not 2 <= len(capacities) <= self.jugs or len(start) != len(capacities):
             raise ValueError(f"capacities={capacities}, start={start}: two lists of 2 to {self.jugs} numbers are expected")
         if any(s > c for s, c in zip(start, capacities, strict=True)) or goal in start or goal > max(capacities) or goal < 1:
@@ -131,10 +139,13 @@ class WaterJugs:
     # Text
 
     def render(self, problem: Problem) -> list[int]:
-        """<bos> jugs CAPACITIES hold AMOUNTS goal N :"""
+        """<bos>, capacities, amounts, goal and a colon."""
         d = problem.data
-        words = ["<bos>", "jugs", *d["capacities"], "hold", *d["start"], "goal", d["goal"], ":"]
-        return [self._id[str(word)] for word in words]
+        words = ["<bos>", *_name("/", d["capacities"]), *_name("=", d["start"]), f"goal={d['goal']}", ":"]
+        return [self._id[word] for word in words]
+
+    def _amount_ids(self, amounts: Sequence[int]) -> list[int]:
+        return [self._zero[jug] + int(n) for jug, n in enumerate(amounts)]
 
     def text(self, ids: Sequence[int]) -> str:
         """Words joined by spaces."""
@@ -170,7 +181,7 @@ class WaterJugs:
             chosen = np.argmin(np.where(legal, race, np.inf), axis=1)
             amounts = np.where(playing[:, None], after[np.arange(len(problems)), chosen], amounts)
             for i in np.flatnonzero(playing):
-                responses[i] += [int(tokens[chosen[i]]), *(amounts[i] + self._zero).tolist()]
+                responses[i] += [int(tokens[chosen[i]]), *self._amount_ids(amounts[i])]
             solved = playing & (amounts == goals).any(1)
             for i in np.flatnonzero(solved):
                 responses[i].append(self._id["done"])
@@ -190,7 +201,7 @@ class WaterJugs:
             if move is None or max(move[1:]) >= len(amounts):
                 return "unparsed", amounts, made
             after = _apply_list(move, amounts, capacities)
-            if after == amounts or [i - self._zero for i in ids[at + 1 : at + width]] != after:
+            if after == amounts or list(ids[at + 1 : at + width]) != self._amount_ids(after):
                 return "illegal", amounts, made
             amounts = after
             made.append(move)
@@ -215,6 +226,11 @@ class WaterJugs:
         made = self._follow(problem, response)[2]
         shares = {kind: sum(m[0] == kind for m in made) / max(len(made), 1) for kind in ("fill", "empty", "pour")}
         return shares | {"moves": float(len(made))}
+
+
+def _name(mark: str, numbers: Sequence[int]) -> list[str]:
+    """A/9, B/4 or A=5, B=0."""
+    return [f"{jug}{mark}{n}" for jug, n in zip(JUGS, numbers, strict=False)]
 
 
 def _apply_list(move: Move, amounts: list[int], capacities: list[int]) -> list[int]:

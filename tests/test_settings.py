@@ -1,0 +1,151 @@
+"""Every bad line of a configuration is refused before any compute, and a work directory belongs to one configuration."""
+
+import json
+
+import pytest
+
+from configs import demo, smoke
+from prefixrl_jax import config as base
+from prefixrl_jax.settings import resolve
+from prefixrl_jax.stages import NAMES, Stages, WorkdirMismatch, fields_of, flatten, write_json
+
+
+def changed(**fields):
+    """The smoke configuration with fields set: section__name=value."""
+    c = smoke.get_config()
+    for name, value in fields.items():
+        section, _, field = name.partition("__")
+        with c.ignore_type():
+            c[section][field] = value
+    return c
+
+
+@pytest.mark.parametrize("module", [base, demo, smoke])
+def test_the_configurations_that_come_along_resolve(module):
+    c = module.get_config()
+    s = resolve(c)
+    assert (s.engine.rows, s.engine.slots, s.engine.buckets) == (c.sampling.rows, c.sampling.slots, tuple(c.sampling.context_buckets))
+    assert s.model.vocab_size == len(s.task.tokenizer)
+    assert s.loss.constant_length == s.sampling.max_new_tokens == c.sampling.max_new_tokens
+    assert s.eval_sampling().temperature == c.eval.temperature
+    for section in ("base", "train"):
+        assert (s.optimizer(section).learning_rate, s.optimizer(section).total_steps) == (c[section].learning_rate, c[section].steps)
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"task__name": "chess"}, r"task\.name='chess': known tasks are gsm8k, water_jugs"),
+    ({"train__loss": "dpo"}, r"train\.loss='dpo': one of reinforce, ppo_clip"),
+    ({"train__advantage": "gae"}, r"train\.advantage='gae': one of group_mean, leave_one_out, std_normalised"),
+    ({"train__aggregation": "sum"}, r"train\.aggregation='sum': one of token_mean, sequence_mean, constant"),
+    ({"train__schedule": "step"}, r"train\.schedule='step': one of constant, linear, cosine"),
+    ({"base__schedule": "step"}, r"base\.schedule='step': one of constant, linear, cosine"),
+    ({"mesh__data": 3}, r"mesh.*=\(3, 1, 1\) does not fill \d+ device"),
+    ({"mesh__data": -1, "mesh__fsdp": -1}, r"mesh.*at most one may be -1"),
+    ({"train__batch": 0}, r"train\.batch=0"), ({"base__batch": 0}, r"base\.batch=0"), ({"sampling__rows": -8}, r"sampling\.rows=-8"),
+    ({"train__micro_batches": 3}, r"train\.micro_batches=3: train\.batch=8 must be a multiple"),
+    ({"train__micro_batches": 0}, r"train\.micro_batches=0"),
+    ({"train__group": 1}, r"train\.group=1: a group of one has no baseline; at least 2"),
+    ({"train__updates_per_batch": 2}, r"train\.updates_per_batch=2 .*use ppo_clip"),
+    ({"train__learning_rate": 0.0}, r"train\.learning_rate=0\.0"), ({"train__learning_rate": float("nan")}, r"train\.learning_rate=nan"),
+    ({"train__clip_low": 1.5}, r"train\.clip_low=1\.5"), ({"train__steps": 0}, r"train\.steps=0"),
+    ({"sampling__top_p": 0.9}, r"sampling\.top_p=0\.9.*top_p=1"), ({"sampling__top_k": 5}, r"sampling\.top_k=5"),
+    ({"sampling__temperature": 0.0}, r"sampling\.temperature=0\.0"), ({"sampling__max_new_tokens": 0}, r"max_new_tokens=0"),
+    ({"sampling__slots": 0}, r"sampling\.slots=0"), ({"sampling__chunk": 0}, r"sampling\.chunk=0"),
+    ({"prefix__band": (0.0, 0.5)}, r"prefix\.band=\(0\.0, 0\.5\)"), ({"prefix__band": (0.5, 1.0)}, r"prefix\.band=\(0\.5, 1\.0\)"),
+    ({"prefix__band": (0.8, 0.4)}, r"prefix\.band=\(0\.8, 0\.4\).*0 < low <= high < 1"),
+    ({"prefix__share": 1.5}, r"prefix\.share=1\.5"), ({"prefix__cuts": 0}, r"prefix\.cuts=0"),
+    ({"select__band": (0.5, 0.2)}, r"select\.band=\(0\.5, 0\.2\)"), ({"select__samples": 0}, r"select\.samples=0"),
+    ({"collect__cap": 0}, r"collect\.cap=0"), ({"eval__fractions": (0.5, 1.0)}, r"eval\.fractions=\(0\.5, 1\.0\)"),
+    ({"eval__temperature": -0.5}, r"temperature=-0\.5"), ({"model__num_kv_heads": 3}, r"model\.num_heads=2.*num_kv_heads=3"),
+])  # fmt: skip
+def test_a_bad_line_is_named_with_its_value_and_what_would_do(fields, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(changed(**fields))
+
+
+def test_a_group_of_one_is_enough_without_a_baseline():
+    assert resolve(changed(train__group=1, train__advantage="none")).config.train.group == 1
+
+
+def test_flatten_gives_what_json_gives_back():
+    flat = flatten(base.get_config())
+    assert flat["train.steps"] == 400 and flat["prefix.band"] == [0.4, 0.8] and flat["task.water_jugs.jugs"] == 2
+    assert flat == json.loads(json.dumps(flat)) and not any(isinstance(v, dict) for v in flat.values())
+
+
+def test_a_stage_depends_on_its_fields_and_those_of_the_stages_before():
+    c = base.get_config()
+    fields = [fields_of(c, stage) for stage in NAMES]
+    for earlier, later in zip(fields, fields[1:]):
+        assert earlier.items() <= later.items()
+    assert "base.steps" in fields[0] and "seed" in fields[0] and "select.samples" not in fields[0]
+    assert {"collect.cap", "sampling.temperature", "data.path"} <= fields[1].keys() and "prefix.band" not in fields[1]
+    assert "prefix.band" in fields[2] and "prefix.share" not in fields[2] and "train.group" in fields[3] and "eval.samples" in fields[4]
+    assert not {"sampling.rows", "log.samples_every", "checkpoint.every", "mesh.data"} & fields[-1].keys()
+    assert not any(name.startswith("task.gsm8k") for name in fields[-1])
+
+
+def finished(workdir, config, upto="train"):
+    stages = Stages(workdir, config)
+    for name in NAMES[: NAMES.index(upto) + 1]:
+        assert stages.begin(name) is None
+        stages.finish(name, {"line": name}, 2.0)
+    return stages
+
+
+def test_a_complete_stage_is_reused(tmp_path):
+    finished(tmp_path, changed())
+    stages = Stages(tmp_path, changed())
+    stages.check()
+    assert [stages.begin(name) for name in ("base", "corpus", "train")] == [{"line": n} for n in ("base", "corpus", "train")]
+    assert stages.begin("evaluate") is None and not stages.record("evaluate")["complete"]
+
+
+@pytest.mark.parametrize(("fields", "stage", "message"), [
+    ({"base__steps": 7}, "base", r"base\.steps: 120 there, 7 now"), ({"select__band": (0.0, 0.5)}, "corpus", r"select\.band: \[0\.0, 1\.0\] there"),
+    ({"prefix__cuts": 5}, "prefixes", r"prefix\.cuts: 3 there, 5 now"), ({"train__group": 8}, "train", r"train\.group: 4 there, 8 now"),
+])  # fmt: skip
+def test_a_directory_of_another_configuration_is_refused(tmp_path, fields, stage, message):
+    c = changed(base__steps=120)
+    finished(tmp_path, c)
+    with pytest.raises(WorkdirMismatch, match=rf"stage '{stage}' in {tmp_path} is of another configuration:\n  {message}"):
+        Stages(tmp_path, changed(**{"base__steps": 120, **fields})).check()
+
+
+def test_all_differing_fields_are_named(tmp_path):
+    finished(tmp_path, changed(train__clip_low=0.2))
+    with pytest.raises(WorkdirMismatch) as failure:
+        Stages(tmp_path, changed(train__group=8, train__clip_low=0.1, eval__samples=99)).check()
+    assert [line.split(":")[0].strip() for line in str(failure.value).splitlines()[1:-1]] == ["train.clip_low", "train.group"]
+
+
+def test_more_steps_or_another_way_of_computing_is_no_difference(tmp_path):
+    finished(tmp_path, changed(), upto="evaluate")
+    more = changed(train__steps=99, train__micro_batches=4, checkpoint__every=5, sampling__rows=16, log__samples_every=7, eval__every=1)
+    stages = Stages(tmp_path, more)
+    stages.check()
+    assert stages.begin("corpus") == {"line": "corpus"}
+    assert stages.begin("train") is None  # the further steps are done
+    assert stages.begin("evaluate") is None  # and evaluated
+    assert stages.seconds("train") == 2.0
+
+
+def test_an_interrupted_stage_keeps_its_time(tmp_path):
+    stages = Stages(tmp_path, changed())
+    stages.begin("base")
+    stages.add_seconds("base", 3.0)
+    assert Stages(tmp_path, changed()).begin("base") is None
+    stages.finish("base", {}, 2.0)
+    assert stages.seconds("base") == 5.0 and stages.seconds("corpus") == 0.0
+    with pytest.raises(WorkdirMismatch, match="seed: 0 there, 1 now"):
+        other = changed()
+        other.seed = 1
+        Stages(tmp_path, other).check()
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    write_json(tmp_path / "new" / "a.json", {"b": "ü"})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "new" / "a.json", {"b": object()})
+    assert json.loads((tmp_path / "new" / "a.json").read_text(encoding="utf-8")) == {"b": "ü"}
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.json"]

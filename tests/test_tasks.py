@@ -1,0 +1,452 @@
+"""Water jugs against an independent simulator, word problems against exact fractions, and the checks on users' files."""
+
+import functools
+import itertools
+import json
+import pathlib
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from prefixrl_jax.tasks.gsm8k import GSM8K, final_number
+from prefixrl_jax.tasks.sources import candidates, read_jsonl
+from prefixrl_jax.tasks.task import Problem, Verdict, make_task
+from prefixrl_jax.tasks.water_jugs import WaterJugs, random_play_success
+
+DATA = pathlib.Path(__file__).parent / "data"
+TASK = WaterJugs(max_capacity=12, jugs=3, max_moves=8)
+
+
+# --- an independent simulator: states are tuples, moves are the words of a response
+
+
+def successors(state, capacities) -> dict[str, tuple[int, ...]]:
+    """Every legal move and where it leads."""
+    out = {}
+    for i, name in enumerate("ABCD"[: len(state)]):
+        out[f"fill-{name}"] = (*state[:i], capacities[i], *state[i + 1 :])
+        out[f"empty-{name}"] = (*state[:i], 0, *state[i + 1 :])
+        for j, other in enumerate("ABCD"[: len(state)]):
+            if i != j:
+                together, room = state[i] + state[j], capacities[j]
+                moved = list(state)
+                moved[i], moved[j] = max(0, together - room), min(together, room)
+                out[f"{name}>{other}"] = tuple(moved)
+    return {move: after for move, after in out.items() if after != state}
+
+
+def amounts(state) -> list[str]:
+    """The words that state what the jugs hold."""
+    return [f"{jug}={n}" for jug, n in zip("ABCD", state, strict=False)]
+
+
+def shortest(capacities, start, goal) -> list[str] | None:
+    """Words of a shortest solution, by breadth-first search."""
+    frontier, seen = [(tuple(start), [])], {tuple(start)}
+    while frontier:
+        following = []
+        for state, words in frontier:
+            for move, after in successors(state, capacities).items():
+                if after not in seen:
+                    path = [*words, move, *amounts(after)]
+                    if goal in after:
+                        return [*path, "done"]
+                    seen.add(after)
+                    following.append((after, path))
+        frontier = following
+    return None
+
+
+def problem_of(task, prompt) -> dict:
+    """The problem read back from its prompt's words."""
+    words = task.text(prompt).split()
+    read = lambda mark: [int(w[2:]) for w in words if w[1:2] == mark]  # noqa: E731
+    return {"capacities": read("/"), "start": read("="), "goal": int(words[-2].removeprefix("goal="))}
+
+
+def ids(task, words):
+    return [task.tokenizer.convert_tokens_to_ids(word) for word in words]
+
+
+def judge(capacities, start, goal, words, max_moves) -> bool:
+    """Whether a response solves a problem, read word by word."""
+    state, moves, words = tuple(start), 0, list(words)
+    while words and words[0] not in ("done", "stuck"):
+        after = successors(state, capacities).get(words[0])
+        if after is None or words[1 : 1 + len(after)] != amounts(after):
+            return False
+        state, moves, words = after, moves + 1, words[1 + len(after) :]
+    return words == ["done"] and goal in state and moves <= max_moves
+
+
+@st.composite
+def plays(draw):
+    """A problem and legal random play on it that stops at the goal or after some moves."""
+    capacities = draw(st.lists(st.integers(1, 12), min_size=2, max_size=3))
+    start = [draw(st.integers(0, c)) for c in capacities]
+    goal = draw(st.integers(1, max(capacities)).filter(lambda g: g not in start))
+    state, words = tuple(start), []
+    for _ in range(draw(st.integers(0, 9))):
+        move, state = draw(st.sampled_from(sorted(successors(state, capacities).items())))
+        words += [move, *amounts(state)]
+        if goal in state:
+            break
+    last = draw(st.sampled_from(["done", "stuck"]))
+    return Problem("p", {"capacities": capacities, "start": start, "goal": goal}), [*words, last]
+
+
+@settings(max_examples=200, deadline=None)
+@given(plays())
+def test_legal_play_is_graded_right(play):
+    problem, words = play
+    expected = judge(**problem.data, words=words, max_moves=TASK.max_moves)
+    assert TASK.grade(problem, ids(TASK, words)) is (Verdict.CORRECT if expected else Verdict.WRONG)
+
+
+@settings(max_examples=60, deadline=None)
+@given(plays(), st.data())
+def test_every_changed_token_is_caught(play, data):
+    problem, _ = play
+    words = shortest(**problem.data)
+    if words is None or TASK.grade(problem, ids(TASK, words)) is not Verdict.CORRECT:
+        return
+    at = data.draw(st.integers(0, len(words) - 1))
+    for token in range(len(TASK.tokenizer)):
+        changed = ids(TASK, words)
+        if changed[at] != token:
+            changed[at] = token
+            spoken = TASK.tokenizer.convert_ids_to_tokens(changed)
+            right = judge(**problem.data, words=spoken, max_moves=TASK.max_moves)  # another move may lead to the same amounts
+            assert (TASK.grade(problem, changed) is Verdict.CORRECT) == right
+            assert not right or at % (len(problem.data["start"]) + 1) == 0
+
+
+@pytest.mark.parametrize(("words", "verdict"), [
+    ("fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 empty-B A=1 B=0 A>B A=0 B=1 fill-A A=9 B=1 A>B A=6 B=4 done", Verdict.CORRECT),
+    ("fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 empty-B A=1 B=0 A>B A=0 B=1 fill-A A=9 B=1 A>B A=6 B=4 stuck", Verdict.WRONG),
+    ("fill-A A=9 B=0 done", Verdict.WRONG), ("fill-A A=9 B=0 A>B A=6 B=3 done", Verdict.WRONG), ("empty-A A=0 B=0 done", Verdict.WRONG),
+    ("fill-A A=9 B=0", Verdict.UNPARSED), ("fill-A A=9 done", Verdict.UNPARSED), ("fill-A B=9 A=0 done", Verdict.WRONG), ("A=9 fill-A B=0 done", Verdict.UNPARSED),
+    ("fill-C A=9 B=0 done", Verdict.UNPARSED), ("done done done done", Verdict.UNPARSED), ("", Verdict.UNPARSED), ("done", Verdict.WRONG),
+])  # fmt: skip
+def test_verdicts_by_hand(words, verdict):
+    problem = Problem("p", {"capacities": [9, 4], "start": [0, 0], "goal": 6})
+    assert TASK.grade(problem, ids(TASK, words.split())) is verdict
+    assert verdict.reward == (verdict is Verdict.CORRECT)
+
+
+def test_more_moves_than_allowed_are_wrong():
+    problem = Problem("p", {"capacities": [9, 4], "start": [0, 0], "goal": 4})
+    waste = "fill-A A=9 B=0 empty-A A=0 B=0".split()
+    for rounds, verdict in ((3, Verdict.CORRECT), (4, Verdict.WRONG)):
+        assert TASK.grade(problem, ids(TASK, [*waste * rounds, "fill-B", "A=0", "B=4", "done"])) is verdict
+
+
+@pytest.mark.parametrize("row", [json.loads(line) for line in (DATA / "jugs_published.jsonl").open()], ids=lambda row: row["id"])
+def test_published_problems_are_solved_as_published(row):
+    """Luchins (1942), Polya (1945) and the puzzle of a film of 1995."""
+    task = WaterJugs(max_capacity=163, jugs=3, max_moves=40)
+    problem = Problem(row["id"], task.parse(row))
+    words = shortest(**problem.data)
+    assert task.grade(problem, ids(task, words)) is Verdict.CORRECT
+    assert not any(task.leaks(problem, ids(task, words[:n])) for n in range(0, len(words) - len(row["start"]) - 1))
+    named = [f"{jug}/{n}" for jug, n in zip("ABC", row["capacities"])]
+    assert task.text(task.render(problem)).split() == ["<bos>", *named, *amounts(row["start"]), f"goal={row['goal']}", ":"]
+
+
+def test_luchins_problems_have_his_solution():
+    """B - A - 2C, written out for his first three-jar problem."""
+    task = WaterJugs(max_capacity=163, jugs=3, max_moves=10)
+    problem = read_jsonl(task, str(DATA / "jugs_published.jsonl"))[1]
+    words = "fill-B A=0 B=127 C=0 B>A A=21 B=106 C=0 B>C A=21 B=103 C=3 empty-C A=21 B=103 C=0 B>C A=21 B=100 C=3 done".split()
+    assert task.grade(problem, ids(task, words)) is Verdict.CORRECT
+
+
+@pytest.mark.parametrize(("words", "leaks"), [
+    ("", False), ("fill-A A=9 B=0 A>B", False), ("fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 empty-B A=1 B=0 A>B A=0 B=1 fill-A A=9 B=1 A>B A=6 B=4", True),
+    ("fill-A A=9 B=0 done", True), ("fill-A A=9 B=0 stuck", True),
+    ("fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 empty-B A=1 B=0 A>B A=0 B=1 fill-A A=9 B=1", False),
+    # The goal was reached, then left: the prefix still says how.
+    ("fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 empty-B A=1 B=0 A>B A=0 B=1 fill-A A=9 B=1 A>B A=6 B=4 empty-B A=6 B=0 empty-A A=0 B=0", True),
+])  # fmt: skip
+def test_leaks(words, leaks):
+    problem = Problem("p", {"capacities": [9, 4], "start": [0, 0], "goal": 6})
+    assert TASK.leaks(problem, ids(TASK, words.split())) is leaks
+
+
+def weighted(state, capacities, pour_weight) -> dict[tuple[int, ...], float]:
+    """Where one random legal move leads, and how often."""
+    moves = [(after, pour_weight if ">" in move else 1) for move, after in successors(state, capacities).items()]
+    return {s: sum(w for after, w in moves if after == s) / sum(w for _, w in moves) for s, _ in moves}
+
+
+def chance(capacities, start, goal, moves, pour_weight):
+    """P(random legal play reaches the goal), exactly, by recursion over the simulator's states."""
+
+    @functools.cache
+    def value(state, left):
+        if goal in state:
+            return 1
+        return sum(p * value(s, left - 1) for s, p in weighted(state, capacities, pour_weight).items()) if left else 0
+
+    return float(value(tuple(start), moves))
+
+
+@pytest.mark.parametrize(("capacities", "goal", "moves", "pour_weight"), [
+    ((5, 3), 4, 6, Fraction(1)), ((4, 7), 5, 7, Fraction(3)), ((3, 4), 2, 1, Fraction(2)), ((6, 4), 3, 8, Fraction(1, 2)),
+])  # fmt: skip
+def test_success_of_random_play_is_exact(capacities, goal, moves, pour_weight):
+    found = random_play_success(capacities, goal, moves, float(pour_weight))
+    assert found.shape == (capacities[0] + 1, capacities[1] + 1)
+    for start in itertools.product(*(range(c + 1) for c in capacities)):
+        expected = 0.0 if goal in start else chance(capacities, start, goal, moves, pour_weight)
+        assert found[start] == pytest.approx(expected, abs=1e-12)
+
+
+def test_success_of_random_play_against_monte_carlo():
+    rng, games = np.random.default_rng(0), 3000
+    following = functools.cache(lambda state: tuple(zip(*weighted(state, (5, 3), 3).items())))
+
+    def solves() -> bool:
+        state = (0, 0)
+        for _ in range(6):
+            states, chances = following(state)
+            state = states[rng.choice(len(states), p=chances)]
+            if 4 in state:
+                return True
+        return False
+
+    expected = random_play_success((5, 3), 4, 6, 3.0)[0, 0]
+    assert sum(solves() for _ in range(games)) / games == pytest.approx(expected, abs=4 * np.sqrt(expected / games))
+
+
+def test_base_text_plays_moves_as_often_as_their_weights_say():
+    """First moves of many games: their number agrees with the simulator's probabilities."""
+    task, counts, expected = WaterJugs(max_capacity=6, max_moves=1, pour_weight=3.0), {}, {}
+    for prompt, response in task.base_text(np.random.default_rng(0), 4000):
+        data = problem_of(task, prompt)
+        after = tuple(int(w.split("=")[1]) for w in task.text(response).split()[1:3])
+        counts[after] = counts.get(after, 0) + 1
+        for state, p in weighted(tuple(data["start"]), data["capacities"], 3).items():
+            expected[state] = expected.get(state, 0) + p
+    assert set(counts) <= set(expected)
+    assert max(abs(counts.get(s, 0) - n) / np.sqrt(n) for s, n in expected.items() if n > 10) < 4.5
+
+
+def test_generated_problems_lie_in_the_band_and_splits_share_none():
+    task = WaterJugs(max_capacity=8, max_moves=6, band=(0.02, 0.2))
+    sets = {split: task.generate(split, 30, seed=3) for split in ("train", "heldout", "base")}
+    for problems in sets.values():
+        assert len({p.id for p in problems}) == 30
+        for p in problems:
+            assert task.parse(p.data) == p.data
+            assert 0.02 < chance(*p.data.values(), 6, 3.0) < 0.2
+    names = [p.id for problems in sets.values() for p in problems]
+    assert len(set(names)) == 90
+    assert task.generate("train", 30, seed=3) == sets["train"]
+    assert task.generate("train", 30, seed=4) != sets["train"]
+    other = {p.id for p in task.generate("heldout", 30, seed=4)}
+    assert not other & {p.id for p in sets["train"]}  # disjoint under another seed too
+
+
+def test_too_many_problems_asked_for():
+    with pytest.raises(ValueError, match=r"only \d+ of 9999 train problems lie in task\.water_jugs\.band=\(0\.02, 0\.2\)"):
+        WaterJugs(max_capacity=5, max_moves=6, band=(0.02, 0.2)).generate("train", 9999, 0)
+
+
+def test_base_text_is_legal_play_of_problems_of_no_other_split():
+    rng = np.random.default_rng(0)
+    known = {tuple(TASK.render(p)) for s in ("train", "heldout") for p in WaterJugs(8, band=(0.0, 1.0), max_moves=6).generate(s, 50, 0)}
+    verdicts, counts = [], {}
+    pairs = TASK.base_text(rng, 400)
+    assert len(pairs) == 400
+    for prompt, response in pairs:
+        data = problem_of(TASK, prompt)
+        spoken = TASK.text(response).split()
+        solved = judge(**data, words=spoken, max_moves=TASK.max_moves)
+        verdicts.append(solved)
+        assert (spoken[-1] == "done") == solved
+        assert tuple(prompt) not in known
+        if not solved:  # a lost game is legal play as well: up to its end it only lacks the goal
+            width = len(data["start"]) + 1
+            assert len(spoken) == width * TASK.max_moves + 1 and spoken[-1] == "stuck"
+            assert judge(**{**data, "goal": int(spoken[-2].split("=")[1])}, words=[*spoken[:-1], "done"], max_moves=TASK.max_moves)
+        counts[spoken[0]] = counts.get(spoken[0], 0) + 1
+    assert 0 < sum(verdicts) < 400 and len(counts) == 12  # every move of three jugs begins some game
+
+
+def test_strategies_are_shares_of_the_moves():
+    problem = Problem("p", {"capacities": [9, 4], "start": [0, 0], "goal": 6})
+    found = TASK.strategies(problem, ids(TASK, "fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 stuck".split()))
+    assert found == {"fill": 0.25, "empty": 0.25, "pour": 0.5, "moves": 4.0}
+
+
+GOOD = {"capacities": [9, 4], "start": [0, 0], "goal": 6}
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"capacities": None}, "capacities"), ({"start": None}, "start"), ({"goal": None}, "goal"),
+    ({"capacities": "9 4"}, "capacities="), ({"capacities": [9, 13]}, "from 0 to 12"), ({"goal": 6.0}, r"goal=6\.0"),
+    ({"start": [0, -1]}, "start="), ({"start": [0]}, "start="), ({"capacities": [9], "start": [0]}, "2 to 3 numbers"),
+    ({"capacities": [9, 4, 4, 4], "start": [0] * 4}, "2 to 3 numbers"), ({"start": [0, 5]}, "start="), ({"start": [6, 0]}, "goal=6"),
+    ({"goal": 10}, "goal=10"), ({"goal": 0}, "goal=0"), ({"goal": True}, "goal=True"),
+])  # fmt: skip
+def test_jug_rows_are_refused_with_the_field(change, message):
+    assert TASK.parse({**GOOD, "extra": 1}) == GOOD
+    row = {k: v for k, v in {**GOOD, **change}.items() if v is not None}
+    with pytest.raises(ValueError, match=message):
+        TASK.parse(row)
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"jugs": 5}, r"jugs=5: from 2 to 4"), ({"jugs": 1}, "jugs=1"), ({"band": (0.2, 0.1)}, r"band=\(0\.2, 0\.1\)"),
+    ({"max_capacity": 3}, "max_capacity=3"), ({"max_moves": 0}, "max_moves=0"),
+    ({"pour_weight": 0.0}, r"pour_weight=0\.0"),
+])  # fmt: skip
+def test_jug_settings_are_refused_with_the_field(fields, message):
+    with pytest.raises(ValueError, match=message):
+        WaterJugs(**fields)
+
+
+def test_an_unknown_task_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"task\.name='chess': known tasks are gsm8k, water_jugs"):
+        make_task("chess", {})
+
+
+# --- word problems
+
+
+@pytest.mark.parametrize(("text", "number"), [
+    ("so #### 72", Fraction(72)), ("#### 1,234", Fraction(1234)), ("#### $5", Fraction(5)), ("#### -3", Fraction(-3)),
+    ("#### 2.50", Fraction(5, 2)), ("#### -$1,000.25.", Fraction(-4001, 4)), ("#### 1 #### 2", Fraction(2)), ("####7 apples", Fraction(7)),
+    ("#### 0.1", Fraction(1, 10)), ("#### 5.", Fraction(5)), ("#### none", None), ("72", None), ("", None), ("#### 3 ####", None),
+])  # fmt: skip
+def test_the_final_number_is_exact(text, number):
+    assert final_number(text) == number
+
+
+def test_a_number_of_any_length_is_graded():
+    assert final_number("#### " + "9" * 5000) in (None, 10**5000 - 1)
+
+
+@given(st.text(max_size=80))
+def test_text_survives_rendering(question):
+    task = GSM8K()
+    problem = Problem("p", {"question": question, "answer": "#### 1"})
+    rendered = task.render(problem)
+    assert rendered[0] == task.tokenizer.bos_token_id and task.stop_ids[0] not in rendered
+    assert task.text(rendered[1:]) == f"Question: {question}\nAnswer:"
+    assert bytes(rendered[1:]).decode() == f"Question: {question}\nAnswer:"  # an id below 256 is that byte
+
+
+def test_answers_are_graded_as_fractions():
+    task = GSM8K()
+    problem = Problem("p", {"question": "?", "answer": "half of 5 is 2.5\n#### 2.50"})
+    say = lambda text: [*task.tokenizer.encode(text), *task.stop_ids]  # noqa: E731
+    for text, verdict in ((" #### 2.5", Verdict.CORRECT), ("#### 5/2", Verdict.WRONG), ("#### 2.500001", Verdict.WRONG),
+                          ("2.5", Verdict.UNPARSED), ("#### two", Verdict.UNPARSED)):  # fmt: skip
+        assert task.grade(problem, say(text)) is verdict
+    assert task.grade(problem, [255, 254, *say("#### 2.5")]) is Verdict.CORRECT  # bytes that are no text
+    assert task.leaks(problem, task.tokenizer.encode("so #### 2")) and task.leaks(problem, say("so"))
+    assert not task.leaks(problem, task.tokenizer.encode("half of 5 is 2.5\n##"))
+
+
+def test_worked_solutions_of_real_rows_are_correct():
+    task = GSM8K(str(DATA / "gsm8k_base.jsonl"))
+    problems = read_jsonl(task, str(DATA / "gsm8k_train.jsonl"))
+    assert [p.id for p in problems] == [f"gsm8k_train-{i}" for i in range(1, 7)]
+    for p, q in itertools.product(problems, problems):
+        verdict = task.grade(p, task.tokenizer.encode(" " + q.data["answer"]))
+        assert verdict is (Verdict.CORRECT if final_number(p.data["answer"]) == final_number(q.data["answer"]) else Verdict.WRONG)
+    rows = {json.loads(line)["question"]: json.loads(line)["answer"] for line in (DATA / "gsm8k_base.jsonl").open()}
+    for prompt, response in task.base_text(np.random.default_rng(0), 9):
+        question = task.text(prompt[1:])[len("Question: ") : -len("\nAnswer:")]
+        assert response[-1] == task.stop_ids[0] and task.text(response[:-1]) == " " + rows[question]
+
+
+def test_word_problems_have_no_generator_and_need_base_text():
+    with pytest.raises(ValueError, match=r"no generator: set data\.path"):
+        GSM8K().generate("train", 1, 0)
+    with pytest.raises(ValueError, match=r"task\.gsm8k\.base_path is empty"):
+        GSM8K().base_text(np.random.default_rng(0), 1)
+
+
+# --- users' files
+
+
+def write_rows(path, *lines):
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines), encoding="utf-8")
+    return str(path)
+
+
+QA = {"question": "How many?", "answer": "#### 4"}
+
+
+@pytest.mark.parametrize(("lines", "message"), [
+    ([], r"rows\.jsonl: no problem in the file"), (["", "  "], r"rows\.jsonl: no problem in the file"),
+    ([QA, "", {"question": "How?"}], r"rows\.jsonl, line 3: field 'answer' is missing"),
+    ([{"question": " ", "answer": "#### 4"}], r"rows\.jsonl, line 1: field 'question'"),
+    ([{"question": 5, "answer": "#### 4"}], r"rows\.jsonl, line 1: field 'question'"),
+    ([QA, {"question": "How?", "answer": "four"}], r"rows\.jsonl, line 2: field 'answer' ends in 'four'; '#### N'"),
+    ([QA | {"id": "a"}, QA | {"id": "b"}, QA | {"id": "a"}], r"rows\.jsonl, line 3: id 'a' stands in an earlier line"),
+    ([QA, '{"question": '], r"rows\.jsonl, line 2: "), ([QA, "[1, 2]"], r"rows\.jsonl, line 2: list found where a JSON object"),
+])  # fmt: skip
+def test_a_malformed_file_is_refused_with_line_and_field(tmp_path, lines, message):
+    with pytest.raises(ValueError, match=message):
+        read_jsonl(GSM8K(), write_rows(tmp_path / "rows.jsonl", *lines))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.path='.*none\.jsonl': no such file"):
+        read_jsonl(GSM8K(), str(tmp_path / "none.jsonl"))
+
+
+def test_a_line_ends_at_a_newline_only(tmp_path):
+    row = QA | {"question": "one\u2028two\x85three"}
+    path = write_rows(tmp_path / "rows.jsonl", json.dumps(row, ensure_ascii=False), QA)
+    assert [p.data["question"] for p in read_jsonl(GSM8K(), path)] == [row["question"], QA["question"]]
+
+
+def data_section(**fields):
+    return ConfigDict({"path": "", "heldout_path": "", "heldout_fraction": 0.5, "train_candidates": 4, "heldout_candidates": 3, **fields})
+
+
+def test_candidates_of_the_generator():
+    task = WaterJugs(max_capacity=8, max_moves=6, band=(0.02, 0.2))
+    sets = candidates(task, data_section(), seed=1)
+    assert sets == {"train": task.generate("train", 4, 1), "heldout": task.generate("heldout", 3, 1)}
+    assert candidates(task, data_section(heldout_candidates=0), seed=1)["heldout"] == []
+
+
+def test_candidates_of_two_files():
+    sets = candidates(GSM8K(), data_section(path=str(DATA / "gsm8k_train.jsonl"), heldout_path=str(DATA / "gsm8k_heldout.jsonl")), 0)
+    assert (len(sets["train"]), len(sets["heldout"])) == (6, 4)
+
+
+def test_one_file_is_divided_by_ids_and_stays_divided(tmp_path):
+    rows = [{"id": f"q{i}", "question": f"{i}?", "answer": f"#### {i}"} for i in range(400)]
+    divide = lambda rows, f: candidates(GSM8K(), data_section(path=write_rows(tmp_path / "r.jsonl", *rows), heldout_fraction=f), 0)  # noqa: E731
+    few, many = divide(rows[:200][::-1], 0.25), divide(rows, 0.25)
+    held = {p.id for p in many["heldout"]}
+    assert len(many["train"]) + len(held) == 400 and 70 < len(held) < 130
+    assert {p.id for p in few["heldout"]} == held & {f"q{i}" for i in range(200)}
+    with pytest.raises(ValueError, match=r"data\.heldout_fraction=1\.0 leaves none of 400"):
+        divide(rows, 1.0)
+
+
+def test_a_problem_in_both_sets_is_named(tmp_path):
+    train = write_rows(tmp_path / "train.jsonl", QA | {"id": "a"}, {"id": "b", "question": "?", "answer": "#### 1"})
+    heldout = write_rows(tmp_path / "heldout.jsonl", QA | {"id": "c"})
+    with pytest.raises(ValueError, match=r"held-out problem 'c' is training problem 'a'"):
+        candidates(GSM8K(), data_section(path=train, heldout_path=heldout), 0)
+
+
+def test_an_id_in_both_sets_is_named(tmp_path):
+    """Noise, logs and traces know a problem by its id, so one id may not mean two problems."""
+    train = write_rows(tmp_path / "train.jsonl", QA | {"id": "same"})
+    heldout = write_rows(tmp_path / "heldout.jsonl", {"id": "same", "question": "Another?", "answer": "#### 1"})
+    with pytest.raises(ValueError, match="'same'"):
+        candidates(GSM8K(), data_section(path=train, heldout_path=heldout), 0)
