@@ -9,11 +9,11 @@ def get_config() -> ConfigDict:
     """The demo's configuration."""
     c = config.get_config()
     c.model.unroll_layers = True
-    c.train.steps = 60
+    c.train.steps = 100
     c.train.batch = 64
     c.train.learning_rate = 5e-4
     c.train.warmup_steps = 5
     c.train.micro_batches = 8
-    c.train.logprob_chunk = 13
+    c.train.logprob_chunk = 22
     c.eval.temperature = 1.0
     return c

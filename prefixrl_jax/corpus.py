@@ -30,11 +30,14 @@ class Attempts:
     verdicts: dict[int, Verdict] = dataclasses.field(default_factory=dict)
     lengths: dict[int, int] = dataclasses.field(default_factory=dict)
     correct: dict[int, Trace] = dataclasses.field(default_factory=dict)
+    successes: int = 0
 
-    @property
-    def successes(self) -> int:
-        """Number of correct samples."""
-        return sum(v is Verdict.CORRECT for v in self.verdicts.values())
+    def add(self, sample_id: int, verdict: Verdict, tokens: int, trace: Trace | None) -> None:
+        """Takes one finished sample; the trace is kept when it is given."""
+        self.verdicts[sample_id], self.lengths[sample_id] = verdict, tokens
+        self.successes += verdict is Verdict.CORRECT
+        if trace is not None:
+            self.correct[sample_id] = trace
 
 
 class _SamplingJob:
@@ -57,14 +60,12 @@ class _SamplingJob:
             "verdict": verdict.value,
             "tokens": len(ids),
         }
+        trace = None
         if verdict is Verdict.CORRECT and self._stage == "collect":
-            trace = Trace(
-                self.name, sample.sample_id, self.context_ids, ids, sample.logprobs.tolist(), sample.finish_reason, 0, 0.0
-            )
-            self.attempts.correct[sample.sample_id] = trace
+            logprobs = sample.logprobs.tolist()
+            trace = Trace(self.name, sample.sample_id, self.context_ids, ids, logprobs, sample.finish_reason, 0, 0.0)
             record["trace"] = trace.to_record()
-        self.attempts.verdicts[sample.sample_id] = verdict
-        self.attempts.lengths[sample.sample_id] = len(ids)
+        self.attempts.add(sample.sample_id, verdict, len(ids), trace)
         self._log.append(record)
 
 
@@ -95,9 +96,9 @@ class CollectJob(_SamplingJob):
     @property
     def closed(self) -> bool:
         """When every id below the best success has failed, or the cap is used up."""
-        best = self._best
-        wanted = self._limit if best is None else best
-        return sum(i < wanted for i in self.attempts.verdicts) >= wanted
+        if (best := self._best) is None:
+            return len(self.attempts.verdicts) >= self._limit
+        return sum(i < best for i in self.attempts.verdicts) >= best
 
 
 def replay(log: Log, stage: str, problems: list[Problem], task: Task) -> dict[str, Attempts]:
@@ -106,10 +107,8 @@ def replay(log: Log, stage: str, problems: list[Problem], task: Task) -> dict[st
     for record in log.records:
         attempts = known.get(record.get("problem")) if record.get("stage") == stage else None
         if attempts is not None:
-            attempts.verdicts[record["sample"]] = Verdict(record["verdict"])
-            attempts.lengths[record["sample"]] = record["tokens"]
-            if "trace" in record:
-                attempts.correct[record["sample"]] = Trace.from_record(record["trace"])
+            trace = Trace.from_record(record["trace"]) if "trace" in record else None
+            attempts.add(record["sample"], Verdict(record["verdict"]), record["tokens"], trace)
     return known
 
 

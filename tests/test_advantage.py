@@ -9,7 +9,8 @@ from hypothesis.extra import numpy as arrays
 
 from prefixrl_jax.rl.advantage import KINDS, advantages
 
-REWARDS = arrays.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=st.sampled_from([0.0, 1.0, 0.5, -2.0]))
+SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 9))
+REWARDS = arrays.arrays(np.float32, SHAPES, elements=st.sampled_from([0.0, 1.0, 0.5, -2.0]))
 
 
 def oracle(rewards: np.ndarray, kind: str, eps: float = 1e-6) -> np.ndarray:

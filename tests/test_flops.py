@@ -93,8 +93,10 @@ def test_the_formulas_are_within_ten_per_cent_of_xla(s, t, hidden):
     the context no more than keys and values, since nothing else of it is read. It also counts softmax, norms and rotations:
     that is the difference that is left.
     """
-    sizes = dict(vocab_size=61, hidden_size=hidden, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, intermediate_size=4 * hidden)
-    config, (p, g) = dataclasses.replace(TINY, **sizes, unroll_layers=True), (2, 4)
+    config = dataclasses.replace(
+        TINY, vocab_size=61, hidden_size=hidden, head_dim=16, intermediate_size=4 * hidden, unroll_layers=True
+    )
+    p, g = 2, 4
     cost = costs(count_params(config)["matmul"], config.num_layers, config.num_heads, config.head_dim)
     keys_and_values = hidden * 2 * config.num_kv_heads * config.head_dim
     layer = keys_and_values + hidden * 2 * config.num_heads * config.head_dim + 3 * hidden * config.intermediate_size

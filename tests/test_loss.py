@@ -1,26 +1,26 @@
 """Losses and their aggregation against float64 numpy; gradients against finite differences; what carries no loss."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from conftest import TINY, as_context, as_float64, random_contexts, random_params
+from conftest import QUICK, TINY, as_context, as_float64, random_contexts, random_params
 
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model import transformer
 from prefixrl_jax.rl import loss as losses
 from prefixrl_jax.rl.loss import AGGREGATIONS, LOSSES, LossSettings
 
-UNTIED = dataclasses.replace(TINY, tie_embeddings=False)
+SMALL = dataclasses.replace(TINY, num_layers=1, hidden_size=8, head_dim=4, intermediate_size=12, unroll_layers=True)
+UNTIED = dataclasses.replace(SMALL, tie_embeddings=False)
 P, G, T = 3, 4, 6
 LENGTHS = np.array([[6, 1, 3, 2], [5, 0, 6, 4], [2, 2, 1, 6]], np.int32)
 
 
-def make_group(config=TINY, seed=0, dtype=np.float32) -> tuple[Group, np.ndarray]:
+def make_group(config=SMALL, seed=0, dtype=np.float32) -> tuple[Group, np.ndarray]:
     """A group with rows of every length, an empty one included, and advantages [P, G]."""
     rng = np.random.default_rng(seed)
     context = as_context(random_contexts(config, [5, 1, 4], seed))
@@ -30,13 +30,12 @@ def make_group(config=TINY, seed=0, dtype=np.float32) -> tuple[Group, np.ndarray
     return Group(context, tokens, jnp.asarray(LENGTHS), logprobs, rewards), rng.normal(size=(P, G)).astype(dtype)
 
 
-@partial(jax.jit, static_argnums=(1, 4))
-def loss_and_sums(params, config, group, advantages, settings):
-    return losses.group_loss(params, config, group, advantages, losses.denominators(group), settings)
+def group_loss(params, config, group, advantages, settings):
+    return losses.group_loss(params, config, group, jnp.asarray(advantages), losses.denominators(group), settings)
 
 
-def loss_of(params, config, group, advantages, settings):
-    return loss_and_sums(params, config, group, jnp.asarray(advantages), settings)[0]
+loss_and_sums = jax.jit(group_loss, static_argnums=(1, 4), compiler_options=QUICK)
+gradient = jax.jit(jax.grad(group_loss, has_aux=True), static_argnums=(1, 4), compiler_options=QUICK)
 
 
 def expected_statistics(params, config, group, temperature):
@@ -86,34 +85,43 @@ def test_aggregation_over_explicit_denominators(aggregation):
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_parts_with_the_whole_batchs_denominators_add_up(aggregation):
-    params, (group, adv), settings = random_params(TINY), make_group(), LossSettings(aggregation=aggregation, constant_length=T)
+    params, (group, adv), settings = random_params(SMALL), make_group(), LossSettings(aggregation=aggregation, constant_length=T)
     total = losses.denominators(group)
-    loss = jax.jit(lambda part, advantages: losses.group_loss(params, TINY, part, advantages, total, settings)[0])
+    loss = jax.jit(lambda part, a: losses.group_loss(params, SMALL, part, a, total, settings)[0], compiler_options=QUICK)
     parts = [loss(jax.tree.map(lambda x, i=i: x[i : i + 1], group), adv[i : i + 1]) for i in range(P)]
-    assert sum(map(float, parts)) == pytest.approx(float(loss_of(params, TINY, group, adv, settings)), rel=1e-5)
+    assert sum(map(float, parts)) == pytest.approx(float(loss_and_sums(params, SMALL, group, adv, settings)[0]), rel=1e-5)
 
 
 def test_a_batch_without_tokens_has_loss_zero():
-    group, adv = make_group()
+    group, _ = make_group()
     group = group.replace(lengths=jnp.zeros_like(group.lengths))
+    total = losses.denominators(group)
     for aggregation in AGGREGATIONS:
-        assert loss_of(random_params(TINY), TINY, group, adv, LossSettings(aggregation=aggregation)) == 0
+        assert losses.aggregate(jnp.ones((P, G, T)), group.mask(), total, LossSettings(aggregation=aggregation)) == 0
 
 
-@pytest.mark.parametrize(("kind", "aggregation", "temperature"), [
-    ("reinforce", "token_mean", 0.7), ("ppo_clip", "sequence_mean", 1.0), ("reinforce", "constant", 1.3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "aggregation", "temperature"),
+    [
+        ("reinforce", "token_mean", 0.7),
+        ("ppo_clip", "sequence_mean", 1.0),
+        ("reinforce", "constant", 1.3),
+    ],
+)
 def test_loss_and_its_sums_against_numpy_model(kind, aggregation, temperature):
-    params, (group, adv) = random_params(TINY), make_group()
+    params, (group, adv) = random_params(SMALL), make_group()
     settings = LossSettings(kind, aggregation, constant_length=T, temperature=temperature, logprob_chunk=4)
-    loss, (means, maxima) = loss_and_sums(params, TINY, group, jnp.asarray(adv), settings)
-    logprobs, entropies = expected_statistics(params, TINY, group, temperature)
+    loss, (means, maxima) = loss_and_sums(params, SMALL, group, adv, settings)
+    logprobs, entropies = expected_statistics(params, SMALL, group, temperature)
     mask, old, a = np.arange(T) < LENGTHS[..., None], np.asarray(group.logprobs, np.float64), adv[..., None].astype(np.float64)
     ratio = np.exp(logprobs - old)
     values = -a * logprobs if kind == "reinforce" else -np.where(a > 0, np.minimum(ratio, 1.2), np.maximum(ratio, 0.8)) * a
     sums = (values * mask).sum(-1)
-    expected = {"token_mean": sums.sum() / mask.sum(), "constant": sums.sum() / (P * G * T),
-                "sequence_mean": (sums / np.maximum(LENGTHS, 1)).sum() / (LENGTHS > 0).sum()}[aggregation]  # fmt: skip
+    expected = {
+        "token_mean": sums.sum() / mask.sum(),
+        "constant": sums.sum() / (P * G * T),
+        "sequence_mean": (sums / np.maximum(LENGTHS, 1)).sum() / (LENGTHS > 0).sum(),
+    }[aggregation]
     assert float(loss) == pytest.approx(expected, rel=1e-4)
     gap = np.abs(logprobs - old)
     assert float(means["entropy"]) == pytest.approx((entropies * mask).sum() / mask.sum(), rel=1e-4)
@@ -126,19 +134,20 @@ def test_loss_and_its_sums_against_numpy_model(kind, aggregation, temperature):
 @pytest.mark.parametrize("kind", LOSSES)
 def test_gradient_is_that_of_finite_differences(kind):
     with jax.enable_x64(True):
-        config = as_float64(TINY)
+        config = as_float64(SMALL)
         params, (group, adv) = random_params(config), make_group(config, dtype=np.float64)
         sampled, _ = jax.jit(lambda p: losses.token_statistics(p, config, group, 1.0, T))(params)
         noise = np.random.default_rng(3).normal(size=sampled.shape)
         group = group.replace(logprobs=sampled + 0.3 * noise)  # ratios on both sides of the clip
-        value = jax.jit(lambda p: loss_of(p, config, group, adv, LossSettings(kind, logprob_chunk=2)))
+        rest = config, group, adv, LossSettings(kind, logprob_chunk=2)
         leaves, tree = jax.tree.flatten(params)
         rng, step = np.random.default_rng(4), 1e-6
-        for i, slope in enumerate(jax.tree.leaves(jax.jit(jax.grad(value))(params))):
+        for i, slope in enumerate(jax.tree.leaves(gradient(params, *rest)[0])):
             direction = rng.normal(size=slope.shape)
 
             def moved(amount, i=i, direction=direction):
-                return float(value(jax.tree.unflatten(tree, [*leaves[:i], leaves[i] + amount * direction, *leaves[i + 1 :]])))
+                changed = [*leaves[:i], leaves[i] + amount * direction, *leaves[i + 1 :]]
+                return float(loss_and_sums(jax.tree.unflatten(tree, changed), *rest)[0])
 
             numeric = (moved(step) - moved(-step)) / (2 * step)
             assert float((slope * direction).sum()) == pytest.approx(numeric, rel=1e-6, abs=1e-8)
@@ -149,43 +158,43 @@ def test_the_gradient_reaches_the_context_through_its_keys_and_values():
     only_context = {36}  # a token that stands in a context, not as its last, and nowhere else
     tokens = jnp.where(group.tokens == 36, 0, group.tokens)
     context = Context(jnp.where(group.context.tokens == 36, 0, group.context.tokens).at[0, 2].set(36), group.context.lengths)
-    grads = jax.jit(jax.grad(lambda p: loss_of(p, UNTIED, group.replace(tokens=tokens, context=context), adv, LossSettings())))(params)
+    grads, _ = gradient(params, UNTIED, group.replace(tokens=tokens, context=context), adv, LossSettings())
     used = np.flatnonzero(np.any(np.asarray(grads["embed"]["embedding"]), axis=1))
-    assert only_context <= set(used.tolist()) < set(range(TINY.vocab_size))
+    assert only_context <= set(used.tolist()) < set(range(SMALL.vocab_size))
 
 
 def test_context_and_padding_tokens_carry_no_loss():
     """The loss is made of the logits of continuation rows; what pads a context, a row or a batch changes nothing."""
-    params, (group, adv) = random_params(TINY), make_group()
+    params, (group, adv) = random_params(SMALL), make_group()
     beyond_row = jnp.arange(T) >= group.lengths[..., None]
     beyond_context = jnp.arange(5) >= group.context.lengths[:, None]
     changed = group.replace(
-        tokens=jnp.where(beyond_row, 36, group.tokens), logprobs=jnp.where(beyond_row, -50.0, group.logprobs),
+        tokens=jnp.where(beyond_row, 36, group.tokens),
+        logprobs=jnp.where(beyond_row, -50.0, group.logprobs),
         context=Context(jnp.where(beyond_context, 35, group.context.tokens), group.context.lengths),
-    )  # fmt: skip
+    )
     for kind in LOSSES:
         settings = LossSettings(kind)
-        value = float(loss_of(params, TINY, group, adv, settings))
-        assert float(loss_of(params, TINY, changed, adv, settings)) == pytest.approx(value, abs=1e-6)
+        value = float(loss_and_sums(params, SMALL, group, adv, settings)[0])
+        assert float(loss_and_sums(params, SMALL, changed, adv, settings)[0]) == pytest.approx(value, abs=1e-6)
 
 
 def test_logits_are_taken_of_continuation_rows_only(monkeypatch):
     """No hidden state of a context position reaches the output head: (prefix) tokens of the context carry no loss."""
-    params, (group, adv) = random_params(TINY), make_group()
+    params, (group, _) = random_params(SMALL), make_group()
     seen, head = [], transformer.logits
     monkeypatch.setattr(transformer, "logits", lambda p, c, h: seen.append(h.shape) or head(p, c, h))
-    jax.eval_shape(lambda p: losses.token_statistics(p, TINY, group, 1.0, 4), params)
-    assert set(seen) == {(P, G, 4, TINY.hidden_size)}
+    jax.eval_shape(lambda p: losses.token_statistics(p, SMALL, group, 1.0, 4), params)
+    assert set(seen) == {(P, G, 4, SMALL.hidden_size)}
 
 
 @pytest.mark.parametrize("kind", LOSSES)
 def test_the_chunk_of_logits_does_not_change_the_loss_or_its_gradient(kind):
-    params, (group, adv) = random_params(TINY), make_group()
-    compiled = jax.jit(jax.value_and_grad(lambda p, settings: loss_of(p, TINY, group, adv, settings)), static_argnums=1)
-    run = lambda chunk: compiled(params, LossSettings(kind, logprob_chunk=chunk))  # noqa: E731
-    value, grads = run(T)
+    params, (group, adv) = random_params(SMALL), make_group()
+    run = lambda f, chunk: f(params, SMALL, group, adv, LossSettings(kind, logprob_chunk=chunk))  # noqa: E731
+    (value, _), (grads, _) = run(loss_and_sums, T), run(gradient, T)
     for chunk in (1, 4):
-        other, other_grads = run(chunk)
+        (other, _), (other_grads, _) = run(loss_and_sums, chunk), run(gradient, chunk)
         assert float(other) == pytest.approx(float(value), rel=1e-6)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), other_grads, grads)
 
@@ -203,29 +212,36 @@ def shapes_in(jaxpr) -> set[tuple[int, ...]]:
 
 
 def test_logits_of_the_whole_batch_never_exist():
-    params, (group, adv) = random_params(TINY), make_group()
+    params, (group, adv) = random_params(SMALL), make_group()
 
     def shapes(chunk):
-        grad = jax.grad(lambda p: loss_of(p, TINY, group, adv, LossSettings(logprob_chunk=chunk)))
-        return {s for s in shapes_in(jax.make_jaxpr(grad)(params).jaxpr) if TINY.vocab_size in s and np.prod(s) >= P * G * T * TINY.vocab_size}
+        grad = jax.grad(lambda p: group_loss(p, SMALL, group, adv, LossSettings(logprob_chunk=chunk))[0])
+        whole = P * G * T * SMALL.vocab_size
+        return {s for s in shapes_in(jax.make_jaxpr(grad)(params).jaxpr) if SMALL.vocab_size in s and np.prod(s) >= whole}
 
     assert shapes(T)  # the search finds them where they do exist
     assert not shapes(2)
 
 
 def test_reward_one_without_baseline_is_the_cross_entropy():
-    params, (group, _) = random_params(TINY), make_group()
+    params, (group, _) = random_params(SMALL), make_group()
     group = group.replace(rewards=jnp.ones((P, G)), logprobs=jnp.zeros((P, G, T)))
-    logprobs, _ = expected_statistics(params, TINY, group, 1.0)
-    assert float(loss_of(params, TINY, group, group.rewards, LossSettings())) == pytest.approx(-logprobs.sum() / LENGTHS.sum(), rel=1e-5)
+    logprobs, _ = expected_statistics(params, SMALL, group, 1.0)
+    loss, _ = loss_and_sums(params, SMALL, group, group.rewards, LossSettings())
+    assert float(loss) == pytest.approx(-logprobs.sum() / LENGTHS.sum(), rel=1e-5)
 
 
-@pytest.mark.parametrize(("fields", "message"), [
-    ({"kind": "grpo"}, r"train\.loss='grpo': one of reinforce, ppo_clip"),
-    ({"aggregation": "mean"}, r"train\.aggregation='mean': one of token_mean, sequence_mean, constant"),
-    ({"clip_low": 1.0}, r"train\.clip_low=1\.0"), ({"clip_high": 0.0}, r"train\.clip_high=0\.0"),
-    ({"temperature": 0.0}, r"sampling\.temperature=0\.0"), ({"logprob_chunk": 0}, r"train\.logprob_chunk=0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "grpo"}, r"train\.loss='grpo': one of reinforce, ppo_clip"),
+        ({"aggregation": "mean"}, r"train\.aggregation='mean': one of token_mean, sequence_mean, constant"),
+        ({"clip_low": 1.0}, r"train\.clip_low=1\.0"),
+        ({"clip_high": 0.0}, r"train\.clip_high=0\.0"),
+        ({"temperature": 0.0}, r"sampling\.temperature=0\.0"),
+        ({"logprob_chunk": 0}, r"train\.logprob_chunk=0"),
+    ],
+)
 def test_settings_out_of_range_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
         LossSettings(**fields)

@@ -1,5 +1,6 @@
 """Every bad line of a configuration is refused before any compute, and a work directory belongs to one configuration."""
 
+import itertools
 import json
 
 import pytest
@@ -24,40 +25,57 @@ def changed(**fields):
 def test_the_configurations_that_come_along_resolve(module):
     c = module.get_config()
     s = resolve(c)
-    assert (s.engine.rows, s.engine.slots, s.engine.buckets) == (c.sampling.rows, c.sampling.slots, tuple(c.sampling.context_buckets))
+    assert (s.engine.rows, s.engine.slots) == (c.sampling.rows, c.sampling.slots)
+    assert s.engine.buckets == tuple(c.sampling.context_buckets)
     assert s.model.vocab_size == len(s.task.tokenizer)
     assert s.loss.constant_length == s.sampling.max_new_tokens == c.sampling.max_new_tokens
     assert s.eval_sampling().temperature == c.eval.temperature
     for section in ("base", "train"):
-        assert (s.optimizer(section).learning_rate, s.optimizer(section).total_steps) == (c[section].learning_rate, c[section].steps)
+        optimizer = s.optimizer(section)
+        assert (optimizer.learning_rate, optimizer.total_steps) == (c[section].learning_rate, c[section].steps)
 
 
-@pytest.mark.parametrize(("fields", "message"), [
-    ({"task__name": "chess"}, r"task\.name='chess': known tasks are gsm8k, water_jugs"),
-    ({"train__loss": "dpo"}, r"train\.loss='dpo': one of reinforce, ppo_clip"),
-    ({"train__advantage": "gae"}, r"train\.advantage='gae': one of group_mean, leave_one_out, std_normalised"),
-    ({"train__aggregation": "sum"}, r"train\.aggregation='sum': one of token_mean, sequence_mean, constant"),
-    ({"train__schedule": "step"}, r"train\.schedule='step': one of constant, linear, cosine"),
-    ({"base__schedule": "step"}, r"base\.schedule='step': one of constant, linear, cosine"),
-    ({"mesh__data": 3}, r"mesh.*=\(3, 1, 1\) does not fill \d+ device"),
-    ({"mesh__data": -1, "mesh__fsdp": -1}, r"mesh.*at most one may be -1"),
-    ({"train__batch": 0}, r"train\.batch=0"), ({"base__batch": 0}, r"base\.batch=0"), ({"sampling__rows": -8}, r"sampling\.rows=-8"),
-    ({"train__micro_batches": 3}, r"train\.micro_batches=3: train\.batch=8 must be a multiple"),
-    ({"train__micro_batches": 0}, r"train\.micro_batches=0"),
-    ({"train__group": 1}, r"train\.group=1: a group of one has no baseline; at least 2"),
-    ({"train__updates_per_batch": 2}, r"train\.updates_per_batch=2 .*use ppo_clip"),
-    ({"train__learning_rate": 0.0}, r"train\.learning_rate=0\.0"), ({"train__learning_rate": float("nan")}, r"train\.learning_rate=nan"),
-    ({"train__clip_low": 1.5}, r"train\.clip_low=1\.5"), ({"train__steps": 0}, r"train\.steps=0"),
-    ({"sampling__top_p": 0.9}, r"sampling\.top_p=0\.9.*top_p=1"), ({"sampling__top_k": 5}, r"sampling\.top_k=5"),
-    ({"sampling__temperature": 0.0}, r"sampling\.temperature=0\.0"), ({"sampling__max_new_tokens": 0}, r"max_new_tokens=0"),
-    ({"sampling__slots": 0}, r"sampling\.slots=0"), ({"sampling__chunk": 0}, r"sampling\.chunk=0"),
-    ({"prefix__band": (0.0, 0.5)}, r"prefix\.band=\(0\.0, 0\.5\)"), ({"prefix__band": (0.5, 1.0)}, r"prefix\.band=\(0\.5, 1\.0\)"),
-    ({"prefix__band": (0.8, 0.4)}, r"prefix\.band=\(0\.8, 0\.4\).*0 < low <= high < 1"),
-    ({"prefix__share": 1.5}, r"prefix\.share=1\.5"), ({"prefix__cuts": 0}, r"prefix\.cuts=0"),
-    ({"select__band": (0.5, 0.2)}, r"select\.band=\(0\.5, 0\.2\)"), ({"select__samples": 0}, r"select\.samples=0"),
-    ({"collect__cap": 0}, r"collect\.cap=0"), ({"eval__fractions": (0.5, 1.0)}, r"eval\.fractions=\(0\.5, 1\.0\)"),
-    ({"eval__temperature": -0.5}, r"temperature=-0\.5"), ({"model__num_kv_heads": 3}, r"model\.num_heads=2.*num_kv_heads=3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"task__name": "chess"}, r"task\.name='chess': known tasks are gsm8k, water_jugs"),
+        ({"train__loss": "dpo"}, r"train\.loss='dpo': one of reinforce, ppo_clip"),
+        ({"train__advantage": "gae"}, r"train\.advantage='gae': one of group_mean, leave_one_out, std_normalised"),
+        ({"train__aggregation": "sum"}, r"train\.aggregation='sum': one of token_mean, sequence_mean, constant"),
+        ({"train__schedule": "step"}, r"train\.schedule='step': one of constant, linear, cosine"),
+        ({"base__schedule": "step"}, r"base\.schedule='step': one of constant, linear, cosine"),
+        ({"mesh__data": 3}, r"mesh.*=\(3, 1, 1\) does not fill \d+ device"),
+        ({"mesh__data": -1, "mesh__fsdp": -1}, r"mesh.*at most one may be -1"),
+        ({"train__batch": 0}, r"train\.batch=0"),
+        ({"base__batch": 0}, r"base\.batch=0"),
+        ({"sampling__rows": -8}, r"sampling\.rows=-8"),
+        ({"train__micro_batches": 3}, r"train\.micro_batches=3: train\.batch=8 must be a multiple"),
+        ({"train__micro_batches": 0}, r"train\.micro_batches=0"),
+        ({"train__group": 1}, r"train\.group=1: a group of one has no baseline; at least 2"),
+        ({"train__updates_per_batch": 2}, r"train\.updates_per_batch=2 .*use ppo_clip"),
+        ({"train__learning_rate": 0.0}, r"train\.learning_rate=0\.0"),
+        ({"train__learning_rate": float("nan")}, r"train\.learning_rate=nan"),
+        ({"train__clip_low": 1.5}, r"train\.clip_low=1\.5"),
+        ({"train__steps": 0}, r"train\.steps=0"),
+        ({"sampling__top_p": 0.9}, r"sampling\.top_p=0\.9.*top_p=1"),
+        ({"sampling__top_k": 5}, r"sampling\.top_k=5"),
+        ({"sampling__temperature": 0.0}, r"sampling\.temperature=0\.0"),
+        ({"sampling__max_new_tokens": 0}, r"max_new_tokens=0"),
+        ({"sampling__slots": 0}, r"sampling\.slots=0"),
+        ({"sampling__chunk": 0}, r"sampling\.chunk=0"),
+        ({"prefix__band": (0.0, 0.5)}, r"prefix\.band=\(0\.0, 0\.5\)"),
+        ({"prefix__band": (0.5, 1.0)}, r"prefix\.band=\(0\.5, 1\.0\)"),
+        ({"prefix__band": (0.8, 0.4)}, r"prefix\.band=\(0\.8, 0\.4\).*0 < low <= high < 1"),
+        ({"prefix__share": 1.5}, r"prefix\.share=1\.5"),
+        ({"prefix__cuts": 0}, r"prefix\.cuts=0"),
+        ({"select__band": (0.5, 0.2)}, r"select\.band=\(0\.5, 0\.2\)"),
+        ({"select__samples": 0}, r"select\.samples=0"),
+        ({"collect__cap": 0}, r"collect\.cap=0"),
+        ({"eval__fractions": (0.5, 1.0)}, r"eval\.fractions=\(0\.5, 1\.0\)"),
+        ({"eval__temperature": -0.5}, r"temperature=-0\.5"),
+        ({"model__num_kv_heads": 3}, r"model\.num_heads=2.*num_kv_heads=3"),
+    ],
+)
 def test_a_bad_line_is_named_with_its_value_and_what_would_do(fields, message):
     with pytest.raises(ValueError, match=message):
         resolve(changed(**fields))
@@ -76,11 +94,12 @@ def test_flatten_gives_what_json_gives_back():
 def test_a_stage_depends_on_its_fields_and_those_of_the_stages_before():
     c = base.get_config()
     fields = [fields_of(c, stage) for stage in NAMES]
-    for earlier, later in zip(fields, fields[1:]):
+    for earlier, later in itertools.pairwise(fields):
         assert earlier.items() <= later.items()
     assert "base.steps" in fields[0] and "seed" in fields[0] and "select.samples" not in fields[0]
     assert {"collect.cap", "sampling.temperature", "data.path"} <= fields[1].keys() and "prefix.band" not in fields[1]
-    assert "prefix.band" in fields[2] and "prefix.share" not in fields[2] and "train.group" in fields[3] and "eval.samples" in fields[4]
+    assert "prefix.band" in fields[2] and "prefix.share" not in fields[2]
+    assert "train.group" in fields[3] and "eval.samples" not in fields[3] and "eval.samples" in fields[4]
     assert not {"sampling.rows", "log.samples_every", "checkpoint.every", "mesh.data"} & fields[-1].keys()
     assert not any(name.startswith("task.gsm8k") for name in fields[-1])
 
@@ -101,10 +120,15 @@ def test_a_complete_stage_is_reused(tmp_path):
     assert stages.begin("evaluate") is None and not stages.record("evaluate")["complete"]
 
 
-@pytest.mark.parametrize(("fields", "stage", "message"), [
-    ({"base__steps": 7}, "base", r"base\.steps: 120 there, 7 now"), ({"select__band": (0.0, 0.5)}, "corpus", r"select\.band: \[0\.0, 1\.0\] there"),
-    ({"prefix__cuts": 5}, "prefixes", r"prefix\.cuts: 3 there, 5 now"), ({"train__group": 8}, "train", r"train\.group: 4 there, 8 now"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fields", "stage", "message"),
+    [
+        ({"base__steps": 7}, "base", r"base\.steps: 120 there, 7 now"),
+        ({"select__band": (0.0, 0.5)}, "corpus", r"select\.band: \[0\.0, 1\.0\] there, \[0\.0, 0\.5\] now"),
+        ({"prefix__cuts": 5}, "prefixes", r"prefix\.cuts: 3 there, 5 now"),
+        ({"train__group": 8}, "train", r"train\.group: 4 there, 8 now"),
+    ],
+)
 def test_a_directory_of_another_configuration_is_refused(tmp_path, fields, stage, message):
     c = changed(base__steps=120)
     finished(tmp_path, c)
@@ -121,7 +145,7 @@ def test_all_differing_fields_are_named(tmp_path):
 
 def test_more_steps_or_another_way_of_computing_is_no_difference(tmp_path):
     finished(tmp_path, changed(), upto="evaluate")
-    more = changed(train__steps=99, train__micro_batches=4, checkpoint__every=5, sampling__rows=16, log__samples_every=7, eval__every=1)
+    more = changed(train__steps=99, train__micro_batches=4, checkpoint__every=5, sampling__rows=16, eval__every=1)
     stages = Stages(tmp_path, more)
     stages.check()
     assert stages.begin("corpus") == {"line": "corpus"}

@@ -19,6 +19,8 @@ from prefixrl_jax.tasks.water_jugs import WaterJugs, random_play_success
 
 DATA = pathlib.Path(__file__).parent / "data"
 TASK = WaterJugs(max_capacity=12, jugs=3, max_moves=8)
+POLYA = Problem("polya", {"capacities": [9, 4], "start": [0, 0], "goal": 6})
+SOLVED = "fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 empty-B A=1 B=0 A>B A=0 B=1 fill-A A=9 B=1 A>B A=6 B=4"
 
 
 # --- an independent simulator: states are tuples, moves are the words of a response
@@ -125,22 +127,32 @@ def test_every_changed_token_is_caught(play, data):
             assert not right or at % (len(problem.data["start"]) + 1) == 0
 
 
-@pytest.mark.parametrize(("words", "verdict"), [
-    ("fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 empty-B A=1 B=0 A>B A=0 B=1 fill-A A=9 B=1 A>B A=6 B=4 done", Verdict.CORRECT),
-    ("fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 empty-B A=1 B=0 A>B A=0 B=1 fill-A A=9 B=1 A>B A=6 B=4 stuck", Verdict.WRONG),
-    ("fill-A A=9 B=0 done", Verdict.WRONG), ("fill-A A=9 B=0 A>B A=6 B=3 done", Verdict.WRONG), ("empty-A A=0 B=0 done", Verdict.WRONG),
-    ("fill-A A=9 B=0", Verdict.UNPARSED), ("fill-A A=9 done", Verdict.UNPARSED), ("fill-A B=9 A=0 done", Verdict.WRONG), ("A=9 fill-A B=0 done", Verdict.UNPARSED),
-    ("fill-C A=9 B=0 done", Verdict.UNPARSED), ("done done done done", Verdict.UNPARSED), ("", Verdict.UNPARSED), ("done", Verdict.WRONG),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "verdict"),
+    [
+        (SOLVED + " done", Verdict.CORRECT),
+        (SOLVED + " stuck", Verdict.WRONG),
+        ("fill-A A=9 B=0 done", Verdict.WRONG),
+        ("fill-A A=9 B=0 A>B A=6 B=3 done", Verdict.WRONG),
+        ("empty-A A=0 B=0 done", Verdict.WRONG),
+        ("fill-A A=9 B=0", Verdict.UNPARSED),
+        ("fill-A A=9 done", Verdict.UNPARSED),
+        ("fill-A B=9 A=0 done", Verdict.WRONG),
+        ("A=9 fill-A B=0 done", Verdict.UNPARSED),
+        ("fill-C A=9 B=0 done", Verdict.UNPARSED),
+        ("done done done done", Verdict.UNPARSED),
+        ("", Verdict.UNPARSED),
+        ("done", Verdict.WRONG),
+    ],
+)
 def test_verdicts_by_hand(words, verdict):
-    problem = Problem("p", {"capacities": [9, 4], "start": [0, 0], "goal": 6})
-    assert TASK.grade(problem, ids(TASK, words.split())) is verdict
+    assert TASK.grade(POLYA, ids(TASK, words.split())) is verdict
     assert verdict.reward == (verdict is Verdict.CORRECT)
 
 
 def test_more_moves_than_allowed_are_wrong():
     problem = Problem("p", {"capacities": [9, 4], "start": [0, 0], "goal": 4})
-    waste = "fill-A A=9 B=0 empty-A A=0 B=0".split()
+    waste = ["fill-A", "A=9", "B=0", "empty-A", "A=0", "B=0"]
     for rounds, verdict in ((3, Verdict.CORRECT), (4, Verdict.WRONG)):
         assert TASK.grade(problem, ids(TASK, [*waste * rounds, "fill-B", "A=0", "B=4", "done"])) is verdict
 
@@ -161,20 +173,47 @@ def test_luchins_problems_have_his_solution():
     """B - A - 2C, written out for his first three-jar problem."""
     task = WaterJugs(max_capacity=163, jugs=3, max_moves=10)
     problem = read_jsonl(task, str(DATA / "jugs_published.jsonl"))[1]
-    words = "fill-B A=0 B=127 C=0 B>A A=21 B=106 C=0 B>C A=21 B=103 C=3 empty-C A=21 B=103 C=0 B>C A=21 B=100 C=3 done".split()
+    words = [
+        "fill-B",
+        "A=0",
+        "B=127",
+        "C=0",
+        "B>A",
+        "A=21",
+        "B=106",
+        "C=0",
+        "B>C",
+        "A=21",
+        "B=103",
+        "C=3",
+        "empty-C",
+        "A=21",
+        "B=103",
+        "C=0",
+        "B>C",
+        "A=21",
+        "B=100",
+        "C=3",
+        "done",
+    ]
     assert task.grade(problem, ids(task, words)) is Verdict.CORRECT
 
 
-@pytest.mark.parametrize(("words", "leaks"), [
-    ("", False), ("fill-A A=9 B=0 A>B", False), ("fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 empty-B A=1 B=0 A>B A=0 B=1 fill-A A=9 B=1 A>B A=6 B=4", True),
-    ("fill-A A=9 B=0 done", True), ("fill-A A=9 B=0 stuck", True),
-    ("fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 empty-B A=1 B=0 A>B A=0 B=1 fill-A A=9 B=1", False),
-    # The goal was reached, then left: the prefix still says how.
-    ("fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 empty-B A=1 B=0 A>B A=0 B=1 fill-A A=9 B=1 A>B A=6 B=4 empty-B A=6 B=0 empty-A A=0 B=0", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "leaks"),
+    [
+        ("", False),
+        ("fill-A A=9 B=0 A>B", False),
+        (SOLVED, True),
+        ("fill-A A=9 B=0 done", True),
+        ("fill-A A=9 B=0 stuck", True),
+        (SOLVED.removesuffix(" A>B A=6 B=4"), False),
+        # The goal was reached, then left: the prefix still says how.
+        (SOLVED + " empty-B A=6 B=0 empty-A A=0 B=0", True),
+    ],
+)
 def test_leaks(words, leaks):
-    problem = Problem("p", {"capacities": [9, 4], "start": [0, 0], "goal": 6})
-    assert TASK.leaks(problem, ids(TASK, words.split())) is leaks
+    assert TASK.leaks(POLYA, ids(TASK, words.split())) is leaks
 
 
 def weighted(state, capacities, pour_weight) -> dict[tuple[int, ...], float]:
@@ -195,9 +234,15 @@ def chance(capacities, start, goal, moves, pour_weight):
     return float(value(tuple(start), moves))
 
 
-@pytest.mark.parametrize(("capacities", "goal", "moves", "pour_weight"), [
-    ((5, 3), 4, 6, Fraction(1)), ((4, 7), 5, 7, Fraction(3)), ((3, 4), 2, 1, Fraction(2)), ((6, 4), 3, 8, Fraction(1, 2)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("capacities", "goal", "moves", "pour_weight"),
+    [
+        ((5, 3), 4, 6, Fraction(1)),
+        ((4, 7), 5, 7, Fraction(3)),
+        ((3, 4), 2, 1, Fraction(2)),
+        ((6, 4), 3, 8, Fraction(1, 2)),
+    ],
+)
 def test_success_of_random_play_is_exact(capacities, goal, moves, pour_weight):
     found = random_play_success(capacities, goal, moves, float(pour_weight))
     assert found.shape == (capacities[0] + 1, capacities[1] + 1)
@@ -259,7 +304,9 @@ def test_too_many_problems_asked_for():
 
 def test_base_text_is_legal_play_of_problems_of_no_other_split():
     rng = np.random.default_rng(0)
-    known = {tuple(TASK.render(p)) for s in ("train", "heldout") for p in WaterJugs(8, band=(0.0, 1.0), max_moves=6).generate(s, 50, 0)}
+    known = {
+        tuple(TASK.render(p)) for s in ("train", "heldout") for p in WaterJugs(8, band=(0.0, 1.0), max_moves=6).generate(s, 50, 0)
+    }
     verdicts, counts = [], {}
     pairs = TASK.base_text(rng, 400)
     assert len(pairs) == 400
@@ -273,27 +320,43 @@ def test_base_text_is_legal_play_of_problems_of_no_other_split():
         if not solved:  # a lost game is legal play as well: up to its end it only lacks the goal
             width = len(data["start"]) + 1
             assert len(spoken) == width * TASK.max_moves + 1 and spoken[-1] == "stuck"
-            assert judge(**{**data, "goal": int(spoken[-2].split("=")[1])}, words=[*spoken[:-1], "done"], max_moves=TASK.max_moves)
+            assert judge(
+                **{**data, "goal": int(spoken[-2].split("=")[1])}, words=[*spoken[:-1], "done"], max_moves=TASK.max_moves
+            )
         counts[spoken[0]] = counts.get(spoken[0], 0) + 1
     assert 0 < sum(verdicts) < 400 and len(counts) == 12  # every move of three jugs begins some game
 
 
 def test_strategies_are_shares_of_the_moves():
-    problem = Problem("p", {"capacities": [9, 4], "start": [0, 0], "goal": 6})
-    found = TASK.strategies(problem, ids(TASK, "fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 stuck".split()))
+    found = TASK.strategies(
+        POLYA, ids(TASK, ["fill-A", "A=9", "B=0", "A>B", "A=5", "B=4", "empty-B", "A=5", "B=0", "A>B", "A=1", "B=4", "stuck"])
+    )
     assert found == {"fill": 0.25, "empty": 0.25, "pour": 0.5, "moves": 4.0}
 
 
 GOOD = {"capacities": [9, 4], "start": [0, 0], "goal": 6}
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"capacities": None}, "capacities"), ({"start": None}, "start"), ({"goal": None}, "goal"),
-    ({"capacities": "9 4"}, "capacities="), ({"capacities": [9, 13]}, "from 0 to 12"), ({"goal": 6.0}, r"goal=6\.0"),
-    ({"start": [0, -1]}, "start="), ({"start": [0]}, "start="), ({"capacities": [9], "start": [0]}, "2 to 3 numbers"),
-    ({"capacities": [9, 4, 4, 4], "start": [0] * 4}, "2 to 3 numbers"), ({"start": [0, 5]}, "start="), ({"start": [6, 0]}, "goal=6"),
-    ({"goal": 10}, "goal=10"), ({"goal": 0}, "goal=0"), ({"goal": True}, "goal=True"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"capacities": None}, "capacities"),
+        ({"start": None}, "start"),
+        ({"goal": None}, "goal"),
+        ({"capacities": "9 4"}, "capacities="),
+        ({"capacities": [9, 13]}, "from 0 to 12"),
+        ({"goal": 6.0}, r"goal=6\.0"),
+        ({"start": [0, -1]}, "start="),
+        ({"start": [0]}, "start="),
+        ({"capacities": [9], "start": [0]}, "2 to 3 numbers"),
+        ({"capacities": [9, 4, 4, 4], "start": [0] * 4}, "2 to 3 numbers"),
+        ({"start": [0, 5]}, "start="),
+        ({"start": [6, 0]}, "goal=6"),
+        ({"goal": 10}, "goal=10"),
+        ({"goal": 0}, "goal=0"),
+        ({"goal": True}, "goal=True"),
+    ],
+)
 def test_jug_rows_are_refused_with_the_field(change, message):
     assert TASK.parse({**GOOD, "extra": 1}) == GOOD
     row = {k: v for k, v in {**GOOD, **change}.items() if v is not None}
@@ -301,11 +364,17 @@ def test_jug_rows_are_refused_with_the_field(change, message):
         TASK.parse(row)
 
 
-@pytest.mark.parametrize(("fields", "message"), [
-    ({"jugs": 5}, r"jugs=5: from 2 to 4"), ({"jugs": 1}, "jugs=1"), ({"band": (0.2, 0.1)}, r"band=\(0\.2, 0\.1\)"),
-    ({"max_capacity": 3}, "max_capacity=3"), ({"max_moves": 0}, "max_moves=0"),
-    ({"pour_weight": 0.0}, r"pour_weight=0\.0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"jugs": 5}, r"jugs=5: from 2 to 4"),
+        ({"jugs": 1}, "jugs=1"),
+        ({"band": (0.2, 0.1)}, r"band=\(0\.2, 0\.1\)"),
+        ({"max_capacity": 3}, "max_capacity=3"),
+        ({"max_moves": 0}, "max_moves=0"),
+        ({"pour_weight": 0.0}, r"pour_weight=0\.0"),
+    ],
+)
 def test_jug_settings_are_refused_with_the_field(fields, message):
     with pytest.raises(ValueError, match=message):
         WaterJugs(**fields)
@@ -319,11 +388,25 @@ def test_an_unknown_task_lists_the_known_ones():
 # --- word problems
 
 
-@pytest.mark.parametrize(("text", "number"), [
-    ("so #### 72", Fraction(72)), ("#### 1,234", Fraction(1234)), ("#### $5", Fraction(5)), ("#### -3", Fraction(-3)),
-    ("#### 2.50", Fraction(5, 2)), ("#### -$1,000.25.", Fraction(-4001, 4)), ("#### 1 #### 2", Fraction(2)), ("####7 apples", Fraction(7)),
-    ("#### 0.1", Fraction(1, 10)), ("#### 5.", Fraction(5)), ("#### none", None), ("72", None), ("", None), ("#### 3 ####", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("so #### 72", Fraction(72)),
+        ("#### 1,234", Fraction(1234)),
+        ("#### $5", Fraction(5)),
+        ("#### -3", Fraction(-3)),
+        ("#### 2.50", Fraction(5, 2)),
+        ("#### -$1,000.25.", Fraction(-4001, 4)),
+        ("#### 1 #### 2", Fraction(2)),
+        ("####7 apples", Fraction(7)),
+        ("#### 0.1", Fraction(1, 10)),
+        ("#### 5.", Fraction(5)),
+        ("#### none", None),
+        ("72", None),
+        ("", None),
+        ("#### 3 ####", None),
+    ],
+)
 def test_the_final_number_is_exact(text, number):
     assert final_number(text) == number
 
@@ -346,8 +429,13 @@ def test_answers_are_graded_as_fractions():
     task = GSM8K()
     problem = Problem("p", {"question": "?", "answer": "half of 5 is 2.5\n#### 2.50"})
     say = lambda text: [*task.tokenizer.encode(text), *task.stop_ids]  # noqa: E731
-    for text, verdict in ((" #### 2.5", Verdict.CORRECT), ("#### 5/2", Verdict.WRONG), ("#### 2.500001", Verdict.WRONG),
-                          ("2.5", Verdict.UNPARSED), ("#### two", Verdict.UNPARSED)):  # fmt: skip
+    for text, verdict in (
+        (" #### 2.5", Verdict.CORRECT),
+        ("#### 5/2", Verdict.WRONG),
+        ("#### 2.500001", Verdict.WRONG),
+        ("2.5", Verdict.UNPARSED),
+        ("#### two", Verdict.UNPARSED),
+    ):
         assert task.grade(problem, say(text)) is verdict
     assert task.grade(problem, [255, 254, *say("#### 2.5")]) is Verdict.CORRECT  # bytes that are no text
     assert task.leaks(problem, task.tokenizer.encode("so #### 2")) and task.leaks(problem, say("so"))
@@ -385,15 +473,20 @@ def write_rows(path, *lines):
 QA = {"question": "How many?", "answer": "#### 4"}
 
 
-@pytest.mark.parametrize(("lines", "message"), [
-    ([], r"rows\.jsonl: no problem in the file"), (["", "  "], r"rows\.jsonl: no problem in the file"),
-    ([QA, "", {"question": "How?"}], r"rows\.jsonl, line 3: field 'answer' is missing"),
-    ([{"question": " ", "answer": "#### 4"}], r"rows\.jsonl, line 1: field 'question'"),
-    ([{"question": 5, "answer": "#### 4"}], r"rows\.jsonl, line 1: field 'question'"),
-    ([QA, {"question": "How?", "answer": "four"}], r"rows\.jsonl, line 2: field 'answer' ends in 'four'; '#### N'"),
-    ([QA | {"id": "a"}, QA | {"id": "b"}, QA | {"id": "a"}], r"rows\.jsonl, line 3: id 'a' stands in an earlier line"),
-    ([QA, '{"question": '], r"rows\.jsonl, line 2: "), ([QA, "[1, 2]"], r"rows\.jsonl, line 2: list found where a JSON object"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], r"rows\.jsonl: no problem in the file"),
+        (["", "  "], r"rows\.jsonl: no problem in the file"),
+        ([QA, "", {"question": "How?"}], r"rows\.jsonl, line 3: field 'answer' is missing"),
+        ([{"question": " ", "answer": "#### 4"}], r"rows\.jsonl, line 1: field 'question'"),
+        ([{"question": 5, "answer": "#### 4"}], r"rows\.jsonl, line 1: field 'question'"),
+        ([QA, {"question": "How?", "answer": "four"}], r"rows\.jsonl, line 2: field 'answer' ends in 'four'; '#### N'"),
+        ([QA | {"id": "a"}, QA | {"id": "b"}, QA | {"id": "a"}], r"rows\.jsonl, line 3: id 'a' stands in an earlier line"),
+        ([QA, '{"question": '], r"rows\.jsonl, line 2: "),
+        ([QA, "[1, 2]"], r"rows\.jsonl, line 2: list found where a JSON object"),
+    ],
+)
 def test_a_malformed_file_is_refused_with_line_and_field(tmp_path, lines, message):
     with pytest.raises(ValueError, match=message):
         read_jsonl(GSM8K(), write_rows(tmp_path / "rows.jsonl", *lines))
@@ -411,7 +504,9 @@ def test_a_line_ends_at_a_newline_only(tmp_path):
 
 
 def data_section(**fields):
-    return ConfigDict({"path": "", "heldout_path": "", "heldout_fraction": 0.5, "train_candidates": 4, "heldout_candidates": 3, **fields})
+    return ConfigDict(
+        {"path": "", "heldout_path": "", "heldout_fraction": 0.5, "train_candidates": 4, "heldout_candidates": 3, **fields}
+    )
 
 
 def test_candidates_of_the_generator():
@@ -422,13 +517,19 @@ def test_candidates_of_the_generator():
 
 
 def test_candidates_of_two_files():
-    sets = candidates(GSM8K(), data_section(path=str(DATA / "gsm8k_train.jsonl"), heldout_path=str(DATA / "gsm8k_heldout.jsonl")), 0)
+    sets = candidates(
+        GSM8K(), data_section(path=str(DATA / "gsm8k_train.jsonl"), heldout_path=str(DATA / "gsm8k_heldout.jsonl")), 0
+    )
     assert (len(sets["train"]), len(sets["heldout"])) == (6, 4)
 
 
 def test_one_file_is_divided_by_ids_and_stays_divided(tmp_path):
     rows = [{"id": f"q{i}", "question": f"{i}?", "answer": f"#### {i}"} for i in range(400)]
-    divide = lambda rows, f: candidates(GSM8K(), data_section(path=write_rows(tmp_path / "r.jsonl", *rows), heldout_fraction=f), 0)  # noqa: E731
+
+    def divide(rows, fraction):
+        path = write_rows(tmp_path / "rows.jsonl", *rows)
+        return candidates(GSM8K(), data_section(path=path, heldout_fraction=fraction), 0)
+
     few, many = divide(rows[:200][::-1], 0.25), divide(rows, 0.25)
     held = {p.id for p in many["heldout"]}
     assert len(many["train"]) + len(held) == 400 and 70 < len(held) < 130

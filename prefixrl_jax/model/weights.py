@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -125,6 +126,7 @@ def abstract_params(config: ModelConfig) -> Params:
     return tree_from(weight_table(config), lambda w: jax.ShapeDtypeStruct(w.full_shape(config), jnp.dtype(config.param_dtype)))
 
 
+@partial(jax.jit, static_argnames=("config", "seed"))
 def init_params(config: ModelConfig, seed: int) -> Params:
     """Random weights: projections N(0, 1/inputs) with the two that write to the residual stream scaled by 1/sqrt(2L)."""
     table = weight_table(config)

@@ -112,7 +112,7 @@ def make_train_step(
         total = denominators(group)
         scores = advantages(group.rewards, advantage)
         grads, loss, means, maxima = _accumulate(state.params, config, group, scores, total, settings, micro_batches)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
         new = TrainState(optax.apply_updates(state.params, changes), opt_state, state.step + 1)

@@ -10,7 +10,7 @@ A/9 says that jug A holds at most 9 litres, A=5 that 5 are in it. Every number i
 needs no layers just to tell what a number refers to.
 
 It ends with `done` once some jug holds the goal, or with `stuck` when the moves are used up. Elementary steps are easy; which
-move to make is not: random legal play (a pour three times as likely as a fill or an emptying) solves the hard ones about once
+move to make is not: random legal play (every legal move equally likely) solves the hard ones about once
 in a thousand games.
 """
 
@@ -63,7 +63,7 @@ class WaterJugs:
 
     name = "water_jugs"
 
-    def __init__(self, max_capacity: int = 11, jugs: int = 2, max_moves: int = 8, pour_weight: float = 3.0,
+    def __init__(self, max_capacity: int = 11, jugs: int = 2, max_moves: int = 14, pour_weight: float = 1.0,
                  band: Sequence[float] = (2e-4, 2e-3)):  # fmt: skip
         if not 2 <= jugs <= len(JUGS):
             raise ValueError(f"task.water_jugs.jugs={jugs}: from 2 to {len(JUGS)}")

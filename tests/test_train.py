@@ -1,0 +1,83 @@
+"""The loop: it stops on a non-finite step and keeps the last good state; it resumes; it never compiles twice."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prefixrl_jax import mesh as meshes
+from prefixrl_jax.checkpoint import Checkpoints
+from prefixrl_jax.flops import Ledger
+from prefixrl_jax.group import Context, Group
+from prefixrl_jax.model.config import ModelConfig
+from prefixrl_jax.model.weights import init_params
+from prefixrl_jax.rl.loss import LossSettings
+from prefixrl_jax.rl.step import OptimizerSettings, abstract_state, init_state, make_optimizer, make_train_step
+from prefixrl_jax.train import Batch, Diverged, Loop
+
+CONFIG = ModelConfig(vocab_size=11, hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, intermediate_size=16)
+
+
+def source(poisoned: int | None = None):
+    """Random groups, a pure function of the step; the poisoned step has a NaN reward."""
+
+    def batch(params, step: int, ledger: Ledger) -> Batch:
+        rng = np.random.default_rng(step)
+        rewards = rng.integers(0, 2, (4, 2)).astype(np.float32)
+        rewards[0, 0] = np.nan if step == poisoned else rewards[0, 0]
+        group = Group(
+            context=Context(jnp.asarray(rng.integers(0, 11, (4, 3)), jnp.int32), jnp.full(4, 3)),
+            tokens=jnp.asarray(rng.integers(0, 11, (4, 2, 5)), jnp.int32), lengths=jnp.full((4, 2), 5),
+            logprobs=jnp.zeros((4, 2, 5)), rewards=jnp.asarray(rewards),
+        )  # fmt: skip
+        return Batch(group, f"of step {step + 1} (problems a, b)", {"reward/plain": float(np.nanmean(rewards))}, lambda book: None)
+
+    return batch
+
+
+def fit(directory, steps: int, poisoned: int | None = None):
+    mesh = meshes.make_mesh()
+    optimizer = make_optimizer(OptimizerSettings(learning_rate=1e-2))
+    with jax.set_mesh(mesh):
+        update = make_train_step(CONFIG, optimizer, LossSettings(), "group_mean", 1, mesh)
+        loop = Loop("train", update, source(poisoned), steps, directory, save_every=1)
+        state, _ = loop.run(
+            init_state(init_params(CONFIG, 0), CONFIG, optimizer, mesh), abstract_state(CONFIG, optimizer, mesh), Ledger()
+        )
+        return state, update
+
+
+def leaves(tree) -> list[np.ndarray]:
+    return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def test_a_nan_stops_the_run_names_the_batch_and_keeps_the_last_good_state(tmp_path):
+    good, _ = fit(tmp_path / "good", 2)
+    with pytest.raises(Diverged, match=r"step 3: loss nan.*problems a, b.*saved as step 2"):
+        fit(tmp_path / "bad", 5, poisoned=2)
+    mesh, optimizer = meshes.make_mesh(), make_optimizer(OptimizerSettings(learning_rate=1e-2))
+    with Checkpoints(tmp_path / "bad" / "checkpoints") as checkpoints:
+        step, state, _ = checkpoints.restore(abstract_state(CONFIG, optimizer, mesh))
+    assert step == 2
+    for a, b in zip(leaves(state), leaves(good), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_more_steps_go_on_from_the_last_checkpoint_bit_for_bit(tmp_path):
+    whole, _ = fit(tmp_path / "whole", 4)
+    fit(tmp_path / "parts", 2)
+    parts, _ = fit(tmp_path / "parts", 4)
+    for a, b in zip(leaves(whole), leaves(parts), strict=True):
+        np.testing.assert_array_equal(a, b)
+    rows = [[json.loads(line) for line in (tmp_path / d / "metrics.jsonl").read_text().splitlines()] for d in ("whole", "parts")]
+    assert [r["step"] for r in rows[1]] == [1, 2, 3, 4]
+    assert [r["loss"] for r in rows[0]] == [r["loss"] for r in rows[1]]
+
+
+def test_the_update_compiles_once(tmp_path):
+    _, update = fit(tmp_path / "run", 3)
+    assert update._cache_size() == 1
