@@ -14,6 +14,6 @@ def get_config() -> ConfigDict:
     c.train.learning_rate = 5e-4
     c.train.warmup_steps = 5
     c.train.micro_batches = 8
-    c.train.logprob_chunk = 22
+    c.train.logprob_chunk = 25
     c.eval.temperature = 1.0
     return c

@@ -6,10 +6,10 @@ the step's noise) and the FLOPs ledger.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
@@ -40,7 +40,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), sidecar=ocp.args.JsonSave(sidecar))
-        self._manager.save(step, args=args, metrics=None if score is None else {BEST: float(score)})
+        self._manager.save(step, args=args, metrics=None if score is None or not math.isfinite(score) else {BEST: float(score)})
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, ascending."""
@@ -55,14 +55,18 @@ class Checkpoints:
         """
         wanted = self.steps()[::-1] if step is None else [step]
         failure: Exception | None = None
+        damaged: list[int] = []
         for candidate in wanted:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), sidecar=ocp.args.JsonRestore())
             try:
                 found = self._manager.restore(candidate, args=args)
+                for bad in damaged:  # else the step could not be saved again
+                    self._manager.delete(bad)
                 return candidate, found["state"], found["sidecar"]
             except (ValueError, OSError, KeyError) as error:
-                logging.warning("checkpoint %s/%d cannot be read and is passed over: %s", self._directory, candidate, error)
+                logging.warning("checkpoint %s/%d cannot be read and is dropped: %s", self._directory, candidate, error)
                 failure = error
+                damaged.append(candidate)
         if failure is not None:
             raise ValueError(f"no checkpoint in {self._directory} can be read; the last error was: {failure}") from failure
         return None
@@ -74,8 +78,3 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for the last save and releases the directory."""
         self._manager.close()
-
-
-def host_copy(tree: Any) -> Any:
-    """A numpy copy of a pytree whose arrays may be donated soon after."""
-    return jax.tree.map(lambda x: jax.device_get(x), tree)

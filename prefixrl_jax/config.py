@@ -16,9 +16,9 @@ def get_config() -> ConfigDict:
     c.task.water_jugs = ConfigDict()
     c.task.water_jugs.max_capacity = 11  # largest jug, litres
     c.task.water_jugs.jugs = 2  # most jugs in a problem
-    c.task.water_jugs.max_moves = 14  # moves allowed
-    c.task.water_jugs.pour_weight = 1.0  # random play: how much likelier a pour is than a fill or an emptying
-    c.task.water_jugs.band = (2e-4, 2e-3)  # generated problems: chance that random legal play solves them
+    c.task.water_jugs.max_moves = 16  # moves allowed
+    c.task.water_jugs.pour_weight = 5.0  # random play: how much likelier a pour is than a fill or an emptying
+    c.task.water_jugs.band = (1e-3, 6e-3)  # generated problems: chance that random legal play solves them
     c.task.gsm8k = ConfigDict()
     c.task.gsm8k.base_path = ""  # JSONL of worked solutions for a base model trained from scratch
 
@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
     c.data.path = ""  # JSONL of training problems; empty: the task's generator
     c.data.heldout_path = ""  # JSONL of held-out problems; empty: a part of data.path
     c.data.heldout_fraction = 0.5  # of data.path that is held out, when heldout_path is empty
-    c.data.train_candidates = 448  # problems generated for select to screen
-    c.data.heldout_candidates = 448
+    c.data.train_candidates = 400  # problems generated for select to screen
+    c.data.heldout_candidates = 400
 
     c.model = ConfigDict()  # see prefixrl_jax/model/config.py; the vocabulary size comes from the tokenizer
     c.model.hidden_size = 128
@@ -55,14 +55,14 @@ def get_config() -> ConfigDict:
     c.sampling.temperature = 1.0  # of select, collect and training rollouts
     c.sampling.top_p = 1.0  # training needs 1: the gradient is that of the distribution sampled from
     c.sampling.top_k = 0  # training needs 0 (off)
-    c.sampling.max_new_tokens = 44
-    c.sampling.context_buckets = (8, 42)  # context lengths compiled for: prompt, and prompt + prefix
+    c.sampling.max_new_tokens = 50
+    c.sampling.context_buckets = (8, 48)  # context lengths compiled for: prompt, and prompt + prefix
     c.sampling.rows = 64  # contexts in flight
     c.sampling.slots = 8  # samples in flight per context
     c.sampling.chunk = 4  # tokens decoded between refills of finished slots
 
     c.base = ConfigDict()  # the base model, trained from scratch on the task's text
-    c.base.steps = 1600
+    c.base.steps = 1100
     c.base.batch = 64  # texts per step
     c.base.learning_rate = 3e-3
     c.base.warmup_steps = 20
@@ -71,13 +71,13 @@ def get_config() -> ConfigDict:
     c.base.weight_decay = 0.01
 
     c.select = ConfigDict()
-    c.select.samples = 64  # k: fresh samples of every candidate; the paper's is 512
+    c.select.samples = 32  # k: fresh samples of every candidate; the paper's is 512
     c.select.band = (0.0, 0.0)  # pass rates that make a problem hard; (0, 0): never solved in k
     c.select.train_problems = 320  # at most so many hard problems to train on (paper: 1,000)
     c.select.heldout_problems = 320
 
     c.collect = ConfigDict()
-    c.collect.cap = 400  # samples of a hard problem before it is given up (paper: 2,500)
+    c.collect.cap = 256  # samples of a hard problem before it is given up (paper: 2,500)
 
     c.prefix = ConfigDict()
     c.prefix.cuts = 3  # per trace, drawn once and frozen

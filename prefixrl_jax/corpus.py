@@ -90,8 +90,9 @@ class CollectJob(_SamplingJob):
         return min(self.attempts.correct, default=None)
 
     def next_sample(self) -> int | None:
-        """None as soon as one success is in: higher ids cannot be first any more."""
-        return self._todo.pop() if self._todo and self._best is None else None
+        """Once a success is in, only lower ids that an interruption left open: higher ones cannot be first any more."""
+        best = self._best
+        return self._todo.pop() if self._todo and (best is None or self._todo[-1] < best) else None
 
     @property
     def closed(self) -> bool:

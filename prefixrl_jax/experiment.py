@@ -34,7 +34,7 @@ from prefixrl_jax.rollout import Prompt
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.settings import Settings, resolve
 from prefixrl_jax.stages import NAMES, Stages, write_json
-from prefixrl_jax.tasks.sources import candidates
+from prefixrl_jax.tasks.sources import candidates, fingerprint
 from prefixrl_jax.tasks.task import Problem
 from prefixrl_jax.traces import Log, Trace, read_dataset, write_dataset
 from prefixrl_jax.train import Loop, progress_note
@@ -46,11 +46,11 @@ class Experiment:
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
         self.s: Settings = resolve(config)
-        self.stages = Stages(workdir, config)
-        self.stages.check()
         self.ledger = Ledger()
         sets = candidates(self.s.task, config.data, config.seed)
         self._check_fit(sets)
+        self.stages = Stages(workdir, config, fingerprint(sets))
+        self.stages.check()
         self.candidates = {name: {p.id: p for p in problems} for name, problems in sets.items()}
 
     def _check_fit(self, sets: dict[str, list[Problem]]) -> None:
@@ -89,7 +89,9 @@ class Experiment:
         c, s = self.config, self.s
         source = BaseText(s.task, s.mesh, s.cost, c.base.batch, s.sampling.max_new_tokens, s.engine.buckets, c.seed)
         loss = dataclasses.replace(s.loss, kind="reinforce", aggregation="token_mean", temperature=1.0)
-        _, self.ledger, last = self._fit("base", source, loss, "none", self.workdir / "base", init_params(s.model, c.seed), 1)
+        omit = ("sampler_trainer/", "clip_ratio/", "flops/")  # nothing is sampled here, and base training is outside the total
+        params = init_params(s.model, c.seed)
+        last = self._fit("base", source, loss, "none", self.workdir / "base", params, 1, save_every=200, omit=omit)
         return {"ledger": self.ledger.state, "line": f"loss {last.get('loss', float('nan')):.3f} per token"}
 
     def corpus(self) -> dict[str, Any]:
@@ -143,7 +145,13 @@ class Experiment:
         source = OnPolicy(s.engine, self._decode_shardings(), s.task, contexts, c.train.group, s.sampling, c.train.seed,
                           c.train.mask_truncated, self.workdir / "samples", c.log.samples_every)  # fmt: skip
         params = self._params("base")
-        _, self.ledger, last = self._fit("train", source, s.loss, c.train.advantage, self.workdir, params, c.train.micro_batches)
+        budget = c.train.flops_budget
+        last = self._fit(
+            "train", source, s.loss, c.train.advantage, self.workdir, params, c.train.micro_batches,
+            updates_per_batch=c.train.updates_per_batch, save_every=c.checkpoint.every, keep=c.checkpoint.keep,
+            evaluate_every=c.eval.every, evaluate=self._short_evaluation, note=progress_note,
+            stop=lambda ledger: 0 < budget <= ledger.total(),
+        )  # fmt: skip
         return {"ledger": self.ledger.state, "last": last, "line": progress_note(last) if last else "no step"}
 
     def evaluate(self) -> dict[str, Any]:
@@ -190,31 +198,15 @@ class Experiment:
 
     # What the stages share
 
-    def _fit(self, section: str, source, loss, advantage: str, directory: Path, params: Params, micro_batches: int):
-        c, s = self.config, self.s
-        optimizer = make_optimizer(s.optimizer(section))
-        update = make_train_step(s.model, optimizer, loss, advantage, micro_batches, s.mesh)
+    def _fit(self, section: str, source, loss, advantage: str, directory: Path, params: Params, micro_batches: int, **options):
+        """Runs the loop over one section's steps; returns the last step's metrics. The ledger goes on from where it is."""
+        optimizer = make_optimizer(self.s.optimizer(section))
+        update = make_train_step(self.s.model, optimizer, loss, advantage, micro_batches, self.s.mesh)
         last: dict[str, float] = {}
-        rl = section == "train"
-        loop = Loop(
-            section,
-            update,
-            source,
-            c[section].steps,
-            directory,
-            updates_per_batch=c.train.updates_per_batch if rl else 1,
-            save_every=c.checkpoint.every if rl else 100,
-            keep=c.checkpoint.keep,
-            evaluate_every=c.eval.every if rl else 0,
-            evaluate=self._short_evaluation if rl else None,
-            note=progress_note if rl else lambda m: f"loss {m['loss']:.4f}",
-            stop=lambda ledger: rl and 0 < c.train.flops_budget <= ledger.total(),
-            on_step=last.update,
-        )
-        state, ledger = loop.run(
-            init_state(params, s.model, optimizer, s.mesh), abstract_state(s.model, optimizer, s.mesh), self.ledger
-        )
-        return state, ledger, last
+        loop = Loop(section, update, source, self.config[section].steps, directory, on_step=last.update, **options)
+        state = init_state(params, self.s.model, optimizer, self.s.mesh)
+        _, self.ledger = loop.run(state, abstract_state(self.s.model, optimizer, self.s.mesh), self.ledger)
+        return last
 
     def _short_evaluation(self, params: Params, step: int, ledger: Ledger) -> dict[str, float]:
         evaluator, out = Evaluator(self.s.engine, self.s.task, self.s.eval_sampling(), self.config.train.seed), {}

@@ -51,13 +51,13 @@ def draw_cuts(task: Task, problems: dict[str, Problem], traces: Sequence[Trace],
         problem = problems[trace.problem_id]
         for cut in range(count):
             rng = np.random.default_rng([seed, cut, *words(f"prefix {problem.id}").tolist()])
-            for _ in range(1 + MAX_REDRAWS):
+            for draw in range(1 + MAX_REDRAWS):
+                redrawn += draw > 0
                 fraction = float(rng.uniform(low, high))
                 prefix = tuple(trace.token_ids[: fraction_cut(len(trace.token_ids), fraction)])
                 if prefix and not task.leaks(problem, prefix):
                     prompts.append(Prompt(problem, prefix, cut, fraction))
                     break
-                redrawn += 1
             else:
                 dropped += 1
     return Cuts(prompts, redrawn, dropped)
@@ -66,7 +66,7 @@ def draw_cuts(task: Task, problems: dict[str, Problem], traces: Sequence[Trace],
 def write_cuts(task: Task, cuts: Cuts, path: Path) -> None:
     """One readable JSON object a prefix, written whole or not at all."""
     rows = [
-        {"problem": p.problem.id, "cut": p.cut, "fraction": round(p.fraction, 4), "prompt": task.text(task.render(p.problem)),
+        {"problem": p.problem.id, "cut": p.cut, "fraction": p.fraction, "prompt": task.text(task.render(p.problem)),
          "prefix": task.text(p.prefix), "token_ids": list(p.prefix)}
         for p in cuts.prompts
     ]  # fmt: skip
@@ -79,7 +79,9 @@ def write_cuts(task: Task, cuts: Cuts, path: Path) -> None:
 def read_cuts(problems: dict[str, Problem], path: Path) -> list[Prompt]:
     """The prefixes of `write_cuts`; raises ValueError for one of a problem that is not there."""
     prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8").rstrip("\n").split("\n") if path.stat().st_size else [], start=1
+    ):
         row = json.loads(line)
         if row["problem"] not in problems:
             raise ValueError(f"{path}, line {number}: problem {row['problem']!r} is not in the hard set this run trains on")
@@ -106,6 +108,9 @@ class ContextStream:
             raise ValueError(f"prefix.share={self.prefixed_share}: a fraction from 0 (plain RL) to 1 is expected")
         if self.per_step[0] and not self.prefixed:
             raise ValueError("no prefix to train on: the corpus has no trace (raise collect.cap, or choose easier problems)")
+
+        if self.per_step[1] and not self.plain:
+            raise ValueError(f"prefix.share={self.prefixed_share} asks for plain problems in every batch, and there is none")
 
     @property
     def per_step(self) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from prefixrl_jax.model.hf import hf_config
 from prefixrl_jax.model.weights import count_params
 from prefixrl_jax.rl.advantage import KINDS
 from prefixrl_jax.rl.loss import LossSettings
-from prefixrl_jax.rl.step import OptimizerSettings
+from prefixrl_jax.rl.step import SCHEDULES, OptimizerSettings
 from prefixrl_jax.sampling.refill import Engine
 from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.tasks.task import Task, make_task
@@ -47,7 +47,7 @@ class Settings:
 
 def resolve(config: ConfigDict) -> Settings:
     """Checks a configuration and builds its objects. Raises ValueError naming the field, its value and what would do."""
-    task = make_task(config.task.name, dict(config.task[config.task.name]))
+    task = make_task(config.task.name, dict(config.task.get(config.task.name, {})))
     model = model_config(dict(config.model), len(task.tokenizer))
     hf_config(model, task.tokenizer)  # refuses now what could not be exported at the end
     mesh = meshes.make_mesh(**config.mesh)
@@ -97,6 +97,9 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
                           ("select", "train_problems")):  # fmt: skip
         if config[section][name] < 1:
             raise ValueError(f"{section}.{name}={config[section][name]}: must be at least 1")
+    for section in ("base", "train"):
+        if (schedule := config[section].schedule) not in SCHEDULES:
+            raise ValueError(f"{section}.schedule={schedule!r}: one of {', '.join(SCHEDULES)}")
     if not all(0 <= f < 1 for f in config.eval.fractions):
         raise ValueError(f"eval.fractions={tuple(config.eval.fractions)}: fractions from 0 to below 1 are expected")
     if not math.isfinite(t.learning_rate) or t.learning_rate <= 0:

@@ -69,8 +69,13 @@ def write_json(path: Path, value: Any) -> None:
 class Stages:
     """The record of stages in a work directory: stages/NAME.json with fields, result and whether it is complete."""
 
-    def __init__(self, workdir: Path, config: ConfigDict):
-        self._directory, self._config = workdir / "stages", config
+    def __init__(self, workdir: Path, config: ConfigDict, content: str = ""):
+        """content: a fingerprint of the problems themselves, which a configuration only names."""
+        self._directory, self._config, self._content = workdir / "stages", config, content
+
+    def _fields(self, stage: str) -> dict[str, Any]:
+        fields = fields_of(self._config, stage)
+        return fields | {"data (content of the problems)": self._content} if stage != "base" else fields
 
     def _path(self, stage: str) -> Path:
         return self._directory / f"{stage}.json"
@@ -85,7 +90,7 @@ class Stages:
         for stage in NAMES:
             if (record := self.record(stage)) is None:
                 continue
-            now, then = fields_of(self._config, stage), record["fields"]
+            now, then = self._fields(stage), record["fields"]
             differing = [k for k in sorted({*now, *then}) if k not in EXTENT and now.get(k) != then.get(k)]
             if differing:
                 lines = [f"  {k}: {then.get(k)!r} there, {now.get(k)!r} now" for k in differing]
@@ -95,7 +100,7 @@ class Stages:
 
     def begin(self, stage: str) -> dict[str, Any] | None:
         """The result of a complete stage; otherwise notes that it has begun and returns None."""
-        record, fields = self.record(stage), fields_of(self._config, stage)
+        record, fields = self.record(stage), self._fields(stage)
         if record is not None and record["complete"] and record["fields"] == fields:
             return record["result"]
         write_json(self._path(stage), {"complete": False, "fields": fields, "seconds": self.seconds(stage)})
@@ -103,14 +108,14 @@ class Stages:
 
     def finish(self, stage: str, result: dict[str, Any], seconds: float) -> None:
         """Marks a stage complete, with its (JSON) result; seconds are added to those of interrupted attempts."""
-        fields = fields_of(self._config, stage)
+        fields = self._fields(stage)
         write_json(
             self._path(stage), {"complete": True, "fields": fields, "result": result, "seconds": self.seconds(stage) + seconds}
         )
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Books time spent on a stage that was interrupted."""
-        record = self.record(stage) or {"complete": False, "fields": fields_of(self._config, stage)}
+        record = self.record(stage) or {"complete": False, "fields": self._fields(stage)}
         write_json(self._path(stage), record | {"seconds": self.seconds(stage) + seconds})
 
     def seconds(self, stage: str) -> float:

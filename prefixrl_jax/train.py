@@ -56,6 +56,7 @@ class Loop:
     score: str = "reward/plain"  # metric of the best checkpoint
     note: Callable[[dict[str, float]], str] = lambda m: f"loss {m['loss']:.4f}"
     stop: Callable[[Ledger], bool] = lambda ledger: False  # a FLOPs budget, say
+    omit: tuple[str, ...] = ()  # beginnings of metrics that mean nothing for this source
     on_step: Callable[[dict[str, float]], None] = lambda values: None
 
     def run(self, state: TrainState, abstract: TrainState, ledger: Ledger) -> tuple[TrainState, Ledger]:
@@ -70,8 +71,10 @@ class Loop:
                 with Bar(self.name, self.steps, begin) as bar:
                     for step in range(begin, self.steps):
                         if self.stop(ledger):
+                            checkpoints.save(step, state, {"ledger": ledger.state})
                             break
                         state, values = self._step(state, step, ledger, checkpoints)
+                        values = {k: v for k, v in values.items() if not (self.omit and k.startswith(self.omit))}
                         metrics.write(step + 1, values)
                         self.on_step(values)
                         bar.update(step + 1, self.note(values), line=True)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prefixrl_jax.checkpoint import Checkpoints, host_copy
+from prefixrl_jax.checkpoint import Checkpoints
 
 
 def make_state(seed: int):
@@ -59,8 +59,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
 
 @pytest.mark.parametrize("score", [None, float("nan")])
 def test_without_a_score_the_newest_are_kept(tmp_path, score):
-    steps = save(tmp_path, [score] * 4, keep=2)
-    assert steps[-2:] == [3, 4] and len(steps) <= 3
+    assert save(tmp_path, [score] * 4, keep=2) == [3, 4]
 
 
 def test_an_empty_directory_has_nothing_to_restore(tmp_path):
@@ -84,7 +83,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path, cap
     with caplog.at_level(logging.WARNING), Checkpoints(tmp_path, 3) as checkpoints:
         step, state, sidecar = checkpoints.restore(abstract(make_state(0)))
     assert step == 2 and same_bits(state, make_state(2)) and sidecar == {"ledger": {"step": 2}}
-    assert any("/3 cannot be read and is passed over" in r.getMessage() for r in caplog.records)
+    assert any("/3 cannot be read and is dropped" in r.getMessage() for r in caplog.records)
 
 
 def test_a_step_done_again_replaces_its_damaged_checkpoint(tmp_path):
@@ -112,11 +111,3 @@ def test_saving_a_step_twice_keeps_the_first(tmp_path):
         checkpoints.save(1, make_state(2), {"ledger": {}})
         checkpoints.wait()
         assert same_bits(checkpoints.restore(abstract(make_state(0)))[1], make_state(1))
-
-
-def test_a_host_copy_outlives_its_source():
-    state = make_state(1)
-    copy = host_copy(state)
-    jax.tree.map(lambda x: x.delete(), state)
-    assert same_bits(copy, make_state(1))
-    assert all(isinstance(x, np.ndarray | np.generic) for x in jax.tree.leaves(copy))

@@ -150,8 +150,10 @@ def test_ids_below_a_logged_success_that_were_in_flight_at_the_kill_are_drawn(tm
 
 def test_the_hard_set_is_a_band_of_pass_rates():
     rates = {"a": 0, "b": 2, "c": 1, "d": 4, "e": 0}
-    verdicts = lambda n: {i: Verdict.CORRECT if i < n else Verdict.UNPARSED for i in range(4)}  # noqa: E731
-    attempts = {name: Attempts(Problem(name, {}), 2, verdicts(n)) for name, n in rates.items()}
+    attempts = {name: Attempts(Problem(name, {}), 2) for name in rates}
+    for name, n in rates.items():
+        for i in range(4):
+            attempts[name].add(i, Verdict.CORRECT if i < n else Verdict.UNPARSED, 5, None)
     choose = lambda band, count=9: "".join(p.id for p in hard_set(attempts, band, count))  # noqa: E731
     assert choose((0.0, 0.0)) == "ae" and choose((0.25, 0.5)) == "bc" and choose((0.0, 1.0)) == "abcde"
     assert choose((0.0, 0.25), 2) == "ac" and choose((0.9, 0.95)) == ""

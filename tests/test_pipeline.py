@@ -43,7 +43,14 @@ def test_every_stage_leaves_what_it_promises(finished):
     assert summary["corpus"]["solved"] > 0
     assert summary["corpus"]["solved"] + summary["corpus"]["capped"] == summary["corpus"]["problems"]
     assert summary["peak_rss_bytes"] > 1e8
-    for path in ("config.json", "report.html", "hf/model.safetensors", "hf/config.json", "prefixes/prefixes.jsonl", "corpus/dataset"):
+    for path in (
+        "config.json",
+        "report.html",
+        "hf/model.safetensors",
+        "hf/config.json",
+        "prefixes/prefixes.jsonl",
+        "corpus/dataset",
+    ):
         assert (finished / path).exists(), path
     assert list((finished / "figures").glob("*.png"))
     assert list((finished / "events").iterdir())
@@ -99,7 +106,9 @@ def test_hugging_face_loads_the_export(finished):
 
     def logits(tokens):
         kv = transformer.encode_context(params, config, context)
-        return np.asarray(transformer.logits(params, config, transformer.continue_group(params, config, context, kv, jnp.array([[tokens]]))))[0, 0]
+        return np.asarray(
+            transformer.logits(params, config, transformer.continue_group(params, config, context, kv, jnp.array([[tokens]])))
+        )[0, 0]
 
     np.testing.assert_allclose(logits(ids), expected, atol=1e-4)
     ours = list(ids)
@@ -159,10 +168,18 @@ def test_published_jug_problems_from_a_file(tmp_path):
 
 
 def test_gsm8k_questions_through_bytes(tmp_path):
-    flags = ["--config.task.name=gsm8k", f"--config.task.gsm8k.base_path={DATA / 'gsm8k_base.jsonl'}",
-             f"--config.data.path={DATA / 'gsm8k_train.jsonl'}", f"--config.data.heldout_path={DATA / 'gsm8k_heldout.jsonl'}",
-             "--config.sampling.context_buckets=(512,)", "--config.base.steps=2", "--config.base.batch=4", "--config.collect.cap=4",
-             "--config.select.samples=2", "--config.prefix.share=0.0"]  # fmt: skip
+    flags = [
+        "--config.task.name=gsm8k",
+        f"--config.task.gsm8k.base_path={DATA / 'gsm8k_base.jsonl'}",
+        f"--config.data.path={DATA / 'gsm8k_train.jsonl'}",
+        f"--config.data.heldout_path={DATA / 'gsm8k_heldout.jsonl'}",
+        "--config.sampling.context_buckets=(512,)",
+        "--config.base.steps=2",
+        "--config.base.batch=4",
+        "--config.collect.cap=4",
+        "--config.select.samples=2",
+        "--config.prefix.share=0.0",
+    ]
     run(tmp_path / "run", *flags)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["plain_pass_at_1"]["heldout"] == {"before": 0.0, "after": 0.0}

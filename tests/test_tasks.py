@@ -400,6 +400,7 @@ def test_an_unknown_task_lists_the_known_ones():
         ("#### 1 #### 2", Fraction(2)),
         ("####7 apples", Fraction(7)),
         ("#### 0.1", Fraction(1, 10)),
+        ("#### .5", Fraction(1, 2)),
         ("#### 5.", Fraction(5)),
         ("#### none", None),
         ("72", None),
@@ -431,7 +432,7 @@ def test_answers_are_graded_as_fractions():
     say = lambda text: [*task.tokenizer.encode(text), *task.stop_ids]  # noqa: E731
     for text, verdict in (
         (" #### 2.5", Verdict.CORRECT),
-        ("#### 5/2", Verdict.WRONG),
+        ("#### 5/2", Verdict.CORRECT),
         ("#### 2.500001", Verdict.WRONG),
         ("2.5", Verdict.UNPARSED),
         ("#### two", Verdict.UNPARSED),

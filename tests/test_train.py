@@ -34,7 +34,9 @@ def source(poisoned: int | None = None):
             tokens=jnp.asarray(rng.integers(0, 11, (4, 2, 5)), jnp.int32), lengths=jnp.full((4, 2), 5),
             logprobs=jnp.zeros((4, 2, 5)), rewards=jnp.asarray(rewards),
         )  # fmt: skip
-        return Batch(group, f"of step {step + 1} (problems a, b)", {"reward/plain": float(np.nanmean(rewards))}, lambda book: None)
+        return Batch(
+            group, f"of step {step + 1} (problems a, b)", {"reward/plain": float(np.nanmean(rewards))}, lambda book: None
+        )
 
     return batch
 

@@ -24,7 +24,9 @@ def advantages(rewards: jax.Array, kind: str = "group_mean", eps: float = 1e-6) 
     if kind == "none":
         return rewards
     g = rewards.shape[1]
-    centred = rewards - rewards.mean(axis=1, keepdims=True)
+    # Against the first reward before the mean: equal rewards then give exactly 0, however a mean is rounded.
+    shifted = rewards - rewards[:, :1]
+    centred = shifted - shifted.mean(axis=1, keepdims=True)
     if g == 1:
         return jnp.zeros_like(rewards)
     if kind == "leave_one_out":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -22,6 +23,8 @@ from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import Params, abstract_params
 from prefixrl_jax.rl.advantage import advantages
 from prefixrl_jax.rl.loss import LossSettings, denominators, group_loss
+
+SCHEDULES = ("constant", "linear", "cosine")
 
 
 @flax.struct.dataclass
@@ -39,7 +42,7 @@ class OptimizerSettings:
 
     learning_rate: float = 1e-6
     warmup_steps: int = 0
-    schedule: str = "constant"  # "constant", "linear" or "cosine", over total_steps
+    schedule: str = "constant"  # one of SCHEDULES, over total_steps
     total_steps: int = 1
     final_fraction: float = 0.0
     b1: float = 0.9
@@ -73,11 +76,20 @@ def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
     )
 
 
+def _init_moments(optimizer: optax.GradientTransformation, params: Params) -> Any:
+    """The optimizer's state in float32, whatever the weights are stored in: gradients are summed in float32 too."""
+    return optimizer.init(jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), params))
+
+
 def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shardings of the whole state: Adam's moments lie where their weights lie."""
     params, shards = abstract_params(config), param_shardings(config, mesh, "train")
     opt_state = optax.tree_map_params(
-        optimizer, lambda _, s: s, jax.eval_shape(optimizer.init, params), shards, transform_non_params=lambda _: replicated(mesh)
+        optimizer,
+        lambda _, s: s,
+        jax.eval_shape(partial(_init_moments, optimizer), params),
+        shards,
+        transform_non_params=lambda _: replicated(mesh),
     )
     return TrainState(shards, opt_state, replicated(mesh))
 
@@ -85,7 +97,7 @@ def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation
 def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state, without any array."""
     params = abstract_params(config)
-    shapes = TrainState(params, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
+    shapes = TrainState(params, jax.eval_shape(partial(_init_moments, optimizer), params), jax.ShapeDtypeStruct((), jnp.int32))
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, state_shardings(config, optimizer, mesh)
     )
@@ -94,7 +106,9 @@ def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation,
 def init_state(params: Params, config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """A fresh state around `params`, placed on the mesh. The arrays are copies: updates donate them."""
     shards = state_shardings(config, optimizer, mesh)
-    make = jax.jit(lambda p: TrainState(jax.tree.map(jnp.copy, p), optimizer.init(p), jnp.int32(0)), out_shardings=shards)
+    make = jax.jit(
+        lambda p: TrainState(jax.tree.map(jnp.copy, p), _init_moments(optimizer, p), jnp.int32(0)), out_shardings=shards
+    )
     return make(jax.device_put(params, shards.params))
 
 

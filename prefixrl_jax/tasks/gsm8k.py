@@ -18,7 +18,8 @@ import numpy as np
 from prefixrl_jax.model.tokenizer import byte_tokenizer
 from prefixrl_jax.tasks.task import Problem, Verdict
 
-NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
+NUMBER = re.compile(r"([-\u2212]\s?)?\$?(\d[\d,]*(?:\.\d+)?|\.\d+)(?:/(\d+))?")
+LONGEST = 60  # digits: no answer needs more, and arbitrarily long ones would cost unbounded time
 
 
 def final_number(text: str) -> Fraction | None:
@@ -26,7 +27,12 @@ def final_number(text: str) -> Fraction | None:
     if "####" not in text:
         return None
     match = NUMBER.search(text.rsplit("####", 1)[1])
-    return Fraction(match.group().replace("$", "").replace(",", "")) if match else None
+    if match is None or len(match.group()) > LONGEST:
+        return None
+    sign, number, denominator = match.groups()
+    if denominator and not int(denominator):
+        return None
+    return (-1 if sign else 1) * Fraction(number.replace(",", "")) / int(denominator or 1)
 
 
 class GSM8K:
@@ -82,7 +88,7 @@ class GSM8K:
         if not self._base_path:
             raise ValueError("task.gsm8k.base_path is empty: a model trained from scratch needs a JSONL file of worked solutions")
         if not self._base_rows:
-            lines = Path(self._base_path).read_text().splitlines()
+            lines = Path(self._base_path).read_text(encoding="utf-8").split("\n")
             self._base_rows = [self.parse(json.loads(line)) for line in lines if line.strip()]
         chosen = [self._base_rows[i] for i in rng.integers(0, len(self._base_rows), count)]
         return [(self.render(Problem("base", row)), [*self._encode(" " + row["answer"]), *self.stop_ids]) for row in chosen]

@@ -18,7 +18,7 @@ def read_jsonl(task: Task, path: str) -> list[Problem]:
     if not file.is_file():
         raise ValueError(f"data.path={path!r}: no such file")
     problems: dict[str, Problem] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -53,11 +53,22 @@ def candidates(task: Task, data, seed: int) -> dict[str, list[Problem]]:
         sets = {"train": [p for p in rows if p.id not in held], "heldout": [p for p in rows if p.id in held]}
         if not sets["train"]:
             raise ValueError(f"data.heldout_fraction={data.heldout_fraction} leaves none of {len(rows)} problems to train on")
-    content = {_content(p): p.id for p in sets["train"]}
+    content, ids = {_content(p): p.id for p in sets["train"]}, {p.id for p in sets["train"]}
     for p in sets["heldout"]:
+        if p.id in ids:
+            raise ValueError(f"id {p.id!r} stands in the training set and in the held-out set; ids must differ")
         if (other := content.get(_content(p))) is not None:
             raise ValueError(f"held-out problem {p.id!r} is training problem {other!r}: the sets must not share problems")
     return sets
+
+
+def fingerprint(sets: dict[str, list[Problem]]) -> str:
+    """16 hex digits that identify the problems of all sets, ids and content, in order."""
+    digest = hashlib.sha256()
+    for name, problems in sets.items():
+        for p in problems:
+            digest.update(f"{name} {p.id} {_content(p)}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _content(problem: Problem) -> str:
