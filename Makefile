@@ -11,7 +11,7 @@ demo: .venv/stamp
 	$(RUN) -m prefixrl_jax.main --config=configs/demo.py --workdir=runs/demo
 
 test: lint
-	$(RUN) -m pytest -q -n auto --maxprocesses=4
+	$(RUN) -m pytest -q -n 2 --dist loadfile
 
 bench: .venv/stamp
 	$(RUN) -m benchmarks.run

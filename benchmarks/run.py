@@ -6,6 +6,8 @@ The ceiling is the float32 matmul rate measured in the same process before and a
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +96,7 @@ def main() -> None:
         trained = train_flops(s, p, g, context, columns) / seconds
 
         group = make_group(s, 8, 8, 96, 64)
+        s = dataclasses.replace(s, loss=dataclasses.replace(s.loss, logprob_chunk=64))
         shared, repeated = TrainStep(s, group, 1, "none"), TrainStep(s, repeat_contexts(group), 1, "none")
         train_shared, train_repeated, train_ratio = paired(shared, repeated)
         params, many = init_params(s.model, 0), repeat_contexts(group).context
