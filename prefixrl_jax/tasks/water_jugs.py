@@ -10,8 +10,8 @@ A/9 says that jug A holds at most 9 litres, A=5 that 5 are in it. Every number i
 needs no layers just to tell what a number refers to.
 
 It ends with `done` once some jug holds the goal, or with `stuck` when the moves are used up. Elementary steps are easy; which
-move to make is not: random legal play (a pour five times as likely as a fill or an emptying) solves the hard ones one or two times
-in a thousand.
+move to make is not: random legal play (a pour five times as likely as a fill or an emptying) solves the hard ones one to
+six times in a thousand games.
 """
 
 from __future__ import annotations
