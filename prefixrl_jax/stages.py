@@ -87,16 +87,18 @@ class Stages:
 
     def check(self) -> None:
         """Raises WorkdirMismatch when any stage on record has other fields than the configuration gives it."""
+        differing: dict[str, tuple[str, Any, Any]] = {}
         for stage in NAMES:
             if (record := self.record(stage)) is None:
                 continue
             now, then = self._fields(stage), record["fields"]
-            differing = [k for k in sorted({*now, *then}) if k not in EXTENT and now.get(k) != then.get(k)]
-            if differing:
-                lines = [f"  {k}: {then.get(k)!r} there, {now.get(k)!r} now" for k in differing]
-                raise WorkdirMismatch("\n".join([
-                    f"stage {stage!r} in {self._directory.parent} is of another configuration:", *lines,
-                    "Use another --workdir, or set these fields back."]))  # fmt: skip
+            for k in sorted({*now, *then}):
+                if k not in EXTENT and now.get(k) != then.get(k):
+                    differing.setdefault(k, (stage, then.get(k), now.get(k)))
+        if differing:
+            lines = [f"  {k}: {then!r} there, {now!r} now (stage {stage})" for k, (stage, then, now) in differing.items()]
+            head = f"the work directory {self._directory.parent} is of another configuration:"
+            raise WorkdirMismatch("\n".join([head, *lines, "Use another --workdir, or set these fields back."]))
 
     def begin(self, stage: str) -> dict[str, Any] | None:
         """The result of a complete stage; otherwise notes that it has begun and returns None."""

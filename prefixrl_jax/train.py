@@ -71,15 +71,15 @@ class Loop:
                 with Bar(self.name, self.steps, begin) as bar:
                     for step in range(begin, self.steps):
                         if self.stop(ledger):
-                            checkpoints.save(step, state, {"ledger": ledger.state})
+                            checkpoints.save(step, state, {"ledger": ledger.copy().state})
                             break
                         state, values = self._step(state, step, ledger, checkpoints)
                         values = {k: v for k, v in values.items() if not (self.omit and k.startswith(self.omit))}
                         metrics.write(step + 1, values)
                         self.on_step(values)
                         bar.update(step + 1, self.note(values), line=True)
-                        if self._save_now(step + 1):
-                            checkpoints.save(step + 1, state, {"ledger": ledger.state}, values.get(self.score))
+                        if self._save_now(step + 1):  # a copy of the ledger: it is written while the next step charges it
+                            checkpoints.save(step + 1, state, {"ledger": ledger.copy().state}, values.get(self.score))
             finally:
                 metrics.close()
         return state, ledger
@@ -105,7 +105,7 @@ class Loop:
                 else {**found, **{k: v for k, v in values.items() if k.startswith("sampler_trainer/")}}
             )
             if not found.pop("finite"):
-                checkpoints.save(step, state, {"ledger": ledger.state})
+                checkpoints.save(step, state, {"ledger": ledger.copy().state})
                 raise Diverged(f"{self.name} step {step + 1}: loss {found['loss']}, gradient norm {found['grad_norm']} on the "
                                f"batch {batch.description}; the state before it is saved as step {step}")  # fmt: skip
             values.pop("finite", None)

@@ -132,7 +132,7 @@ def test_a_complete_stage_is_reused(tmp_path):
 def test_a_directory_of_another_configuration_is_refused(tmp_path, fields, stage, message):
     c = changed(base__steps=120)
     finished(tmp_path, c)
-    with pytest.raises(WorkdirMismatch, match=rf"stage '{stage}' in {tmp_path} is of another configuration:\n  {message}"):
+    with pytest.raises(WorkdirMismatch, match=rf"{tmp_path} is of another configuration:\n  {message} \(stage {stage}\)"):
         Stages(tmp_path, changed(**{"base__steps": 120, **fields})).check()
 
 
