@@ -18,7 +18,8 @@ from prefixrl_jax.rl.loss import LossSettings
 from prefixrl_jax.rl.step import SCHEDULES, OptimizerSettings
 from prefixrl_jax.sampling.refill import Engine
 from prefixrl_jax.sampling.sampler import Sampling
-from prefixrl_jax.tasks.task import Task, make_task
+from prefixrl_jax.tasks.registry import make_task
+from prefixrl_jax.tasks.task import Task
 
 
 @dataclasses.dataclass(frozen=True)

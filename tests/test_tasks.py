@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from prefixrl_jax.tasks.gsm8k import GSM8K, final_number
+from prefixrl_jax.tasks.registry import make_task
 from prefixrl_jax.tasks.sources import candidates, read_jsonl
-from prefixrl_jax.tasks.task import Problem, Verdict, make_task
+from prefixrl_jax.tasks.task import Problem, Verdict
 from prefixrl_jax.tasks.water_jugs import WaterJugs, random_play_success
 
 DATA = pathlib.Path(__file__).parent / "data"

@@ -66,14 +66,3 @@ class Task(Protocol):
 
     def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
         """Named features of how a response goes about it; may be empty."""
-
-
-def make_task(name: str, fields: dict[str, Any]) -> Task:
-    """The task called `name`, built with its section of the configuration. Raises ValueError listing the known names."""
-    from prefixrl_jax.tasks.gsm8k import GSM8K
-    from prefixrl_jax.tasks.water_jugs import WaterJugs
-
-    known = {"water_jugs": WaterJugs, "gsm8k": GSM8K}
-    if name not in known:
-        raise ValueError(f"task.name={name!r}: known tasks are {', '.join(sorted(known))}")
-    return known[name](**fields)
