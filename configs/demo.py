@@ -9,12 +9,20 @@ def get_config() -> ConfigDict:
     """The demo's configuration."""
     c = config.get_config()
     c.model.unroll_layers = True
+    c.sampling.rows = 128
+    c.data.train_candidates = 700
+    c.select.train_problems = 640  # problems are free, traces are not: twice as many, half the cap
+    c.collect.cap = 128
     c.prefix.share = 0.5  # not the 3:1 of the paper: there are few traces here, and prefixed groups are soon all right
-    c.train.steps = 90
+    c.train.steps = 150
     c.train.batch = 128
-    c.train.learning_rate = 3e-4
+    c.train.learning_rate = 5e-4
     c.train.warmup_steps = 5
+    c.train.schedule = "linear"
+    c.train.final_fraction = 0.2
     c.train.micro_batches = 16
     c.train.logprob_chunk = 25
     c.eval.temperature = 1.0
+    c.eval.every = 15
+    c.eval.every_samples = 1
     return c

@@ -44,7 +44,7 @@ class BaseText:
         group = Group(context=contexts, tokens=tokens[:, None], lengths=lengths[:, None],
                       logprobs=np.zeros((rows, 1, self.columns), np.float32), rewards=np.ones((rows, 1), np.float32))  # fmt: skip
 
-        def charge(book: Ledger) -> None:
+        def charge(book: Ledger, update: dict[str, float]) -> None:
             for prompt, n in zip(prompts, lengths.tolist(), strict=True):
                 book.add_training(self.cost, "base", len(prompt), [n])
 

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     c.task.water_jugs.jugs = 2  # most jugs in a problem
     c.task.water_jugs.max_moves = 16  # moves allowed
     c.task.water_jugs.pour_weight = 5.0  # random play: how much likelier a pour is than a fill or an emptying
-    c.task.water_jugs.band = (1e-3, 6e-3)  # generated problems: chance that random legal play solves them
+    c.task.water_jugs.band = (1e-3, 1e-2)  # generated problems: chance that random legal play solves them
     c.task.gsm8k = ConfigDict()
     c.task.gsm8k.base_path = ""  # JSONL of worked solutions for a base model trained from scratch
 

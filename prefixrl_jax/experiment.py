@@ -89,7 +89,12 @@ class Experiment:
         c, s = self.config, self.s
         source = BaseText(s.task, s.mesh, s.cost, c.base.batch, s.sampling.max_new_tokens, s.engine.buckets, c.seed)
         loss = dataclasses.replace(s.loss, kind="reinforce", aggregation="token_mean", temperature=1.0)
-        omit = ("sampler_trainer/", "clip_ratio/", "flops/")  # nothing is sampled here, and base training is outside the total
+        omit = (
+            "sampler_trainer/",
+            "clip_ratio/",
+            "groups/",
+            "flops/",
+        )  # nothing is sampled here, and base training is outside the total
         params = init_params(s.model, c.seed)
         last = self._fit("base", source, loss, "none", self.workdir / "base", params, 1, save_every=200, omit=omit)
         return {"ledger": self.ledger.state, "line": f"loss {last.get('loss', float('nan')):.3f} per token"}
@@ -142,8 +147,19 @@ class Experiment:
         contexts = prefixes.ContextStream(
             frozen, [Prompt(p) for p in problems.values()], c.prefix.share, c.train.batch, c.train.seed
         )
-        source = OnPolicy(s.engine, self._decode_shardings(), s.task, contexts, c.train.group, s.sampling, c.train.seed,
-                          c.train.mask_truncated, self.workdir / "samples", c.log.samples_every)  # fmt: skip
+        source = OnPolicy(
+            engine=s.engine,
+            decode_shardings=self._decode_shardings(),
+            task=s.task,
+            contexts=contexts,
+            group=c.train.group,
+            advantage=c.train.advantage,
+            sampling=s.sampling,
+            seed=c.train.seed,
+            mask_truncated=c.train.mask_truncated,
+            samples_directory=self.workdir / "samples",
+            samples_every=c.log.samples_every,
+        )
         params = self._params("base")
         budget = c.train.flops_budget
         last = self._fit(

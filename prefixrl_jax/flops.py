@@ -75,12 +75,13 @@ class Ledger:
         self.add("attention", prefill, cost.pairs(causal_pairs(context, [])))
         self.add("attention", decode, cost.pairs(own))
 
-    def add_training(self, cost: Costs, phase: str, context: int, rows: list[int], updates: int = 1) -> None:
-        """One group trained on `updates` times."""
+    def add_training(self, cost: Costs, phase: str, context: int, rows: list[int], informative: bool = True) -> None:
+        """One group trained on once. A group that is not informative (all advantages 0) is not computed."""
         trained = sum(rows)
-        self.add("paper", phase, updates * cost.tokens(len(rows) * context + trained, train=True))
-        self.add("actual", phase, updates * cost.tokens(context - 1 + trained, train=True))
-        self.add("attention", phase, updates * cost.pairs(causal_pairs(context, rows), train=True))
+        self.add("paper", phase, cost.tokens(len(rows) * context + trained, train=True))
+        if informative:
+            self.add("actual", phase, cost.tokens(context - 1 + trained, train=True))
+            self.add("attention", phase, cost.pairs(causal_pairs(context, rows), train=True))
 
     def total(self, accounting: str = "paper") -> float:
         """Sum over the phases that count (not base, not eval)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ import numpy as np
 
 from prefixrl_jax import mesh as meshes
 from prefixrl_jax.flops import Ledger
+from prefixrl_jax.group import Group
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.prefixes import ContextStream
+from prefixrl_jax.rl.advantage import advantages
+from prefixrl_jax.rl.loss import informative
 from prefixrl_jax.rollout import Prompt, Rollouts, as_group, sample_and_grade
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.sampling.refill import Engine
@@ -36,6 +40,7 @@ class OnPolicy:
     task: Task
     contexts: ContextStream
     group: int
+    advantage: str
     sampling: Sampling
     seed: int
     mask_truncated: bool
@@ -56,19 +61,21 @@ class OnPolicy:
             rows = readable_samples(self.task, rollouts, step + 1, per_kind=4)
             write_samples(self.samples_directory / f"train-{step + 1:05d}.jsonl", rows)
 
-        lengths = [[len(s.token_ids) for s in row] for row in rollouts.samples]
-        context_lengths = np.asarray(group.context.lengths).tolist()
-
-        def charge(book: Ledger) -> None:
-            for context, rows in zip(context_lengths, lengths, strict=True):
-                book.add_training(self.engine.cost, "train", context, rows)
-            # What the update computes: every position of the padded batch, forward and backward.
-            padded = group.context.tokens.size + group.tokens.size
-            book.add("hardware", "train", self.engine.cost.tokens(padded, train=True))
-
+        charge = partial(self._charge, rollouts, group)
         metrics = rollout_metrics(rollouts) | {"time/sample": time.monotonic() - started}
         named = ", ".join(sorted({p.problem.id for p in prompts})[:8])
         return Batch(meshes.to_global(self.engine.mesh, group), f"of step {step + 1} (problems {named}, ...)", metrics, charge)
+
+    def _charge(self, rollouts: Rollouts, group: Group, ledger: Ledger, update: dict[str, float]) -> None:
+        """Books one update on these rollouts (this process's part of the batch)."""
+        trained = np.asarray(informative(advantages(rollouts.rewards, self.advantage)))
+        for context, row, is_trained in zip(group.context.lengths.tolist(), rollouts.samples, trained, strict=True):
+            lengths = [len(s.token_ids) for s in row]
+            ledger.add_training(self.engine.cost, "train", context, lengths, bool(is_trained))
+        # What the device was given: every position of the groups computed, padding included.
+        positions = group.context.tokens.shape[-1] + group.tokens[0].size
+        computed = update["groups/computed"] / jax.process_count() * positions
+        ledger.add("hardware", "train", self.engine.cost.tokens(computed, train=True))
 
 
 def local_slice(items: list) -> list:
@@ -85,7 +92,9 @@ def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
     lengths = np.array([[len(s.token_ids) for s in row] for row in rollouts.samples])
     clipped = np.array([[s.finish_reason == "length" for s in row] for row in rollouts.samples])
     verdicts = [v.value for row in rollouts.verdicts for v in row]
+    logprobs = np.concatenate([s.logprobs for row in rollouts.samples for s in row])
     out = {
+        "entropy": -logprobs.mean(),  # nats a token: the mean of -log p over sampled tokens is an unbiased estimate of it
         "reward/mean": rewards.mean(), "reward/plain": _mean(rewards[~prefixed]), "reward/prefixed": _mean(rewards[prefixed]),
         "reward/frac_zero_std": ((solved == 0) | (solved == 1)).mean(),
         "groups/all_zero": (solved == 0).mean(), "groups/all_one": (solved == 1).mean(),

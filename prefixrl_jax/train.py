@@ -33,7 +33,7 @@ class Batch:
     group: Group
     description: str
     metrics: dict[str, float]
-    charge: Callable[[Ledger], None]  # books the training FLOPs of one update
+    charge: Callable[[Ledger, dict[str, float]], None]  # books one update's FLOPs, given the update's metrics
 
 
 Source = Callable[[Any, int, Ledger], Batch]  # (parameters, step from 0, ledger) -> batch
@@ -96,8 +96,8 @@ class Loop:
         values: dict[str, float] = {}
         for i in range(self.updates_per_batch):
             state, out = self.update(state, batch.group)
-            batch.charge(ledger)
             found = host_metrics(out)
+            batch.charge(ledger, found)
             # The sampler/trainer gap means something only before the first update on a batch.
             values = (
                 {**found, **values}

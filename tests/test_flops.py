@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prefixrl_jax.flops import ACCOUNTINGS, PHASES, Ledger, causal_pairs, costs
 from prefixrl_jax.group import Group
 from prefixrl_jax.model.weights import count_params
-from prefixrl_jax.rl.loss import token_statistics
+from prefixrl_jax.rl.loss import token_logprobs
 
 COST = costs(1000, num_layers=3, num_heads=2, head_dim=5)
 
@@ -45,10 +45,17 @@ def test_a_sampled_group_by_hand():
 
 def test_a_trained_group_by_hand():
     ledger = Ledger()
-    ledger.add_training(COST, "train", 4, [2, 3], updates=2)
-    assert ledger.state["paper"]["train"] == 2 * 6000 * (2 * 4 + 5)
-    assert ledger.state["actual"]["train"] == 2 * 6000 * (3 + 5)
-    assert ledger.state["attention"]["train"] == 2 * 3 * 120 * 30
+    ledger.add_training(COST, "train", 4, [2, 3])
+    assert ledger.state["paper"]["train"] == 6000 * (2 * 4 + 5)
+    assert ledger.state["actual"]["train"] == 6000 * (3 + 5)
+    assert ledger.state["attention"]["train"] == 3 * 120 * 30
+
+
+def test_a_group_that_teaches_nothing_costs_nothing_but_in_the_papers_accounting():
+    ledger = Ledger()
+    ledger.add_training(COST, "train", 4, [2, 3], informative=False)
+    assert ledger.state["paper"]["train"] == 6000 * (2 * 4 + 5)
+    assert ledger.state["actual"]["train"] == ledger.state["attention"]["train"] == 0
 
 
 def test_the_total_leaves_out_base_training_and_evaluation():
@@ -80,7 +87,7 @@ def xla_flops(config, p, g, s, t) -> float:
     context = as_context(random_contexts(config, [s] * p))
     blank = jnp.zeros((p, g, t), jnp.int32)
     group = Group(context, blank, jnp.full((p, g), t), blank.astype(jnp.float32), jnp.zeros((p, g)))
-    forward = jax.jit(lambda params: token_statistics(params, config, group, 1.0, t)[0])
+    forward = jax.jit(lambda params: token_logprobs(params, config, group, 1.0, t))
     return forward.lower(random_params(config)).compile().cost_analysis()["flops"]
 
 

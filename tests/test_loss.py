@@ -31,23 +31,24 @@ def make_group(config=SMALL, seed=0, dtype=np.float32) -> tuple[Group, np.ndarra
 
 
 def group_loss(params, config, group, advantages, settings):
-    return losses.group_loss(params, config, group, jnp.asarray(advantages), losses.denominators(group), settings)
+    advantages = jnp.asarray(advantages)
+    return losses.group_loss(params, config, group, advantages, losses.denominators(group, advantages), settings)
 
 
 loss_and_sums = jax.jit(group_loss, static_argnums=(1, 4), compiler_options=QUICK)
 gradient = jax.jit(jax.grad(group_loss, has_aux=True), static_argnums=(1, 4), compiler_options=QUICK)
 
 
-def expected_statistics(params, config, group, temperature):
-    """Log-probs of the tokens and entropies, float64 [P, G, T], one row and one position at a time; 0 on padding."""
-    logprobs, entropies = np.zeros((P, G, T)), np.zeros((P, G, T))
+def expected_logprobs(params, config, group, temperature):
+    """Log-probs of the tokens, float64 [P, G, T], one row and one position at a time; 0 on padding."""
+    logprobs = np.zeros((P, G, T))
     for p, g in np.ndindex(P, G):
         n, size = LENGTHS[p, g], int(group.context.lengths[p])
         context, tokens = np.asarray(group.context.tokens[p, :size]).tolist(), np.asarray(group.tokens[p, g, :n]).tolist()
         for t in range(n):
             dist = oracle.softmax(oracle.continuation_logits(params, config, context, tokens)[t] / temperature)
-            logprobs[p, g, t], entropies[p, g, t] = np.log(dist[tokens[t]]), -(dist * np.log(dist)).sum()
-    return logprobs, entropies
+            logprobs[p, g, t] = np.log(dist[tokens[t]])
+    return logprobs
 
 
 @pytest.mark.parametrize("kind", LOSSES)
@@ -72,7 +73,9 @@ def test_aggregation_over_explicit_denominators(aggregation):
     values, mask = rng.normal(size=(P, G, T)), np.arange(T) < LENGTHS[..., None]
     settings = LossSettings(aggregation=aggregation, constant_length=11)
     group, _ = make_group()
-    found = losses.aggregate(jnp.asarray(values, jnp.float32), group.mask(), losses.denominators(group), settings)
+    found = losses.aggregate(
+        jnp.asarray(values, jnp.float32), group.mask(), losses.denominators(group, jnp.ones((P, G))), settings
+    )
     rows = [values[p, g, :n] for (p, g), n in np.ndenumerate(LENGTHS)]
     expected = {
         "token_mean": sum(r.sum() for r in rows) / sum(len(r) for r in rows),
@@ -86,7 +89,7 @@ def test_aggregation_over_explicit_denominators(aggregation):
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_parts_with_the_whole_batchs_denominators_add_up(aggregation):
     params, (group, adv), settings = random_params(SMALL), make_group(), LossSettings(aggregation=aggregation, constant_length=T)
-    total = losses.denominators(group)
+    total = losses.denominators(group, jnp.asarray(adv))
     loss = jax.jit(lambda part, a: losses.group_loss(params, SMALL, part, a, total, settings)[0], compiler_options=QUICK)
     parts = [loss(jax.tree.map(lambda x, i=i: x[i : i + 1], group), adv[i : i + 1]) for i in range(P)]
     assert sum(map(float, parts)) == pytest.approx(float(loss_and_sums(params, SMALL, group, adv, settings)[0]), rel=1e-5)
@@ -95,7 +98,7 @@ def test_parts_with_the_whole_batchs_denominators_add_up(aggregation):
 def test_a_batch_without_tokens_has_loss_zero():
     group, _ = make_group()
     group = group.replace(lengths=jnp.zeros_like(group.lengths))
-    total = losses.denominators(group)
+    total = losses.denominators(group, jnp.ones((P, G)))
     for aggregation in AGGREGATIONS:
         assert losses.aggregate(jnp.ones((P, G, T)), group.mask(), total, LossSettings(aggregation=aggregation)) == 0
 
@@ -112,7 +115,7 @@ def test_loss_and_its_sums_against_numpy_model(kind, aggregation, temperature):
     params, (group, adv) = random_params(SMALL), make_group()
     settings = LossSettings(kind, aggregation, constant_length=T, temperature=temperature, logprob_chunk=4)
     loss, (means, maxima) = loss_and_sums(params, SMALL, group, adv, settings)
-    logprobs, entropies = expected_statistics(params, SMALL, group, temperature)
+    logprobs = expected_logprobs(params, SMALL, group, temperature)
     mask, old, a = np.arange(T) < LENGTHS[..., None], np.asarray(group.logprobs, np.float64), adv[..., None].astype(np.float64)
     ratio = np.exp(logprobs - old)
     values = -a * logprobs if kind == "reinforce" else -np.where(a > 0, np.minimum(ratio, 1.2), np.maximum(ratio, 0.8)) * a
@@ -124,7 +127,6 @@ def test_loss_and_its_sums_against_numpy_model(kind, aggregation, temperature):
     }[aggregation]
     assert float(loss) == pytest.approx(expected, rel=1e-4)
     gap = np.abs(logprobs - old)
-    assert float(means["entropy"]) == pytest.approx((entropies * mask).sum() / mask.sum(), rel=1e-4)
     assert float(means["sampler_trainer/logp_diff_mean"]) == pytest.approx((gap * mask).sum() / mask.sum(), rel=1e-4)
     assert float(maxima["sampler_trainer/logp_diff_max"]) == pytest.approx((gap * mask).max(), rel=1e-4)
     assert float(means["clip_ratio/low"]) == pytest.approx(((ratio < 0.8) & mask).sum() / mask.sum(), rel=1e-5)
@@ -136,7 +138,7 @@ def test_gradient_is_that_of_finite_differences(kind):
     with jax.enable_x64(True):
         config = as_float64(SMALL)
         params, (group, adv) = random_params(config), make_group(config, dtype=np.float64)
-        sampled, _ = jax.jit(lambda p: losses.token_statistics(p, config, group, 1.0, T))(params)
+        sampled = jax.jit(lambda p: losses.token_logprobs(p, config, group, 1.0, T))(params)
         noise = np.random.default_rng(3).normal(size=sampled.shape)
         group = group.replace(logprobs=sampled + 0.3 * noise)  # ratios on both sides of the clip
         rest = config, group, adv, LossSettings(kind, logprob_chunk=2)
@@ -184,7 +186,7 @@ def test_logits_are_taken_of_continuation_rows_only(monkeypatch):
     params, (group, _) = random_params(SMALL), make_group()
     seen, head = [], transformer.logits
     monkeypatch.setattr(transformer, "logits", lambda p, c, h: seen.append(h.shape) or head(p, c, h))
-    jax.eval_shape(lambda p: losses.token_statistics(p, SMALL, group, 1.0, 4), params)
+    jax.eval_shape(lambda p: losses.token_logprobs(p, SMALL, group, 1.0, 4), params)
     assert set(seen) == {(P, G, 4, SMALL.hidden_size)}
 
 
@@ -226,7 +228,7 @@ def test_logits_of_the_whole_batch_never_exist():
 def test_reward_one_without_baseline_is_the_cross_entropy():
     params, (group, _) = random_params(SMALL), make_group()
     group = group.replace(rewards=jnp.ones((P, G)), logprobs=jnp.zeros((P, G, T)))
-    logprobs, _ = expected_statistics(params, SMALL, group, 1.0)
+    logprobs = expected_logprobs(params, SMALL, group, 1.0)
     loss, _ = loss_and_sums(params, SMALL, group, group.rewards, LossSettings())
     assert float(loss) == pytest.approx(-logprobs.sum() / LENGTHS.sum(), rel=1e-5)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.random import threefry_2x32
 
 from prefixrl_jax.sampling import noise
 
@@ -25,6 +26,24 @@ def test_words_are_stable_and_distinct():
     assert noise.words("problem-0").dtype == np.uint32
     assert noise.words("problem-0").tolist() == [65053379, 2361240317]
     assert len({noise.words(f"{kind}-{i}").tobytes() for kind in ("p", "q") for i in range(5000)}) == 10000
+
+
+def test_threefry_is_that_of_jax_random():
+    """Against `jax.extend.random.threefry_2x32`, which takes one key and a vector whose halves are the two counter words."""
+    rng = np.random.default_rng(0)
+    key, high, low = (jnp.asarray(rng.integers(0, 2**32, n, dtype=np.uint32)) for n in (2, 1000, 1000))
+    first, second = noise.threefry(key, high, low)
+    np.testing.assert_array_equal(jnp.concatenate([first, second]), threefry_2x32(key, jnp.concatenate([high, low])))
+
+
+def test_gumbel_noise_is_the_double_logarithm_of_its_own_uniform_bits():
+    stream, ids, positions = noise.stream_key(0, "rollout"), [[3]], [[7]]
+    found = draw(stream, NAMES[:1], ids, positions, 50)[0, 0]
+    key = jax.random.key_data(keys_of(stream, NAMES[:1], ids))[0, 0]
+    for token in range(50):  # one at a time: counter (position, token), the two words exclusive-or'ed
+        first, second = (int(word) for word in threefry_2x32(key, jnp.array([7, token], jnp.uint32)))
+        uniform = max(((first ^ second) >> 9) / 2**23, np.finfo(np.float32).tiny)
+        assert found[token] == pytest.approx(-np.log(-np.log(uniform)), rel=1e-5, abs=1e-6)
 
 
 def test_noise_does_not_depend_on_batch_order_or_size():

@@ -10,9 +10,9 @@ import pytest
 from conftest import QUICK, TINY, as_context, random_contexts, random_params
 
 from prefixrl_jax.group import Group
-from prefixrl_jax.mesh import make_mesh
+from prefixrl_jax.mesh import batch_sharding, make_mesh
 from prefixrl_jax.rl.advantage import advantages
-from prefixrl_jax.rl.loss import LossSettings, denominators, group_loss, token_statistics
+from prefixrl_jax.rl.loss import LossSettings, denominators, group_loss, token_logprobs
 from prefixrl_jax.rl.step import OptimizerSettings, abstract_state, init_state, learning_rate, make_optimizer, make_train_step
 
 SMALL = dataclasses.replace(TINY, num_layers=1, hidden_size=8, head_dim=4, intermediate_size=12, unroll_layers=True)
@@ -56,13 +56,47 @@ def test_micro_batches_change_nothing(mesh, aggregation):
     for params, metrics in results[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params, results[0][0])
         assert metrics == pytest.approx(results[0][1], rel=1e-4, abs=1e-6)
+        assert metrics["groups/computed"] == P
+
+
+def repeated(group: Group, rewards) -> Group:
+    """Groups of `make_group` over and over, with the rewards given (float32 [n, G])."""
+    rewards = jnp.asarray(rewards, jnp.float32)
+    return jax.tree.map(lambda x: jnp.resize(x, (len(rewards), *x.shape[1:])), group).replace(rewards=rewards)
+
+
+SPLIT = [[1, 0, 0], [1, 1, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1], [1, 1, 1], [0, 0, 0], [1, 0, 1]]  # 0, 3 and 7 differ
+
+
+@pytest.mark.parametrize(
+    ("devices", "micro_batches", "computed"), [(1, 1, 8), (1, 2, 4), (1, 4, 4), (1, 8, 3), (2, 2, 4), (2, 4, 4)]
+)
+def test_groups_without_a_difference_are_left_out_and_change_nothing(devices, micro_batches, computed):
+    """Two devices hold groups 0-3 and 4-7: the half with two differing groups decides how many micro-batches are needed."""
+    optimizer = OptimizerSettings(learning_rate=1e-2, eps=1e-1, max_grad_norm=1e9)
+    group = repeated(make_group(), SPLIT)
+    mesh = make_mesh(devices=jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+        step, init = make_step(mesh, optimizer, micro_batches)
+        _, metrics = step(init(random_params(SMALL)), jax.device_put(group, batch_sharding(mesh)))
+    assert int(metrics["groups/computed"]) == computed
+    scores = advantages(group.rewards)
+    norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(gradient(random_params(SMALL), group))))
+    assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-4)
+    assert float(metrics["sampler_trainer/logp_diff_max"]) == pytest.approx(
+        largest_gap(group, np.abs(scores).max(1) > 0), rel=1e-4
+    )
+
+
+def largest_gap(group, rows) -> float:
+    logprobs = token_logprobs(random_params(SMALL), SMALL, group, 1.0, T)
+    return float((jnp.abs(logprobs - group.logprobs) * group.mask())[rows].max())
 
 
 @functools.partial(jax.jit, compiler_options=QUICK)
 def gradient(params, group):
-    return jax.grad(lambda p: group_loss(p, SMALL, group, advantages(group.rewards), denominators(group), LossSettings())[0])(
-        params
-    )
+    scores = advantages(group.rewards)
+    return jax.grad(lambda p: group_loss(p, SMALL, group, scores, denominators(group, scores), LossSettings())[0])(params)
 
 
 def numpy_adamw(params, grads, moments, count, s: OptimizerSettings, rate: float):
@@ -124,7 +158,7 @@ def test_reward_one_without_baseline_takes_the_sft_step(mesh):
     group, params = make_group().replace(rewards=jnp.ones((P, G))), random_params(SMALL)
 
     def cross_entropy(params):
-        logprobs, _ = token_statistics(params, SMALL, group, 1.0, T)
+        logprobs = token_logprobs(params, SMALL, group, 1.0, T)
         return -(logprobs * group.mask()).sum() / group.lengths.sum()
 
     loss, slopes = jax.jit(jax.value_and_grad(cross_entropy), compiler_options=QUICK)(params)

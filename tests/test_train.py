@@ -35,7 +35,7 @@ def source(poisoned: int | None = None):
             logprobs=jnp.zeros((4, 2, 5)), rewards=jnp.asarray(rewards),
         )  # fmt: skip
         return Batch(
-            group, f"of step {step + 1} (problems a, b)", {"reward/plain": float(np.nanmean(rewards))}, lambda book: None
+            group, f"of step {step + 1} (problems a, b)", {"reward/plain": float(np.nanmean(rewards))}, lambda book, update: None
         )
 
     return batch

@@ -60,8 +60,8 @@ def ppo_clip(logprobs, sampled, advantages, settings: LossSettings) -> jax.Array
 LOSSES: dict[str, Callable] = {"reinforce": reinforce, "ppo_clip": ppo_clip}
 
 
-def token_statistics(params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int):
-    """Log-probs of the continuation tokens and the entropy of their distributions, float32 [P, G, T] both.
+def token_logprobs(params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int):
+    """Log-probs of the continuation tokens, float32 [P, G, T].
 
     The context is encoded once a group. Logits exist for `chunk` positions at a time and are recomputed in the backward
     pass, so nothing of size [P, G, T, V] is ever held.
@@ -79,19 +79,28 @@ def token_statistics(params: Params, config: ModelConfig, group: Group, temperat
         h = jax.lax.dynamic_slice_in_dim(hidden, at, chunk, axis=2)
         picked = jax.lax.dynamic_slice_in_dim(tokens, at, chunk, axis=2)
         logprobs = jax.nn.log_softmax(transformer.logits(params, config, h) / temperature)
-        entropy = -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
-        return None, (jnp.take_along_axis(logprobs, picked[..., None], axis=-1)[..., 0], jax.lax.stop_gradient(entropy))
+        return None, jnp.take_along_axis(logprobs, picked[..., None], axis=-1)[..., 0]
 
-    _, (logprobs, entropy) = jax.lax.scan(piece, None, jnp.arange(0, t + pad, chunk))
-    join = lambda x: jnp.moveaxis(x, 0, 2).reshape(p, g, t + pad)[..., :t]  # noqa: E731
-    return join(logprobs), join(entropy)
+    logprobs = jax.lax.scan(piece, None, jnp.arange(0, t + pad, chunk))[1]
+    return jnp.moveaxis(logprobs, 0, 2).reshape(p, g, t + pad)[..., :t]
 
 
-def denominators(group: Group) -> dict[str, jax.Array]:
-    """Counts over the global batch: "tokens" that carry loss, "sequences" with at least one, "rows" altogether."""
-    tokens = group.mask().sum()
-    sequences = (group.lengths > 0).sum().astype(jnp.float32)
-    return {"tokens": jnp.maximum(tokens, 1), "sequences": jnp.maximum(sequences, 1), "rows": jnp.float32(group.lengths.size)}
+def informative(advantages: jax.Array) -> jax.Array:
+    """bool [P]: groups with a nonzero advantage (float32 [P, G]). The others have gradient 0 under every loss here."""
+    return (advantages != 0).any(axis=1)  # NaN is not 0: a bad reward is seen, not skipped
+
+
+def denominators(group: Group, advantages: jax.Array) -> dict[str, jax.Array]:
+    """Counts over the global batch, all groups: "tokens" that carry loss, "sequences" with at least one, "rows" altogether.
+
+    "trained" counts the tokens of informative groups, over which the metrics of the update are means.
+    """
+    per_group = group.mask().sum((1, 2))
+    counts = {
+        "tokens": per_group.sum(), "trained": (per_group * informative(advantages)).sum(),
+        "sequences": (group.lengths > 0).sum().astype(jnp.float32), "rows": jnp.float32(group.lengths.size),
+    }  # fmt: skip
+    return jax.tree.map(lambda n: jnp.maximum(n, 1), counts)
 
 
 def aggregate(values: jax.Array, mask: jax.Array, total: dict[str, jax.Array], settings: LossSettings) -> jax.Array:
@@ -114,15 +123,15 @@ def group_loss(params, config: ModelConfig, group: Group, advantages: jax.Array,
     advantages: float32 [P, G]. total: `denominators` of the whole batch.
     """
     mask = group.mask()
-    logprobs, entropy = token_statistics(params, config, group, settings.temperature, settings.logprob_chunk)
+    logprobs = token_logprobs(params, config, group, settings.temperature, settings.logprob_chunk)
     logprobs = jnp.where(mask > 0, logprobs, 0.0)  # a padded row's -inf must not become NaN through 0 * inf
     values = LOSSES[settings.kind](logprobs, group.logprobs, advantages[..., None], settings)
-    gap = jax.lax.stop_gradient(jnp.abs(logprobs - group.logprobs) * mask)
+    trained = mask * informative(advantages)[:, None, None]
+    gap = jax.lax.stop_gradient(jnp.abs(logprobs - group.logprobs) * trained)
     ratio = jax.lax.stop_gradient(jnp.exp(logprobs - group.logprobs))
     sums = {
-        "entropy": (entropy * mask).sum() / total["tokens"],
-        "sampler_trainer/logp_diff_mean": gap.sum() / total["tokens"],
-        "clip_ratio/low": ((ratio < 1 - settings.clip_low) * mask).sum() / total["tokens"],
-        "clip_ratio/high": ((ratio > 1 + settings.clip_high) * mask).sum() / total["tokens"],
+        "sampler_trainer/logp_diff_mean": gap.sum() / total["trained"],
+        "clip_ratio/low": ((ratio < 1 - settings.clip_low) * trained).sum() / total["trained"],
+        "clip_ratio/high": ((ratio > 1 + settings.clip_high) * trained).sum() / total["trained"],
     }
     return aggregate(values, mask, total, settings), (sums, {"sampler_trainer/logp_diff_max": gap.max()})

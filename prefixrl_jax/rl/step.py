@@ -1,7 +1,8 @@
 """The jitted, sharded update: one optimizer step on a batch of groups.
 
-The batch is cut into micro-batches of whole groups; gradients are summed in float32 and one AdamW update is made. If the loss
-or the gradient is not finite the state comes back unchanged and the metrics say so.
+The batch is cut into micro-batches of whole groups; gradients are summed in float32 and one AdamW update is made. Groups whose
+rollouts were all right or all wrong have gradient zero: they come last, and micro-batches of nothing else are not computed.
+If the loss or the gradient is not finite the state comes back unchanged and the metrics say so.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import optax
 from jax.sharding import Mesh
 
 from prefixrl_jax.group import Group
-from prefixrl_jax.mesh import param_shardings, replicated
+from prefixrl_jax.mesh import batch_divisor, constrain_batch, param_shardings, replicated
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import Params, abstract_params
 from prefixrl_jax.rl.advantage import advantages
-from prefixrl_jax.rl.loss import LossSettings, denominators, group_loss
+from prefixrl_jax.rl.loss import LossSettings, denominators, group_loss, informative
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -122,23 +123,26 @@ def make_train_step(
 ) -> Callable[[TrainState, Group], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted update (state, group) -> (state, metrics). The old state's buffers are donated."""
 
+    blocks = batch_divisor(mesh)
+
     def update(state: TrainState, group: Group):
-        total = denominators(group)
         scores = advantages(group.rewards, advantage)
-        grads, loss, means, maxima = _accumulate(state.params, config, group, scores, total, settings, micro_batches)
+        total = denominators(group, scores)
+        summed, computed = _accumulate(state.params, config, group, scores, total, settings, micro_batches, blocks)
+        grads, loss, means, maxima = summed
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
         new = TrainState(optax.apply_updates(state.params, changes), opt_state, state.step + 1)
         state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
-        return state, {"loss": loss, "grad_norm": norm, "finite": finite, **means, **maxima}
+        return state, {"loss": loss, "grad_norm": norm, "finite": finite, "groups/computed": computed, **means, **maxima}
 
     shards = state_shardings(config, optimizer, mesh)
     return jax.jit(update, donate_argnums=0, out_shardings=(shards, replicated(mesh)))
 
 
-def _accumulate(params, config, group, scores, total, settings, micro_batches):
-    """Gradient, loss and metrics of the batch, summed over micro-batches of whole groups."""
+def _accumulate(params, config, group, scores, total, settings, micro_batches, blocks):
+    """(gradient, loss, means and maxima) summed over micro-batches of whole groups, and the number of groups computed."""
     grad_of = jax.value_and_grad(group_loss, has_aux=True)
 
     def one(part, part_scores):
@@ -146,17 +150,33 @@ def _accumulate(params, config, group, scores, total, settings, micro_batches):
         return jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), grads), loss, means, maxima
 
     if micro_batches == 1:
-        return one(group, scores)
+        return one(group, scores), scores.shape[0]
 
-    def split(x):  # every micro-batch takes rows from every device: the sharded axis stays in front
-        return x.reshape(x.shape[0] // micro_batches, micro_batches, *x.shape[1:]).swapaxes(0, 1)
+    parts, needed = _informative_first((group, scores), informative(scores), micro_batches, blocks)
 
-    parts = jax.tree.map(split, (group, scores))
-    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, *jax.tree.map(lambda x: x[0], parts)))
-
-    def add(carry, part):
-        grads, loss, means, maxima = one(*part)
+    def add(i, carry):
+        grads, loss, means, maxima = one(*jax.tree.map(lambda x: x[i], parts))
         summed = jax.tree.map(jnp.add, carry[:3], (grads, loss, means))
-        return (*summed, jax.tree.map(jnp.maximum, carry[3], maxima)), None
+        return (*summed, jax.tree.map(jnp.maximum, carry[3], maxima))
 
-    return jax.lax.scan(add, empty, parts)[0]
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, *jax.tree.map(lambda x: x[0], parts)))
+    return jax.lax.fori_loop(0, needed, add, empty), needed * (scores.shape[0] // micro_batches)
+
+
+def _informative_first(tree: Any, wanted: jax.Array, micro_batches: int, blocks: int) -> tuple[Any, jax.Array]:
+    """Arrays [P, ...] as micro-batches [M, P/M, ...], groups that are `wanted` (bool [P]) in the first ones.
+
+    blocks: the number of equal parts the batch axis is spread over. Every micro-batch takes as many groups from every part,
+    and groups are ordered within their part, so nothing moves between devices. Returns also how many micro-batches hold all
+    that is wanted, int32 [].
+    """
+    per_block = wanted.size // blocks
+    wanted = wanted.reshape(blocks, per_block)
+    order = jnp.argsort(~wanted, axis=1, stable=True)
+
+    def split(x):
+        by_block = jax.vmap(lambda rows, at: rows[at])(x.reshape(blocks, per_block, *x.shape[1:]), order)
+        parts = by_block.reshape(blocks, micro_batches, per_block // micro_batches, *x.shape[1:]).swapaxes(0, 1)
+        return constrain_batch(parts.reshape(micro_batches, -1, *x.shape[1:]), axis=1)
+
+    return jax.tree.map(split, tree), -(-wanted.sum(1).max() // (per_block // micro_batches))
