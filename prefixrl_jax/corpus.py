@@ -14,11 +14,12 @@ from typing import Any
 import jax
 
 from prefixrl_jax.flops import Costs, Ledger
+from prefixrl_jax.log import Log
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.sampling.refill import Engine, Sample
 from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.tasks.task import Problem, Task, Verdict
-from prefixrl_jax.traces import Log, Trace
+from prefixrl_jax.traces import Trace
 
 
 @dataclasses.dataclass

@@ -23,6 +23,7 @@ from prefixrl_jax.base import BaseText
 from prefixrl_jax.checkpoint import Checkpoints
 from prefixrl_jax.evaluate import Evaluator
 from prefixrl_jax.flops import Ledger
+from prefixrl_jax.log import Log
 from prefixrl_jax.metrics import Bar, human_flops, say
 from prefixrl_jax.model import tokenizer as tokenizers
 from prefixrl_jax.model.hf import export_hf
@@ -36,7 +37,7 @@ from prefixrl_jax.settings import Settings, resolve
 from prefixrl_jax.stages import NAMES, Stages, write_json
 from prefixrl_jax.tasks.sources import candidates, fingerprint
 from prefixrl_jax.tasks.task import Problem
-from prefixrl_jax.traces import Log, Trace, read_dataset, write_dataset
+from prefixrl_jax.traces import Trace, read_dataset, write_dataset
 from prefixrl_jax.train import Loop, progress_note
 
 

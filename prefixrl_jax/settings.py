@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from prefixrl_jax import mesh as meshes
 from prefixrl_jax.flops import Costs, costs
 from prefixrl_jax.model.config import ModelConfig, model_config
-from prefixrl_jax.model.hf import hf_config
+from prefixrl_jax.model.hf_config import hf_config
 from prefixrl_jax.model.weights import count_params
 from prefixrl_jax.rl.advantage import KINDS
 from prefixrl_jax.rl.loss import LossSettings

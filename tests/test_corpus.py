@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from prefixrl_jax.corpus import Attempts, CollectJob, SelectJob, attempt_all, first_traces, hard_set, replay
 from prefixrl_jax.flops import Ledger, causal_pairs, costs
+from prefixrl_jax.log import Log
 from prefixrl_jax.mesh import make_mesh
 from prefixrl_jax.sampling import refill
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.sampling.refill import Engine, FixedJob, Sample
 from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.tasks.task import Problem, Verdict
-from prefixrl_jax.traces import Log
 
 HEADER = {"model": "tiny"}
 COST = costs(1000, 1, 4, 8)

@@ -23,7 +23,8 @@ from prefixrl_jax import mesh
 from prefixrl_jax.group import row_inputs
 from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import RopeScaling
-from prefixrl_jax.model.hf import export_hf, hf_config, import_hf, model_config_from_hf
+from prefixrl_jax.model.hf import export_hf, import_hf
+from prefixrl_jax.model.hf_config import hf_config, model_config_from_hf
 from prefixrl_jax.model.tokenizer import byte_tokenizer, fingerprint, load_tokenizer, word_tokenizer
 from prefixrl_jax.sampling import noise, sampler
 

@@ -16,7 +16,7 @@ import zlib
 
 import pytest
 
-from prefixrl_jax import figures, report
+from prefixrl_jax import figures, report, wording
 
 FIGURES = ("accuracy", "groups", "prefix_fraction", "pass_at_k", "lengths", "dynamics", "logprob_gap")
 VOID = {"meta", "img", "source", "link", "br", "hr", "input"}
@@ -358,14 +358,14 @@ def test_log_axis_says_what_it_cannot_show():
 
 def test_numbers_as_people_read_them():
     plain = {
-        report.amount(1.2e12, "FLOP"): "1.20 TFLOP", report.amount(999.96e9, "FLOP"): "1.00 TFLOP",
-        report.amount(0, "FLOP"): "0 FLOP", report.amount(99.96e6, "B"): "100 MB",
-        report.amount(12.34e20, "FLOP"): "1.23 ZFLOP", report.amount(math.nan, "FLOP"): "–",
-        report.seconds(0.0123): "12.3 ms", report.seconds(59.96): "1 min 0 s", report.seconds(200): "3 min 20 s",
-        report.seconds(7199): "2 h 0 min", report.seconds(90_000): "1 d 1 h", report.seconds(None): "–",
-        report.percent(1.0): "100.0 %", report.percent(0.00042): "0.042 %", report.percent(0): "0.0 %",
-        report.percent(True): "–", report.interval([0.1, None]): "–", report.interval(None): "–",
-        report.count(12345): "12,345", report.number(3.14159): "3.142",
+        wording.amount(1.2e12, "FLOP"): "1.20 TFLOP", wording.amount(999.96e9, "FLOP"): "1.00 TFLOP",
+        wording.amount(0, "FLOP"): "0 FLOP", wording.amount(99.96e6, "B"): "100 MB",
+        wording.amount(12.34e20, "FLOP"): "1.23 ZFLOP", wording.amount(math.nan, "FLOP"): "–",
+        wording.seconds(0.0123): "12.3 ms", wording.seconds(59.96): "1 min 0 s", wording.seconds(200): "3 min 20 s",
+        wording.seconds(7199): "2 h 0 min", wording.seconds(90_000): "1 d 1 h", wording.seconds(None): "–",
+        wording.percent(1.0): "100.0 %", wording.percent(0.00042): "0.042 %", wording.percent(0): "0.0 %",
+        wording.percent(True): "–", wording.interval([0.1, None]): "–", wording.interval(None): "–",
+        wording.count(12345): "12,345", wording.number(3.14159): "3.142",
     }  # fmt: skip
     assert {got.replace("\u00a0", " "): want for got, want in plain.items()} == {want: want for want in plain.values()}
 

@@ -12,7 +12,7 @@ import transformers
 from conftest import TINY
 
 from prefixrl_jax.model.config import ModelConfig
-from prefixrl_jax.model.hf import hf_config
+from prefixrl_jax.model.hf_config import hf_config
 from prefixrl_jax.model.tokenizer import word_tokenizer
 from prefixrl_jax.model.weights import abstract_params, count_params, init_params, leaf_of, weight_table
 
