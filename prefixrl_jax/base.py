@@ -47,5 +47,6 @@ class BaseText:
         def charge(book: Ledger, update: dict[str, float]) -> None:
             for prompt, n in zip(prompts, lengths.tolist(), strict=True):
                 book.add_training(self.cost, "base", len(prompt), [n])
+            book.add("hardware", "base", self.cost.trained_positions(contexts.tokens.size + tokens.size))
 
         return Batch(meshes.to_global(self.mesh, group), f"base text of step {step + 1}", {}, charge)

@@ -1,8 +1,8 @@
 """FLOPs: what a run has spent, in three accountings. Pure arithmetic.
 
 `paper`     2N per token sampled or scored, 6N per token trained, every rollout paying its own prompt and prefix.
-`actual`    the tokens this code needs with shared contexts: a context once per group. Attention's own products, which 2N
-            leaves out, are counted apart.
+`actual`    the tokens this code needs: a context once per group, and no update for groups all right or all wrong.
+            Attention's own products, which 2N leaves out, are counted apart.
 `hardware`  actual plus padding, idle slots and rematerialisation: what the device was given to compute.
 
 N is the number of matmul parameters, output head included and embedding look-up left out (`weights.count_params`).
@@ -21,23 +21,28 @@ OUTSIDE = ("base", "eval")
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """FLOPs per token of one model. attention: per (query, key) pair, all layers, scores and values."""
+    """FLOPs per token of one model. attention_pair: per (query, key) pair, all layers, scores and values."""
 
     matmul_params: int
     attention_pair: int
+    remat: bool = False  # whether the backward pass runs the layers' forward pass again
 
     def tokens(self, count: float, train: bool = False) -> float:
         """FLOPs of passing `count` tokens through the weights: 2N each, or 6N with the backward pass."""
         return (6.0 if train else 2.0) * self.matmul_params * count
+
+    def trained_positions(self, count: float) -> float:
+        """Hardware FLOPs of training on `count` positions, padding included: 6N each, 8N with rematerialisation."""
+        return (8.0 if self.remat else 6.0) * self.matmul_params * count
 
     def pairs(self, count: float, train: bool = False) -> float:
         """FLOPs of `count` (query, key) pairs of attention."""
         return (3.0 if train else 1.0) * self.attention_pair * count
 
 
-def costs(matmul_params: int, num_layers: int, num_heads: int, head_dim: int) -> Costs:
+def costs(matmul_params: int, num_layers: int, num_heads: int, head_dim: int, remat: bool = False) -> Costs:
     """Costs of a model from its sizes: a pair costs 2·D multiply-adds per head and layer, i.e. 4·D FLOPs."""
-    return Costs(matmul_params, 4 * num_layers * num_heads * head_dim)
+    return Costs(matmul_params, 4 * num_layers * num_heads * head_dim, remat)
 
 
 def causal_pairs(context: int, continuations: list[int]) -> float:

@@ -75,7 +75,7 @@ class OnPolicy:
         # What the device was given: every position of the groups computed, padding included.
         positions = group.context.tokens.shape[-1] + group.tokens[0].size
         computed = update["groups/computed"] / jax.process_count() * positions
-        ledger.add("hardware", "train", self.engine.cost.tokens(computed, train=True))
+        ledger.add("hardware", "train", self.engine.cost.trained_positions(computed))
 
 
 def local_slice(items: list) -> list:

@@ -57,7 +57,7 @@ def resolve(config: ConfigDict) -> Settings:
     loss = LossSettings(kind=t.loss, aggregation=t.aggregation, constant_length=s.max_new_tokens, clip_low=t.clip_low,
                         clip_high=t.clip_high, temperature=s.temperature, logprob_chunk=t.logprob_chunk)  # fmt: skip
     _check(config, mesh)
-    cost = costs(count_params(model)["matmul"], model.num_layers, model.num_heads, model.head_dim)
+    cost = costs(count_params(model)["matmul"], model.num_layers, model.num_heads, model.head_dim, model.remat)
     engine = Engine(model, mesh, cost, s.rows, s.slots, s.chunk, tuple(s.context_buckets))
     settings = Settings(config, task, model, mesh, cost, engine, sampling, loss)
     settings.eval_sampling()

@@ -26,6 +26,11 @@ def test_pairs_are_those_of_the_masks(context, rows):
     assert causal_pairs(context, rows) == pairs
 
 
+def test_rematerialisation_runs_the_forward_pass_again():
+    assert COST.trained_positions(7) == 6 * 1000 * 7
+    assert costs(1000, 3, 2, 5, remat=True).trained_positions(7) == 8 * 1000 * 7
+
+
 def test_costs():
     assert (COST.matmul_params, COST.attention_pair) == (1000, 4 * 3 * 2 * 5)
     assert (COST.tokens(7), COST.tokens(7, train=True)) == (14_000, 42_000)

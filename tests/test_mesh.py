@@ -13,7 +13,9 @@ from conftest import QUICK, TINY, as_context, as_float64, continuation_logprobs,
 from jax.sharding import PartitionSpec as Spec
 
 from prefixrl_jax import mesh as meshes
-from prefixrl_jax.group import Context
+from prefixrl_jax.group import Context, Group
+from prefixrl_jax.rl.loss import LossSettings
+from prefixrl_jax.rl.step import OptimizerSettings, init_state, make_optimizer, make_train_step
 from prefixrl_jax.sampling import noise, sampler
 
 LENGTHS = [5, 1, 8, 3, 2, 7, 6, 4]
@@ -67,6 +69,29 @@ def gradients(mesh) -> dict[str, np.ndarray]:
         return {"loss": np.asarray(value)} | {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
+def update(mesh) -> dict[str, np.ndarray]:
+    """Weights after one update in float64, of groups of which some teach nothing, in two micro-batches."""
+    config, settings = (
+        as_float64(TINY),
+        OptimizerSettings(learning_rate=1e-2, eps=1e-1),
+    )  # a large eps: the step shows the gradient
+    optimizer, rng = make_optimizer(settings), np.random.default_rng(0)
+    rewards = np.array([[1, 0], [0, 1], [1, 1], [0, 0], [0, 0], [1, 1], [0, 0], [1, 0]])
+    shape = (len(LENGTHS), 2, 6)
+    with jax.enable_x64(True), jax.set_mesh(mesh):
+        state = init_state(random_params(config), config, optimizer, mesh)
+        context = as_context(random_contexts(config, LENGTHS), 8)
+        tokens = rng.integers(0, config.vocab_size, shape).astype(np.int32)
+        lengths = rng.integers(1, 7, shape[:2]).astype(np.int32)
+        group = Group(context, tokens, lengths, rng.normal(size=shape), rewards.astype(np.float64))
+        step = make_train_step(config, optimizer, LossSettings(), "group_mean", 2, mesh)
+        state, metrics = step(state, meshes.to_global(mesh, group))
+        leaves = jax.tree_util.tree_leaves_with_path(state.params)
+        # 0, 1 and 7 differ: one micro-batch of four, or both if the first pair lies on one of four devices.
+        assert int(metrics["groups/computed"]) == (8 if meshes.batch_divisor(mesh) == 4 else 4)
+        return {f"updated {jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
+
+
 def test_eight_devices_compute_what_one_does(tmp_path):
     """2 x 2 x 2: tokens are equal, log-probs to rounding, the loss and every gradient leaf in float64 to 1e-9."""
     root = pathlib.Path(__file__).parents[1]
@@ -75,11 +100,11 @@ def test_eight_devices_compute_what_one_does(tmp_path):
     command = [sys.executable, "-W", "error::DeprecationWarning:__main__", __file__, str(tmp_path / "eight.npz")]
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
         mesh = meshes.make_mesh(1, 1, 1, devices=jax.devices()[:1])
-        one = sample(mesh) | gradients(mesh)
+        one = sample(mesh) | gradients(mesh) | update(mesh)
         output = child.communicate(timeout=300)[0]
     assert child.returncode == 0, output
     eight = dict(np.load(tmp_path / "eight.npz"))
-    assert eight.keys() == one.keys() and len(one) == 4 + 1 + 11
+    assert eight.keys() == one.keys() and len(one) == 4 + 1 + 2 * 11
     for name, value in one.items():
         if name.startswith("tokens"):
             np.testing.assert_array_equal(eight[name], value, err_msg=name)
@@ -137,7 +162,7 @@ def test_batches_go_to_devices_and_back():
 
 
 def run_on_eight_devices(path: str) -> None:
-    """Writes what `sample` and `gradients` give on a 2x2x2 mesh, after checking that the work is really spread."""
+    """Writes what `sample`, `gradients` and `update` give on a 2x2x2 mesh, after checking that the work is really spread."""
     mesh = meshes.make_mesh(-1, 2, 2)
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     shardings = meshes.param_shardings(TINY, mesh, "train")
@@ -146,7 +171,7 @@ def run_on_eight_devices(path: str) -> None:
     rows = meshes.to_global(mesh, np.arange(16).reshape(8, 2))
     assert {s.data.shape for s in rows.addressable_shards} == {(2, 2)}
     np.testing.assert_array_equal(meshes.to_local(rows), np.arange(16).reshape(8, 2))
-    np.savez(path, **sample(mesh), **gradients(mesh))
+    np.savez(path, **sample(mesh), **gradients(mesh), **update(mesh))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,18 @@ import pytest
 from conftest import QUICK, TINY, as_context, random_contexts, random_params
 
 from prefixrl_jax.group import Group
-from prefixrl_jax.mesh import batch_sharding, make_mesh
+from prefixrl_jax.mesh import make_mesh
 from prefixrl_jax.rl.advantage import advantages
 from prefixrl_jax.rl.loss import LossSettings, denominators, group_loss, token_logprobs
-from prefixrl_jax.rl.step import OptimizerSettings, abstract_state, init_state, learning_rate, make_optimizer, make_train_step
+from prefixrl_jax.rl.step import (
+    OptimizerSettings,
+    _informative_first,
+    abstract_state,
+    init_state,
+    learning_rate,
+    make_optimizer,
+    make_train_step,
+)  # fmt: skip
 
 SMALL = dataclasses.replace(TINY, num_layers=1, hidden_size=8, head_dim=4, intermediate_size=12, unroll_layers=True)
 P, G, T = 4, 3, 4
@@ -59,38 +67,33 @@ def test_micro_batches_change_nothing(mesh, aggregation):
         assert metrics["groups/computed"] == P
 
 
-def repeated(group: Group, rewards) -> Group:
-    """Groups of `make_group` over and over, with the rewards given (float32 [n, G])."""
-    rewards = jnp.asarray(rewards, jnp.float32)
-    return jax.tree.map(lambda x: jnp.resize(x, (len(rewards), *x.shape[1:])), group).replace(rewards=rewards)
-
-
 SPLIT = [[1, 0, 0], [1, 1, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1], [1, 1, 1], [0, 0, 0], [1, 0, 1]]  # 0, 3 and 7 differ
 
 
-@pytest.mark.parametrize(
-    ("devices", "micro_batches", "computed"), [(1, 1, 8), (1, 2, 4), (1, 4, 4), (1, 8, 3), (2, 2, 4), (2, 4, 4)]
-)
-def test_groups_without_a_difference_are_left_out_and_change_nothing(devices, micro_batches, computed):
-    """Two devices hold groups 0-3 and 4-7: the half with two differing groups decides how many micro-batches are needed."""
-    optimizer = OptimizerSettings(learning_rate=1e-2, eps=1e-1, max_grad_norm=1e9)
-    group = repeated(make_group(), SPLIT)
-    mesh = make_mesh(devices=jax.devices()[:devices])
-    with jax.set_mesh(mesh):
-        step, init = make_step(mesh, optimizer, micro_batches)
-        _, metrics = step(init(random_params(SMALL)), jax.device_put(group, batch_sharding(mesh)))
+@pytest.mark.parametrize(("micro_batches", "computed"), [(1, 8), (2, 4), (4, 4), (8, 3)])
+def test_groups_without_a_difference_are_left_out_and_change_nothing(mesh, micro_batches, computed):
+    rewards = jnp.array(SPLIT, jnp.float32)
+    group = jax.tree.map(lambda x: jnp.resize(x, (8, *x.shape[1:])), make_group()).replace(rewards=rewards)
+    step, init = make_step(mesh, OptimizerSettings(learning_rate=1e-2, eps=1e-1, max_grad_norm=1e9), micro_batches)
+    _, metrics = step(init(random_params(SMALL)), group)
     assert int(metrics["groups/computed"]) == computed
-    scores = advantages(group.rewards)
     norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(gradient(random_params(SMALL), group))))
     assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-4)
-    assert float(metrics["sampler_trainer/logp_diff_max"]) == pytest.approx(
-        largest_gap(group, np.abs(scores).max(1) > 0), rel=1e-4
-    )
+    gap = jnp.abs(token_logprobs(random_params(SMALL), SMALL, group, 1.0, T) - group.logprobs) * group.mask()
+    expected = float(gap[jnp.array([0, 3, 7])].max())
+    assert float(metrics["sampler_trainer/logp_diff_max"]) == pytest.approx(expected, rel=1e-4)
 
 
-def largest_gap(group, rows) -> float:
-    logprobs = token_logprobs(random_params(SMALL), SMALL, group, 1.0, T)
-    return float((jnp.abs(logprobs - group.logprobs) * group.mask())[rows].max())
+@pytest.mark.parametrize(("blocks", "micro_batches", "order", "needed"), [
+    (1, 2, [0, 3, 7, 1, 2, 4, 5, 6], 1), (1, 8, [0, 3, 7, 1, 2, 4, 5, 6], 3),
+    (2, 2, [0, 3, 7, 4, 1, 2, 5, 6], 1),  # groups 0-3 lie on one device and 4-7 on another: both give two
+    (2, 4, [0, 7, 3, 4, 1, 5, 2, 6], 2),  # the device with two that differ decides
+])  # fmt: skip
+def test_every_device_gives_its_own_informative_groups_first(blocks, micro_batches, order, needed):
+    wanted = np.ptp(SPLIT, axis=1) > 0
+    parts, count = _informative_first(jnp.arange(8), jnp.asarray(wanted), micro_batches, blocks)
+    assert parts.reshape(-1).tolist() == order and int(count) == needed
+    assert int(_informative_first(jnp.arange(8), jnp.zeros(8, bool), micro_batches, blocks)[1]) == 0
 
 
 @functools.partial(jax.jit, compiler_options=QUICK)
