@@ -16,7 +16,7 @@ import jax
 from prefixrl_jax.flops import Costs, Ledger
 from prefixrl_jax.log import Log
 from prefixrl_jax.model.weights import Params
-from prefixrl_jax.sampling.refill import Engine, Sample
+from prefixrl_jax.sampling.refill import Engine, Job, Sample
 from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.tasks.task import Problem, Task, Verdict
 from prefixrl_jax.traces import Trace
@@ -41,26 +41,22 @@ class Attempts:
             self.correct[sample_id] = trace
 
 
-class _SamplingJob:
+class _SamplingJob(Job):
     """A job over one problem that grades what arrives and writes it to the log, so that no finished sample is drawn again."""
 
-    def __init__(self, stage: str, attempts: Attempts, task: Task, limit: int, log: Log):
-        self.name, self.context_ids = attempts.problem.id, task.render(attempts.problem)
-        self.attempts, self._task, self._log, self._stage = attempts, task, log, stage
-        self._todo = [i for i in range(limit) if i not in attempts.verdicts][::-1]
-        self._limit = limit
+    def __init__(self, stage: str, logged: Attempts, task: Task, limit: int, log: Log):
+        self.name, self.context_ids = logged.problem.id, task.render(logged.problem)
+        self.attempts = Attempts(logged.problem, logged.context)
+        self._logged, self._task, self._log, self._stage = logged, task, log, stage
+        self._limit, self._ids = limit, iter(range(limit))
 
     def deliver(self, sample: Sample) -> None:
         """Grades, logs and keeps one sample."""
         ids = sample.token_ids.tolist()
         verdict = self._task.grade(self.attempts.problem, ids)
         record = {
-            "stage": self._stage,
-            "problem": self.name,
-            "sample": sample.sample_id,
-            "verdict": verdict.value,
-            "tokens": len(ids),
-        }
+            "stage": self._stage, "problem": self.name, "sample": sample.sample_id, "verdict": verdict.value, "tokens": len(ids),
+        }  # fmt: skip
         trace = None
         if verdict is Verdict.CORRECT and self._stage == "collect":
             logprobs = sample.logprobs.tolist()
@@ -69,13 +65,29 @@ class _SamplingJob:
         self.attempts.add(sample.sample_id, verdict, len(ids), trace)
         self._log.append(record)
 
+    def known_length(self, sample_id: int) -> int:
+        """Tokens of a sample that is in the log."""
+        return self._logged.lengths.get(sample_id, 0)
+
+    def redeliver(self, sample_id: int) -> None:
+        """Takes a sample from the log."""
+        known = self._logged
+        self.attempts.add(sample_id, known.verdicts[sample_id], known.lengths[sample_id], known.correct.get(sample_id))
+
+    def take_unused(self) -> list[int]:
+        """Logged samples that this run did not ask for (another number of slots begins others); returns their lengths."""
+        unused = sorted(self._logged.lengths.keys() - self.attempts.lengths.keys())
+        for sample_id in unused:
+            self.redeliver(sample_id)
+        return [self._logged.lengths[i] for i in unused]
+
 
 class SelectJob(_SamplingJob):
     """k samples, whatever they say."""
 
     def next_sample(self) -> int | None:
-        """Ids not yet known, ascending."""
-        return self._todo.pop() if self._todo else None
+        """Ids in ascending order."""
+        return next(self._ids, None)
 
     @property
     def closed(self) -> bool:
@@ -91,9 +103,8 @@ class CollectJob(_SamplingJob):
         return min(self.attempts.correct, default=None)
 
     def next_sample(self) -> int | None:
-        """Once a success is in, only lower ids that an interruption left open: higher ones cannot be first any more."""
-        best = self._best
-        return self._todo.pop() if self._todo and (best is None or self._todo[-1] < best) else None
+        """Ids in ascending order, and none after a success: a later one cannot be first any more."""
+        return None if self.attempts.correct else next(self._ids, None)
 
     @property
     def closed(self) -> bool:
@@ -128,20 +139,20 @@ def attempt_all(
     after_chunk: Callable = lambda known: None,
 ) -> dict[str, Attempts]:
     """Runs one stage ("select": exactly `limit` samples; "collect": until the first success, at most `limit`)."""
-    known = replay(log, stage, problems, task)
-    for attempts in known.values():  # what an interrupted run has drawn was paid for
-        if attempts.lengths:
-            ledger.add_group(engine.cost, (stage, stage), attempts.context, list(attempts.lengths.values()))
-    job = {"select": SelectJob, "collect": CollectJob}[stage]
-    jobs = [job(stage, attempts, task, limit, log) for attempts in known.values()]
+    kind = {"select": SelectJob, "collect": CollectJob}[stage]
+    jobs = [kind(stage, logged, task, limit, log) for logged in replay(log, stage, problems, task).values()]
+    found = {job.name: job.attempts for job in jobs}
 
     def between() -> None:
-        log.flush()
-        after_chunk(known)
+        log.flush(wait=False)
+        after_chunk(found)
 
     engine.run(params, jobs, sampling, stream, ledger, (stage, stage), between)
     log.flush()
-    return known
+    for job in jobs:
+        if unused := job.take_unused():  # drawn, so paid for
+            ledger.add_group(engine.cost, (stage, stage), job.attempts.context, unused)
+    return found
 
 
 def hard_set(attempts: dict[str, Attempts], band: tuple[float, float], count: int) -> list[Problem]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import time
 import zlib
 from collections.abc import Mapping
 from typing import Any
+
+SYNC_SECONDS = 2.0
 
 
 class Log:
@@ -34,32 +37,36 @@ class Log:
         self.records: list[dict[str, Any]] = []
         self.dropped: list[str] = []
         self._buffer = bytearray()
-        self._buffered = 0
+        self._unsaved = 0  # records that the disk may not have
         if not self.path.exists():
             self._create(header)
         self._end = self._read(header)
         self._file: int | None = os.open(self.path, os.O_RDWR)
         os.ftruncate(self._file, self._end)
+        self._synced, self._synced_at = self._end, time.monotonic()
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Buffers a record of JSON values; raises ValueError for anything JSON cannot hold (NaN and infinity included)."""
         self._require_open()
         self._buffer += _encode(record, self.path)
-        self._buffered += 1
+        self._unsaved += 1
 
-    def flush(self) -> None:
-        """Writes the buffered records and waits until the disk has them.
+    def flush(self, wait: bool = True) -> None:
+        """Hands the buffered records to the system, where they survive a kill of this process, and waits until the disk has them.
 
+        wait=False leaves the waiting to a later call, but not for longer than SYNC_SECONDS: what a power cut can cost.
         Raises OSError if it cannot; the records stay buffered, and a later flush writes them again in the same place.
         """
         file = self._require_open()
-        if not self._buffer:
+        if not self._buffer and (self._synced == self._end or not wait):
             return
-        failure = f"{self._buffered} records were not saved in the log; those before them are intact"
-        _write_synced(file, self._buffer, self._end, self.path, failure)
+        wait = wait or time.monotonic() - self._synced_at > SYNC_SECONDS
+        failure = f"{self._unsaved} records were not saved in the log; those before them are intact"
+        _write(file, self._buffer, self._end, self.path, failure, wait)
         self._end += len(self._buffer)
+        if wait:
+            self._synced, self._synced_at, self._unsaved = self._end, time.monotonic(), 0
         self._buffer.clear()
-        self._buffered = 0
 
     def close(self) -> None:
         """Flushes and closes; closing twice is harmless."""
@@ -88,7 +95,7 @@ class Log:
         partial = self.path.with_name(self.path.name + ".partial")
         file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
-            _write_synced(file, _encode(header, self.path), 0, self.path, "the log could not be created")
+            _write(file, _encode(header, self.path), 0, self.path, "the log could not be created", wait=True)
         finally:
             os.close(file)
         os.replace(partial, self.path)
@@ -149,13 +156,14 @@ def _decode(line: bytes) -> Any:
     return json.loads(text)
 
 
-def _write_synced(file: int, data: bytes | bytearray, offset: int, path: pathlib.Path, failure: str) -> None:
-    """Writes all of data at offset and waits until the disk has it; an OSError names the file and says what is lost."""
+def _write(file: int, data: bytes | bytearray, offset: int, path: pathlib.Path, failure: str, wait: bool) -> None:
+    """Writes all of data at offset, and waits until the disk has it; an OSError names the file and says what is lost."""
     written = 0
     try:
         while written < len(data):  # one call may write only a part
             written += os.pwrite(file, data[written:], offset + written)
-        os.fsync(file)
+        if wait:
+            os.fsync(file)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}: {failure}", str(path)) from error
 

@@ -79,6 +79,23 @@ def test_flush_waits_for_the_disk(tmp_path, monkeypatch):
             assert synced == [path.stat().st_size]
 
 
+def test_flush_without_waiting_leaves_the_disk_two_seconds(tmp_path, monkeypatch):
+    synced, now = [], [0.0]
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(now[0]))
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with Log(tmp_path / "log", HEADER) as log:
+        synced.clear()
+        for now[0] in (0.5, 1.9, 2.1, 3.0, 4.2):
+            log.append(RECORDS[0])
+            log.flush(wait=False)
+            assert (tmp_path / "log").read_bytes().endswith(b'"id":"a","tokens":[1,2,3]}\n')  # the system has it already
+        assert synced == [2.1, 4.2]
+        log.append(RECORDS[1])
+        log.flush(wait=False)
+    assert synced == [2.1, 4.2, 4.2]  # closing waits for what is left
+    assert read_log(tmp_path / "log")[0] == [RECORDS[0]] * 5 + [RECORDS[1]]
+
+
 def test_torn_last_record_is_cut_at_every_byte(tmp_path):
     path = tmp_path / "log"
     whole = write_log(path)
@@ -209,7 +226,7 @@ log = Log(sys.argv[1], {"model": "abc", "seed": 1})
 for i in range(10**9):
     log.append({"i": i})
     if i % 7 == 6:
-        log.flush()
+        log.flush(wait=False)
         os.write(1, b"%d\\n" % (i + 1))
 """
 

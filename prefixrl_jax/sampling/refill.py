@@ -3,14 +3,18 @@
 A row of the batch is one context. A free slot takes the next sample id of the same context; when a context wants no more
 samples its row takes the next one. What is wanted is decided by a `Job`, so fixed-k screening, sampling until the first
 success and RL rollouts are three small jobs over this one loop.
+
+Which sample is begun when depends on the lengths of those before it alone. So a run that was interrupted is replayed: finished
+samples hold their slots for as long as they did, without being computed, and what is drawn again finds the same neighbours, the
+same cache columns and the same bits. The ledger of the two runs together is that of one.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -36,36 +40,46 @@ class Sample:
     finish_reason: str  # "stop", or "length" when max_new_tokens cut it
 
 
-class Job(Protocol):
+class Job(abc.ABC):
     """A context and what is still wanted of it."""
 
     name: str  # identity of the context; with the sample id it fixes the noise
     context_ids: list[int]
 
+    @abc.abstractmethod
     def next_sample(self) -> int | None:
         """The next sample id to begin, or None if no more are wanted now."""
 
+    @abc.abstractmethod
     def deliver(self, sample: Sample) -> None:
         """Takes a finished sample, in whatever order samples finish."""
 
     @property
+    @abc.abstractmethod
     def closed(self) -> bool:
         """Whether the row may be given away; samples still in flight are then dropped, but charged."""
 
+    def known_length(self, sample_id: int) -> int:
+        """Tokens of a sample that an interrupted run has finished, or 0 if it has to be drawn."""
+        return 0
 
-class FixedJob:
-    """Exactly n samples of a context, those already known left out."""
+    def redeliver(self, sample_id: int) -> None:
+        """Takes a sample of known length at the moment at which the interrupted run delivered it."""
+        raise NotImplementedError(f"{self.name}: sample {sample_id} is not known")
 
-    def __init__(self, name: str, context_ids: list[int], samples: int, known: Iterable[int] = ()):
-        known = set(known)
+
+class FixedJob(Job):
+    """Exactly n samples of a context."""
+
+    def __init__(self, name: str, context_ids: list[int], samples: int):
         self.name, self.context_ids = name, context_ids
         self.samples: dict[int, Sample] = {}
-        self._todo = [i for i in range(samples) if i not in known][::-1]
-        self._open = len(self._todo)
+        self._ids = iter(range(samples))
+        self._open = samples
 
     def next_sample(self) -> int | None:
         """Ids in ascending order."""
-        return self._todo.pop() if self._todo else None
+        return next(self._ids, None)
 
     def deliver(self, sample: Sample) -> None:
         """Keeps the sample."""
@@ -133,6 +147,7 @@ class _Loop:
         self._charge_hardware(engine.rows * size)
         self.ticks = 0
         self.ages = np.zeros((self.local, engine.slots), np.int32)
+        self.known = np.zeros((self.local, engine.slots), np.int32)  # length of the sample in the slot if it is replayed, or 0
         self.stale = False  # whether the device still runs samples that were dropped
 
     def _contexts(self, jobs: list[Job | None]) -> Context:
@@ -148,17 +163,23 @@ class _Loop:
         """Gives free rows new contexts and free slots new samples; returns how many slots of this process run."""
         self._replace_closed()
         fresh = np.zeros((self.local, self.e.slots), bool)
-        for row, new in zip(self.rows, fresh, strict=True):
+        for row, new, known, age in zip(self.rows, fresh, self.known, self.ages, strict=True):
             for g in np.flatnonzero(row.slots < 0) if row.job is not None else ():
                 if (wanted := row.job.next_sample()) is None:
                     break
-                row.slots[g], new[g] = wanted, True
-        ids = np.stack([row.slots for row in self.rows])
+                known[g] = row.job.known_length(wanted)
+                row.slots[g], age[g], new[g] = wanted, 0, not known[g]
+        ids, drawn = self._held()
         if _agree(bool(fresh.any()) or self.stale, np.max):
             self.stale = False
-            given = meshes.to_global(self.e.mesh, (self.words, np.maximum(ids, 0).astype(np.int32), fresh, ids >= 0))
-            self.state = sampler.assign(self.state, self.stream, *given)
+            given = meshes.to_global(self.e.mesh, (self.words, np.maximum(ids, 0).astype(np.int32), fresh, drawn))
+            self.state = sampler.assign(self.state, self.stream, *given, ticks=np.int32(self.ticks))
         return int((ids >= 0).sum())
+
+    def _held(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sample ids by slot (int64 [rows, G], -1: none), and which of them the device draws (bool)."""
+        ids = np.stack([row.slots for row in self.rows])
+        return ids, (ids >= 0) & (self.known == 0)
 
     def _replace_closed(self) -> None:
         waiting = []
@@ -193,24 +214,35 @@ class _Loop:
 
     def decode(self) -> None:
         """One chunk, then delivery of what finished in it."""
-        self.state = sampler.decode_chunk(
-            self.params, self.state, config=self.e.config, sampling=self.sampling, steps=self.e.chunk
-        )
-        active, age, begin = (meshes.to_local(x) for x in (self.state.active, self.state.age, self.state.begin))
-        self.ages = age
-        ticks = int(self.state.ticks)
-        self._charge_hardware(0, decoded=(ticks - self.ticks) * self.e.rows * self.e.slots)
-        self.ticks = ticks
-        ids = np.stack([row.slots for row in self.rows])
-        done = np.argwhere((ids >= 0) & ~active)
-        if not len(done):
-            return
-        tokens, logprobs = sampler.unroll_rings(begin, meshes.to_local(self.state.tokens), meshes.to_local(self.state.logprobs))
-        for i, g in done:
-            row, n = self.rows[i], age[i, g]
-            ended = "stop" if tokens[i, g, n - 1] in self.sampling.stop_ids else "length"
-            row.job.deliver(Sample(int(ids[i, g]), tokens[i, g, :n].copy(), logprobs[i, g, :n].copy(), ended))
-            row.lengths.append(int(n))
+        ids, drawn = self._held()
+        replayed = (ids >= 0) & ~drawn
+        left = np.where(replayed, np.minimum(self.known - self.ages, self.e.chunk), 0).max()
+        steps, ended = int(_agree(left, np.max)), replayed
+        if _agree(drawn.any(), np.max):
+            self.state = sampler.decode_chunk(
+                self.params, self.state, config=self.e.config, sampling=self.sampling, steps=self.e.chunk
+            )
+            steps = max(steps, int(self.state.ticks) - self.ticks)
+            active, age = meshes.to_local(self.state.active), meshes.to_local(self.state.age)
+            self.ages, ended = np.where(drawn, age, self.ages), replayed | ~active
+        self.ages = np.where(replayed, np.minimum(self.ages + steps, self.known), self.ages)
+        self.ticks += steps
+        self._charge_hardware(0, decoded=steps * self.e.rows * self.e.slots)
+        self._deliver(ids, (ids >= 0) & ended & (~replayed | (self.ages == self.known)), replayed)
+
+    def _deliver(self, ids: np.ndarray, done: np.ndarray, replayed: np.ndarray) -> None:
+        """Hands the jobs the samples that are `done`, in the order of rows and slots."""
+        if (done & ~replayed).any():
+            rings = (meshes.to_local(x) for x in (self.state.begin, self.state.tokens, self.state.logprobs))
+            tokens, logprobs = sampler.unroll_rings(*rings)
+        for i, g in np.argwhere(done):
+            row, n = self.rows[i], int(self.ages[i, g])
+            if replayed[i, g]:
+                row.job.redeliver(int(ids[i, g]))
+            else:
+                ended = "stop" if tokens[i, g, n - 1] in self.sampling.stop_ids else "length"
+                row.job.deliver(Sample(int(ids[i, g]), tokens[i, g, :n].copy(), logprobs[i, g, :n].copy(), ended))
+            row.lengths.append(n)
             row.slots[g] = -1
 
 

@@ -141,13 +141,19 @@ def replace_contexts(
 
 @partial(jax.jit, donate_argnames=("state",))
 def assign(
-    state: SamplerState, stream: jax.Array, context_words: jax.Array, sample_ids: jax.Array, fresh: jax.Array, active: jax.Array
-):
-    """Gives the slots marked `fresh` the samples `sample_ids` (int32 [P, G]); `active` (bool [P, G]) says which slots run."""
+    state: SamplerState, stream: jax.Array, context_words: jax.Array, sample_ids: jax.Array, fresh: jax.Array, active: jax.Array,
+    ticks: jax.Array | None = None,
+):  # fmt: skip
+    """Gives the slots marked `fresh` the samples `sample_ids` (int32 [P, G]); `active` (bool [P, G]) says which slots run.
+
+    ticks: int32 [], the clock from here on (state.ticks by default). It may be set only while every running slot is fresh: the
+    others' keys stand where the old clock put them.
+    """
+    ticks = state.ticks if ticks is None else ticks
     keys = noise.row_keys(stream, context_words, sample_ids)
     first = jnp.take_along_axis(state.context.tokens, state.context.lengths[:, None] - 1, axis=1)
     return _spread(state.replace(
-        begin=jnp.where(fresh, state.ticks % state.tokens.shape[-1], state.begin), age=jnp.where(fresh, 0, state.age),
+        ticks=ticks, begin=jnp.where(fresh, ticks % state.tokens.shape[-1], state.begin), age=jnp.where(fresh, 0, state.age),
         last=jnp.where(fresh, first, state.last), active=active,
         keys=jax.random.wrap_key_data(jnp.where(fresh[..., None], jax.random.key_data(keys), jax.random.key_data(state.keys))),
     ))  # fmt: skip
