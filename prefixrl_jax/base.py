@@ -49,4 +49,4 @@ class BaseText:
                 book.add_training(self.cost, "base", len(prompt), [n])
             book.add("hardware", "base", self.cost.trained_positions(contexts.tokens.size + tokens.size))
 
-        return Batch(meshes.to_global(self.mesh, group), f"base text of step {step + 1}", {}, charge)
+        return Batch(meshes.to_global(self.mesh, group), f"base text of step {step + 1}", int(lengths.sum()), {}, charge)

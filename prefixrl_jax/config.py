@@ -105,6 +105,8 @@ def get_config() -> ConfigDict:
     c.train.micro_batches = 1  # gradient accumulation over whole groups
     c.train.logprob_chunk = 64  # positions whose logits exist at a time
     c.train.mask_truncated = False  # whether rollouts cut by the length limit carry no loss
+    c.train.max_logp_diff = 0.5  # nats: largest sampler/trainer gap of a token; above it for three steps the run stops. 0: off
+    c.train.min_entropy = 0.0  # nats a token: below it a warning
     c.train.flops_budget = 0.0  # stop training at this total (paper accounting, corpus included); 0: no budget
 
     c.eval = ConfigDict()

@@ -23,6 +23,7 @@ from prefixrl_jax.base import BaseText
 from prefixrl_jax.checkpoint import Checkpoints
 from prefixrl_jax.evaluate import Evaluator
 from prefixrl_jax.flops import Ledger
+from prefixrl_jax.gates import Gates
 from prefixrl_jax.log import Log
 from prefixrl_jax.metrics import Bar, human_flops, say
 from prefixrl_jax.model import tokenizer as tokenizers
@@ -90,12 +91,8 @@ class Experiment:
         c, s = self.config, self.s
         source = BaseText(s.task, s.mesh, s.cost, c.base.batch, s.sampling.max_new_tokens, s.engine.buckets, c.seed)
         loss = dataclasses.replace(s.loss, kind="reinforce", aggregation="token_mean", temperature=1.0)
-        omit = (
-            "sampler_trainer/",
-            "clip_ratio/",
-            "groups/",
-            "flops/",
-        )  # nothing is sampled here, and base training is outside the total
+        # Nothing is sampled here, and base training is outside the total.
+        omit = ("sampler_trainer/", "clip_ratio/", "groups/", "flops/")
         params = init_params(s.model, c.seed)
         last = self._fit("base", source, loss, "none", self.workdir / "base", params, 1, save_every=200, omit=omit)
         return {"ledger": self.ledger.state, "line": f"loss {last.get('loss', float('nan')):.3f} per token"}
@@ -167,7 +164,7 @@ class Experiment:
             "train", source, s.loss, c.train.advantage, self.workdir, params, c.train.micro_batches,
             updates_per_batch=c.train.updates_per_batch, save_every=c.checkpoint.every, keep=c.checkpoint.keep,
             evaluate_every=c.eval.every, evaluate=self._short_evaluation, note=progress_note,
-            stop=lambda ledger: 0 < budget <= ledger.total(),
+            stop=lambda ledger: 0 < budget <= ledger.total(), gates=Gates(c.train.max_logp_diff, c.train.min_entropy),
         )  # fmt: skip
         return {"ledger": self.ledger.state, "last": last, "line": progress_note(last) if last else "no step"}
 

@@ -24,8 +24,10 @@ def run(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; fields are set as --config.train.steps=100")
     import jax
 
+    from prefixrl_jax import interrupt
     from prefixrl_jax.dry_run import describe
     from prefixrl_jax.experiment import Experiment
+    from prefixrl_jax.gates import Unsound
     from prefixrl_jax.train import Diverged
 
     logging.set_verbosity(logging.WARNING)
@@ -37,8 +39,11 @@ def run(argv: list[str]) -> None:
         if DRY_RUN.value:
             print(describe(experiment))
             return
+        interrupt.listen()
         experiment.run(STAGE.value)
-    except (ValueError, Diverged) as error:
+    except interrupt.Interrupted:
+        print(f"stopped as asked; everything finished is in {workdir}, and the same command goes on from there")
+    except (ValueError, Diverged, Unsound) as error:
         logging.debug("refused", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 3)

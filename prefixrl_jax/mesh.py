@@ -11,6 +11,7 @@ import math
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
@@ -95,3 +96,10 @@ def to_local(x: jax.Array) -> np.ndarray:
         return np.asarray(x)
     shards = {s.index[0].start or 0: s for s in x.addressable_shards}
     return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)])
+
+
+def agree(value, reduce):
+    """reduce (np.max, np.sum) of a number over all processes, the same on each; every process must call it at the same point."""
+    if jax.process_count() == 1:
+        return value
+    return reduce(multihost_utils.process_allgather(np.asarray(value, np.int64)))

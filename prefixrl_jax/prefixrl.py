@@ -64,7 +64,11 @@ class OnPolicy:
         charge = partial(self._charge, rollouts, group)
         metrics = rollout_metrics(rollouts) | {"time/sample": time.monotonic() - started}
         named = ", ".join(sorted({p.problem.id for p in prompts})[:8])
-        return Batch(meshes.to_global(self.engine.mesh, group), f"of step {step + 1} (problems {named}, ...)", metrics, charge)
+        description, tokens = (
+            f"of step {step + 1} (problems {named}, ...)",
+            sum(len(s.token_ids) for row in rollouts.samples for s in row),
+        )
+        return Batch(meshes.to_global(self.engine.mesh, group), description, tokens, metrics, charge)
 
     def _charge(self, rollouts: Rollouts, group: Group, ledger: Ledger, update: dict[str, float]) -> None:
         """Books one update on these rollouts (this process's part of the batch)."""

@@ -103,5 +103,7 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
             raise ValueError(f"{section}.schedule={schedule!r}: one of {', '.join(SCHEDULES)}")
     if not all(0 <= f < 1 for f in config.eval.fractions):
         raise ValueError(f"eval.fractions={tuple(config.eval.fractions)}: fractions from 0 to below 1 are expected")
+    if t.max_logp_diff < 0 or t.min_entropy < 0:
+        raise ValueError(f"train.max_logp_diff={t.max_logp_diff}, train.min_entropy={t.min_entropy}: nats, at least 0 (off)")
     if not math.isfinite(t.learning_rate) or t.learning_rate <= 0:
         raise ValueError(f"train.learning_rate={t.learning_rate}: must be positive")

@@ -28,7 +28,7 @@ READS = {
 }
 # Fields that change how much is done, or how it is computed, but not what: another value is no difference.
 EXTENT = ("train.steps", "train.flops_budget", "train.micro_batches", "train.logprob_chunk", "model.remat", "model.unroll_layers",
-          "eval.every", "eval.every_samples")  # fmt: skip
+          "eval.every", "eval.every_samples", "train.max_logp_diff", "train.min_entropy")  # fmt: skip
 
 
 class WorkdirMismatch(ValueError):

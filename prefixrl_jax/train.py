@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
+from prefixrl_jax import interrupt
 from prefixrl_jax.checkpoint import Checkpoints
 from prefixrl_jax.flops import Ledger
+from prefixrl_jax.gates import Unsound
 from prefixrl_jax.group import Group
 from prefixrl_jax.metrics import Bar, Metrics, host_metrics, human_flops
 from prefixrl_jax.rl.step import TrainState
@@ -32,6 +33,7 @@ class Batch:
 
     group: Group
     description: str
+    tokens: int  # of this process's rows, for throughput
     metrics: dict[str, float]
     charge: Callable[[Ledger, dict[str, float]], None]  # books one update's FLOPs, given the update's metrics
 
@@ -56,11 +58,16 @@ class Loop:
     score: str = "reward/plain"  # metric of the best checkpoint
     note: Callable[[dict[str, float]], str] = lambda m: f"loss {m['loss']:.4f}"
     stop: Callable[[Ledger], bool] = lambda ledger: False  # a FLOPs budget, say
+    gates: Callable[[int, dict[str, float]], None] = lambda step, values: None  # (step from 1, metrics); may raise Unsound
     omit: tuple[str, ...] = ()  # beginnings of metrics that mean nothing for this source
     on_step: Callable[[dict[str, float]], None] = lambda values: None
 
     def run(self, state: TrainState, abstract: TrainState, ledger: Ledger) -> tuple[TrainState, Ledger]:
-        """Runs from the newest checkpoint (or from `state`) to the last step. Raises Diverged on a non-finite step."""
+        """Runs from the newest checkpoint (or from `state`) to the last step.
+
+        Raises Diverged on a non-finite step, Unsound when a gate closes, Interrupted when the process was asked to stop; the last
+        good state is saved first.
+        """
         with Checkpoints(self.directory / "checkpoints", self.keep) as checkpoints:
             begin = 0
             if (saved := checkpoints.restore(abstract)) is not None:
@@ -74,12 +81,15 @@ class Loop:
                             checkpoints.save(step, state, {"ledger": ledger.copy().state})
                             break
                         state, values = self._step(state, step, ledger, checkpoints)
-                        values = {k: v for k, v in values.items() if not (self.omit and k.startswith(self.omit))}
                         metrics.write(step + 1, values)
                         self.on_step(values)
                         bar.update(step + 1, self.note(values), line=True)
-                        if self._save_now(step + 1):  # a copy of the ledger: it is written while the next step charges it
+                        stopping = interrupt.received()
+                        if stopping or self._save_now(step + 1):  # a copy: it is written while the next step charges it
                             checkpoints.save(step + 1, state, {"ledger": ledger.copy().state}, values.get(self.score))
+                        if stopping:
+                            raise interrupt.Interrupted
+                        self._watch(step + 1, state, values, ledger, checkpoints)
             finally:
                 metrics.close()
         return state, ledger
@@ -87,45 +97,52 @@ class Loop:
     def _save_now(self, step: int) -> bool:
         return step == self.steps or (self.save_every > 0 and step % self.save_every == 0)
 
+    def _watch(self, step: int, state: TrainState, values, ledger: Ledger, checkpoints: Checkpoints) -> None:
+        try:
+            self.gates(step, values)
+        except Unsound:
+            checkpoints.save(step, state, {"ledger": ledger.copy().state})
+            raise
+
     def _step(
         self, state: TrainState, step: int, ledger: Ledger, checkpoints: Checkpoints
     ) -> tuple[TrainState, dict[str, float]]:
-        started = time.monotonic()
-        batch = self.source(state.params, step, ledger)
+        """Batch, update, evaluation; returns the new state and the step's metrics."""
+        started, before = time.monotonic(), ledger.copy().state
+        try:
+            batch = self.source(state.params, step, ledger)
+        except interrupt.Interrupted:  # the step is abandoned, and so is what it has cost
+            checkpoints.save(step, state, {"ledger": before})
+            raise
         sampled = time.monotonic()
+        state, values = self._update(state, step, batch, ledger, checkpoints)
+        trained = time.monotonic()
+        values |= batch.metrics | {
+            "time/sample": batch.metrics.get("time/sample", sampled - started), "time/train": trained - sampled,
+            "perf/tokens_per_second": batch.tokens / max(trained - started, 1e-9),
+        }  # fmt: skip
+        if self.evaluate is not None and self.evaluate_every and (step + 1) % self.evaluate_every == 0:
+            with interrupt.deferred():
+                values |= self.evaluate(state.params, step + 1, ledger)
+            values["time/eval"] = time.monotonic() - trained
+        values |= {
+            "flops/total": ledger.total(), "flops/actual_total": ledger.total("actual"), "time/step": time.monotonic() - started,
+        }  # fmt: skip
+        return state, {k: v for k, v in values.items() if not (self.omit and k.startswith(self.omit))}
+
+    def _update(self, state: TrainState, step: int, batch: Batch, ledger: Ledger, checkpoints: Checkpoints):
+        """All optimizer steps on one batch; raises Diverged if one of them is not finite."""
         values: dict[str, float] = {}
         for i in range(self.updates_per_batch):
             state, out = self.update(state, batch.group)
             found = host_metrics(out)
             batch.charge(ledger, found)
-            # The sampler/trainer gap means something only before the first update on a batch.
-            values = (
-                {**found, **values}
-                if i == 0
-                else {**found, **{k: v for k, v in values.items() if k.startswith("sampler_trainer/")}}
-            )
             if not found.pop("finite"):
                 checkpoints.save(step, state, {"ledger": ledger.copy().state})
                 raise Diverged(f"{self.name} step {step + 1}: loss {found['loss']}, gradient norm {found['grad_norm']} on the "
                                f"batch {batch.description}; the state before it is saved as step {step}")  # fmt: skip
-            values.pop("finite", None)
-        trained = time.monotonic()
-        tokens = (
-            float(np.sum(np.asarray(jax.device_get(batch.group.lengths)))) if batch.group.lengths.is_fully_addressable else 0.0
-        )
-        values |= batch.metrics | {
-            "time/sample": batch.metrics.get("time/sample", sampled - started),
-            "time/train": trained - sampled,
-        }
-        if self.evaluate is not None and self.evaluate_every and (step + 1) % self.evaluate_every == 0:
-            values |= self.evaluate(state.params, step + 1, ledger)
-            values["time/eval"] = time.monotonic() - trained
-        values |= {
-            "flops/total": ledger.total(),
-            "flops/actual_total": ledger.total("actual"),
-            "time/step": time.monotonic() - started,
-        }
-        values["perf/tokens_per_second"] = tokens / max(trained - started, 1e-9)
+            # The sampler/trainer gap means something only before the first update on a batch.
+            values |= {k: v for k, v in found.items() if i == 0 or not k.startswith("sampler_trainer/")}
         return state, values
 
 

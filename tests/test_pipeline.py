@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -132,28 +130,6 @@ def test_another_configuration_is_refused_with_the_fields(finished):
     done = run(finished, "--config.train.learning_rate=0.5", "--config.prefix.cuts=2", expect=2)
     assert "train.learning_rate: 0.001 there, 0.5 now" in done.stderr
     assert "prefix.cuts: 3 there, 2 now" in done.stderr
-
-
-def test_a_killed_run_goes_on_where_it_was(finished, tmp_path):
-    """Killed in training: the resumed run ends with the same metrics, ledger and parameters as the uninterrupted one."""
-    workdir = tmp_path / "run"
-    process = subprocess.Popen(command(workdir, "--stage=train"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    checkpoints = workdir / "checkpoints"
-    deadline = time.monotonic() + 300
-    while process.poll() is None and not any(p.name == "1" for p in checkpoints.glob("*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    run(workdir, "--stage=train")
-
-    def rows(folder: Path) -> list[dict]:
-        found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return [{k: v for k, v in r.items() if not k.startswith(("time/", "perf/"))} for r in found]
-
-    assert rows(workdir) == rows(finished)
-    stage = lambda folder: json.loads((folder / "stages" / "train.json").read_text())["result"]["ledger"]  # noqa: E731
-    assert stage(workdir) == stage(finished)
 
 
 def test_published_jug_problems_from_a_file(tmp_path):

@@ -57,6 +57,8 @@ def test_the_configurations_that_come_along_resolve(module):
         ({"train__learning_rate": float("nan")}, r"train\.learning_rate=nan"),
         ({"train__clip_low": 1.5}, r"train\.clip_low=1\.5"),
         ({"train__steps": 0}, r"train\.steps=0"),
+        ({"train__max_logp_diff": -1.0}, r"train\.max_logp_diff=-1\.0"),
+        ({"train__min_entropy": -0.1}, r"train\.min_entropy=-0\.1"),
         ({"sampling__top_p": 0.9}, r"sampling\.top_p=0\.9.*top_p=1"),
         ({"sampling__top_k": 5}, r"sampling\.top_k=5"),
         ({"sampling__temperature": 0.0}, r"sampling\.temperature=0\.0"),

@@ -1,4 +1,4 @@
-"""The loop: it stops on a non-finite step and keeps the last good state; it resumes; it never compiles twice."""
+"""The loop: what a non-finite step, a closed gate and a SIGTERM leave behind; it resumes; it never compiles twice."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prefixrl_jax import interrupt
 from prefixrl_jax import mesh as meshes
 from prefixrl_jax.checkpoint import Checkpoints
 from prefixrl_jax.flops import Ledger
+from prefixrl_jax.gates import Unsound
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import init_params
@@ -34,19 +36,18 @@ def source(poisoned: int | None = None):
             tokens=jnp.asarray(rng.integers(0, 11, (4, 2, 5)), jnp.int32), lengths=jnp.full((4, 2), 5),
             logprobs=jnp.zeros((4, 2, 5)), rewards=jnp.asarray(rewards),
         )  # fmt: skip
-        return Batch(
-            group, f"of step {step + 1} (problems a, b)", {"reward/plain": float(np.nanmean(rewards))}, lambda book, update: None
-        )
+        named, metrics = f"of step {step + 1} (problems a, b)", {"reward/plain": float(np.nanmean(rewards))}
+        return Batch(group, named, 40, metrics, lambda book, update: book.add("paper", "train", 1.0))
 
     return batch
 
 
-def fit(directory, steps: int, poisoned: int | None = None):
+def fit(directory, steps: int, poisoned: int | None = None, make_source=source, **options):
     mesh = meshes.make_mesh()
     optimizer = make_optimizer(OptimizerSettings(learning_rate=1e-2))
     with jax.set_mesh(mesh):
         update = make_train_step(CONFIG, optimizer, LossSettings(), "group_mean", 1, mesh)
-        loop = Loop("train", update, source(poisoned), steps, directory, save_every=1)
+        loop = Loop("train", update, make_source(poisoned), steps, directory, **({"save_every": 1} | options))
         state, _ = loop.run(
             init_state(init_params(CONFIG, 0), CONFIG, optimizer, mesh), abstract_state(CONFIG, optimizer, mesh), Ledger()
         )
@@ -78,6 +79,73 @@ def test_more_steps_go_on_from_the_last_checkpoint_bit_for_bit(tmp_path):
     rows = [[json.loads(line) for line in (tmp_path / d / "metrics.jsonl").read_text().splitlines()] for d in ("whole", "parts")]
     assert [r["step"] for r in rows[1]] == [1, 2, 3, 4]
     assert [r["loss"] for r in rows[0]] == [r["loss"] for r in rows[1]]
+
+
+def saved(directory) -> tuple[int, list[np.ndarray], dict]:
+    """Step, state and ledger of the newest checkpoint."""
+    mesh, optimizer = meshes.make_mesh(), make_optimizer(OptimizerSettings(learning_rate=1e-2))
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        step, state, sidecar = checkpoints.restore(abstract_state(CONFIG, optimizer, mesh))
+    return step, leaves(state), sidecar["ledger"]
+
+
+def test_sigterm_between_steps_saves_the_step_that_is_done(tmp_path, monkeypatch):
+    good, _ = fit(tmp_path / "good", 2)
+    asked = iter([False, True])
+    monkeypatch.setattr(interrupt, "received", lambda: next(asked))
+    with pytest.raises(interrupt.Interrupted):
+        fit(tmp_path / "run", 9, save_every=0)
+    step, state, ledger = saved(tmp_path / "run")
+    assert step == 2 and ledger["paper"]["train"] == 2
+    for a, b in zip(state, leaves(good), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_sigterm_while_sampling_abandons_the_step_and_what_it_cost(tmp_path):
+    def stopped_source(poisoned):
+        batches = source(poisoned)
+
+        def batch(params, step, ledger):
+            if step == 2:
+                ledger.add("paper", "decode", 100.0)
+                raise interrupt.Interrupted
+            return batches(params, step, ledger)
+
+        return batch
+
+    with pytest.raises(interrupt.Interrupted):
+        fit(tmp_path / "run", 9, make_source=stopped_source, save_every=0)
+    step, _, ledger = saved(tmp_path / "run")
+    assert step == 2 and ledger["paper"]["decode"] == 0 and ledger["paper"]["train"] == 2
+    whole, _ = fit(tmp_path / "whole", 4)
+    resumed, _ = fit(tmp_path / "run", 4)
+    for a, b in zip(leaves(whole), leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_evaluation_is_not_cut_short(tmp_path, monkeypatch):
+    monkeypatch.setattr(interrupt, "_received", True)
+
+    def evaluate(params, step, ledger):
+        interrupt.check()
+        return {"eval/train/avg@1": 0.5}
+
+    with pytest.raises(interrupt.Interrupted):
+        fit(tmp_path / "run", 3, evaluate=evaluate, evaluate_every=1)
+    (row,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert row["eval/train/avg@1"] == 0.5 and saved(tmp_path / "run")[0] == 1
+
+
+def test_a_closed_gate_stops_after_the_step_is_saved(tmp_path):
+    def gates(step, values):
+        if step == 2:
+            raise Unsound(f"step {step}")
+
+    with pytest.raises(Unsound, match="step 2"):
+        fit(tmp_path / "run", 5, gates=gates, save_every=0)
+    assert saved(tmp_path / "run")[0] == 2
+    fit(tmp_path / "run", 5)
+    assert saved(tmp_path / "run")[0] == 5
 
 
 def test_the_update_compiles_once(tmp_path):

@@ -18,12 +18,13 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from prefixrl_jax import interrupt
 from prefixrl_jax import mesh as meshes
 from prefixrl_jax.flops import Costs, Ledger
 from prefixrl_jax.group import Context, bucket, pad_rows
+from prefixrl_jax.mesh import agree
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.sampling import noise, sampler
@@ -119,12 +120,14 @@ class Engine:
 
         params: placed by the "decode" rules. stream: key of the stage and step (`noise.stream_key`). The ledger is charged
         under phases = (of prefill, of decode). `after_chunk` is called between chunks, with every delivered sample handled.
+        Raises Interrupted, between chunks, when the process was asked to stop.
         """
-        longest = _agree(max((len(j.context_ids) for j in jobs), default=1), np.max)
+        longest = agree(max((len(j.context_ids) for j in jobs), default=1), np.max)
         loop = _Loop(self, params, iter(jobs), sampling, stream, ledger, phases, bucket(longest, self.buckets))
-        while _agree(loop.fill(), np.max):
+        while agree(loop.fill(), np.max):
             loop.decode()
             after_chunk()
+            interrupt.check()
 
 
 class _Loop:
@@ -170,7 +173,7 @@ class _Loop:
                 known[g] = row.job.known_length(wanted)
                 row.slots[g], age[g], new[g] = wanted, 0, not known[g]
         ids, drawn = self._held()
-        if _agree(bool(fresh.any()) or self.stale, np.max):
+        if agree(bool(fresh.any()) or self.stale, np.max):
             self.stale = False
             given = meshes.to_global(self.e.mesh, (self.words, np.maximum(ids, 0).astype(np.int32), fresh, drawn))
             self.state = sampler.assign(self.state, self.stream, *given, ticks=np.int32(self.ticks))
@@ -190,7 +193,7 @@ class _Loop:
                 if row.job is not None and not row.job.closed:
                     waiting.append(i)
         per_call = max(self.per_block // 8, 1)
-        while _agree(len(waiting), np.max):
+        while agree(len(waiting), np.max):
             block_of = [[i for i in waiting if i // self.per_block == b][:per_call] for b in range(self.local_blocks)]
             index = np.full((self.local_blocks, per_call), self.per_block, np.int32)  # out of range: nothing to replace
             jobs: list[Job | None] = [None] * index.size
@@ -217,8 +220,8 @@ class _Loop:
         ids, drawn = self._held()
         replayed = (ids >= 0) & ~drawn
         left = np.where(replayed, np.minimum(self.known - self.ages, self.e.chunk), 0).max()
-        steps, ended = int(_agree(left, np.max)), replayed
-        if _agree(drawn.any(), np.max):
+        steps, ended = int(agree(left, np.max)), replayed
+        if agree(drawn.any(), np.max):
             self.state = sampler.decode_chunk(
                 self.params, self.state, config=self.e.config, sampling=self.sampling, steps=self.e.chunk
             )
@@ -248,10 +251,3 @@ class _Loop:
 
 def _words(job: Job | None) -> np.ndarray:
     return np.zeros(2, np.uint32) if job is None else noise.words(job.name)
-
-
-def _agree(value, reduce):
-    """The same value on every process: slot status is settled by one all-gather, so trip counts never differ."""
-    if jax.process_count() == 1:
-        return value
-    return reduce(multihost_utils.process_allgather(np.asarray(value, np.int64)))

@@ -1,0 +1,53 @@
+"""SIGTERM, as schedulers send it before they take a machine away: stop between two chunks, save what is finished, end well.
+
+A second SIGTERM ends the process at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+import numpy as np
+
+from prefixrl_jax.mesh import agree
+
+_received = _deferred = False
+
+
+class Interrupted(Exception):
+    """The process was asked to stop. What is finished is saved; the same command goes on from there."""
+
+
+def listen() -> None:
+    """From now on the first SIGTERM is noted for `check`, and the second ends the process."""
+    signal.signal(signal.SIGTERM, _note)
+
+
+def _note(*_: object) -> None:
+    global _received
+    _received = True
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def received() -> bool:
+    """Whether any process was asked to stop. All processes must ask at the same points."""
+    return bool(agree(_received, np.max))
+
+
+def check() -> None:
+    """Raises Interrupted if any process was asked to stop, unless that has to wait (`deferred`)."""
+    if not _deferred and received():
+        raise Interrupted
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Lets what is inside finish, whatever arrives."""
+    global _deferred
+    _deferred = True
+    try:
+        yield
+    finally:
+        _deferred = False
