@@ -19,6 +19,7 @@ bench: .venv/stamp
 lint: .venv/stamp
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 .venv: .venv/stamp
 

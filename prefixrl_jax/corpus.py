@@ -8,18 +8,25 @@ them would bias the traces short. Every sample begun is charged, also those drop
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 
+from prefixrl_jax.files import write_json
 from prefixrl_jax.flops import Costs, Ledger
 from prefixrl_jax.log import Log
+from prefixrl_jax.metrics import say
+from prefixrl_jax.model import tokenizer as tokenizers
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.sampling.refill import Engine, Job, Sample
 from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.tasks.task import Problem, Task, Verdict
-from prefixrl_jax.traces import Trace
+from prefixrl_jax.traces import Damaged, Trace, read_dataset, write_dataset
+
+HEADER = ("model", "tokenizer")  # fingerprints of what made the corpus: the log's header, and in summary.json
 
 
 @dataclasses.dataclass
@@ -118,7 +125,7 @@ def replay(log: Log, stage: str, problems: list[Problem], task: Task) -> dict[st
     """What the log already knows of a stage, by problem id, in the problems' order."""
     known = {p.id: Attempts(p, len(task.render(p))) for p in problems}
     for record in log.records:
-        attempts = known.get(record.get("problem")) if record.get("stage") == stage else None
+        attempts = known.get(record["problem"]) if record["stage"] == stage else None
         if attempts is not None:
             trace = Trace.from_record(record["trace"]) if "trace" in record else None
             attempts.add(record["sample"], Verdict(record["verdict"]), record["tokens"], trace)
@@ -196,3 +203,35 @@ def summarise(attempts: dict[str, Attempts], cap: int) -> dict[str, Any]:
         "problems": len(attempts), "solved": solved, "capped": capped, "samples": samples, "cap": cap,
         "samples_per_solved": samples / max(solved, 1), "capped_treatment": treatment,
     }  # fmt: skip
+
+
+def save(directory: Path, traces: list[Trace], summary: dict[str, Any]) -> None:
+    """Writes the dataset (unless there is no trace) and summary.json."""
+    if traces:
+        write_dataset(traces, directory / "dataset", {"statistics": summary, **{k: summary[k] for k in HEADER}})
+    write_json(directory / "summary.json", summary)
+
+
+def load(directory: Path, problems: dict[str, Problem], task: Task, cost: Costs) -> list[Trace]:
+    """The traces of a complete corpus; of a damaged dataset those in the log, and the dataset is written anew.
+
+    Raises ValueError when the token ids are another tokenizer's, or when some trace is in neither place.
+    """
+    summary = json.loads((directory / "summary.json").read_text())
+    if (here := tokenizers.fingerprint(task.tokenizer)) != summary["tokenizer"]:
+        raise ValueError(f"{directory}: the traces are token ids of tokenizer {summary['tokenizer']}, this run's is {here}; "
+                         "a trace can be cut only by the tokenizer it was made with")  # fmt: skip
+    if not summary["solved"]:
+        return []
+    try:
+        return read_dataset(directory / "dataset")
+    except (FileNotFoundError, Damaged) as error:
+        say(f"{error}; the traces are read from {directory / 'log.jsonl'}, and the dataset is written anew")
+    with Log(directory / "log.jsonl", {k: summary[k] for k in HEADER}) as log:
+        traces = first_traces(replay(log, "collect", list(problems.values()), task), cost)
+    if len(traces) != summary["solved"]:
+        raise ValueError(f"{directory}: {summary['solved']} problems were solved, the log still knows {len(traces)} traces "
+                         f"({'; '.join(log.dropped) or 'records are missing'}); to sample again what was lost, remove "
+                         "corpus.json and prefixes.json from the stages folder")  # fmt: skip
+    save(directory, traces, summary)
+    return traces

@@ -73,13 +73,15 @@ class Evaluator:
                     ledger: Ledger) -> tuple[dict[str, float | None], Rollouts | None]:  # fmt: skip
         """Mean success after the first floor(f · length) tokens of each trace, by fraction (None without traces), and the last
         fraction's rollouts."""
-        out, rollouts = {}, None
+        out: dict[str, float | None] = {}
+        rollouts = None
         for index, fraction in enumerate(fractions):
             prompts = [
                 Prompt(problems[t.problem_id], tuple(t.token_ids[: fraction_cut(len(t.token_ids), fraction)]), index, fraction)
                 for t in traces
             ]
+            out[str(float(fraction))] = None
             if prompts:
                 rollouts = self.rollouts(params, prompts, samples, f"{name} fraction {fraction}", ledger)
-            out[str(float(fraction))] = float(rollouts.rewards.mean()) if prompts else None
+                out[str(float(fraction))] = float(rollouts.rewards.mean())
         return out, rollouts

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import resource
 import time
 from pathlib import Path
@@ -21,7 +20,9 @@ from prefixrl_jax import corpus, prefixes
 from prefixrl_jax import mesh as meshes
 from prefixrl_jax.base import BaseText
 from prefixrl_jax.checkpoint import Checkpoints
+from prefixrl_jax.corpus import Attempts
 from prefixrl_jax.evaluate import Evaluator
+from prefixrl_jax.files import write_json
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.gates import Gates
 from prefixrl_jax.log import Log
@@ -35,10 +36,10 @@ from prefixrl_jax.rl.step import TrainState, abstract_state, init_state, make_op
 from prefixrl_jax.rollout import Prompt
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.settings import Settings, resolve
-from prefixrl_jax.stages import NAMES, Stages, write_json
+from prefixrl_jax.stages import NAMES, Stages
 from prefixrl_jax.tasks.sources import candidates, fingerprint
 from prefixrl_jax.tasks.task import Problem
-from prefixrl_jax.traces import Trace, read_dataset, write_dataset
+from prefixrl_jax.traces import Trace
 from prefixrl_jax.train import Loop, progress_note
 
 
@@ -121,10 +122,8 @@ class Experiment:
             "candidates": {k: len(v) for k, v in self.candidates.items()}, "hard": {k: len(v) for k, v in hard.items()},
             "k": c.select.samples,
         }  # fmt: skip
-        if traces:
-            write_dataset(traces, directory / "dataset", {"statistics": summary, **header})
+        corpus.save(directory, traces, summary)
         write_json(directory / "problems.json", corpus.statistics(collected))
-        write_json(directory / "summary.json", summary)
         line = f"{summary['solved']} of {summary['problems']} hard problems solved in {summary['samples']} samples"
         return {"ledger": self.ledger.state, "summary": summary, "line": line,
                 "hard": {k: [p.id for p in v] for k, v in hard.items()}}  # fmt: skip
@@ -180,10 +179,10 @@ class Experiment:
                     found, rollouts = evaluator.plain(params, problems, c.eval.samples, c.eval.k, f"{when} {name}", self.ledger)
                     out["plain"].setdefault(name, {})[when] = found
                     rows += readable_samples(s.task, rollouts, step, 6, name)
-            out["by_fraction"][when], rollouts = evaluator.by_fraction(
+            out["by_fraction"][when], prefixed = evaluator.by_fraction(
                 params, self._hard("train"), self._traces(), c.eval.fractions, c.eval.fraction_samples, when, self.ledger
             )
-            rows += readable_samples(s.task, rollouts, step, 6) if rollouts else []
+            rows += readable_samples(s.task, prefixed, step, 6) if prefixed else []
             write_samples(self.workdir / "samples" / f"{when}.jsonl", rows)
         plain = out["plain"]["train"]
         line = f"plain pass@1 of the hard set {plain['before']['avg@1']:.2%} -> {plain['after']['avg@1']:.2%}"
@@ -191,7 +190,7 @@ class Experiment:
 
     def export(self) -> dict[str, Any]:
         """The trained model as a Hugging Face folder."""
-        after = self.stages.record("evaluate")["result"]["plain"]
+        after = self.stages.result("evaluate")["plain"]
         card = "\n".join(
             f"- plain pass@1, {name} hard set: {x['before']['avg@1']:.4f} -> {x['after']['avg@1']:.4f}"
             for name, x in after.items()
@@ -223,7 +222,8 @@ class Experiment:
         return last
 
     def _short_evaluation(self, params: Params, step: int, ledger: Ledger) -> dict[str, float]:
-        evaluator, out = Evaluator(self.s.engine, self.s.task, self.s.eval_sampling(), self.config.train.seed), {}
+        evaluator = Evaluator(self.s.engine, self.s.task, self.s.eval_sampling(), self.config.train.seed)
+        out: dict[str, float] = {}
         for name in ("train", "heldout"):
             if problems := list(self._hard(name).values()):
                 found, _ = evaluator.plain(
@@ -233,11 +233,11 @@ class Experiment:
                 out |= {f"eval/{name}/avg@1": found["avg@1"], f"eval/{name}/avg@1_low": low, f"eval/{name}/avg@1_high": high}
         return out
 
-    def _attempts(self, stage: str, problems: list[Problem], limit: int, params: Params, log: Log) -> dict[str, corpus.Attempts]:
+    def _attempts(self, stage: str, problems: list[Problem], limit: int, params: Params, log: Log) -> dict[str, Attempts]:
         stream = stream_key(self.config.seed, stage)
         with Bar(stage, limit * len(problems)) as bar:
 
-            def show(known: dict[str, corpus.Attempts]) -> None:
+            def show(known: dict[str, Attempts]) -> None:
                 drawn, solved = (sum(map(f, known.values())) for f in (lambda a: len(a.verdicts), lambda a: a.successes > 0))
                 bar.update(drawn, f"{solved} of {len(known)} problems solved  {human_flops(self.ledger.total())}")
 
@@ -266,19 +266,11 @@ class Experiment:
         return params_fingerprint(self._params("base"))
 
     def _hard(self, name: str) -> dict[str, Problem]:
-        ids = self.stages.record("corpus")["result"]["hard"][name]
+        ids = self.stages.result("corpus")["hard"][name]
         return {i: self.candidates[name][i] for i in ids}
 
     def _traces(self) -> list[Trace]:
-        """The corpus; refused when its token ids are another tokenizer's."""
-        directory = self.workdir / "corpus"
-        there = json.loads((directory / "summary.json").read_text())["tokenizer"]
-        if (here := tokenizers.fingerprint(self.s.task.tokenizer)) != there:
-            raise ValueError(
-                f"{directory}: the traces are token ids of tokenizer {there}, this run's is {here}; a trace can be cut "
-                "only by the tokenizer it was made with"
-            )
-        return read_dataset(directory / "dataset") if (directory / "dataset").exists() else []
+        return corpus.load(self.workdir / "corpus", self._hard("train"), self.s.task, self.s.cost)
 
     def summary(self) -> dict[str, Any]:
         """summary.json of a finished run."""

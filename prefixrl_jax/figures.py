@@ -11,12 +11,13 @@ import dataclasses
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 Row = Mapping[str, Any]
@@ -64,7 +65,7 @@ LIGHT = Theme("#ffffff", "#22262b", "#8a9099", "#e8eaed", "#0072b2", "#d55e00", 
 DARK = Theme("#16191d", "#e3e6ea", "#7d848d", "#2b3036", "#56b4e9", "#e69f00", "#2f5f80")
 
 
-def finite(value: Any) -> bool:
+def finite(value: Any) -> TypeGuard[float]:
     """True for a real, finite number; False for None, NaN, infinities, booleans and anything that is not a number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -86,7 +87,7 @@ def si_unit(largest: float) -> tuple[float, str]:
 
 def png(draw: Callable[[Theme], Figure | None], theme: Theme = LIGHT) -> bytes | None:
     """The PNG bytes of `draw(theme)`, or None if it had nothing to draw. The same data give the same bytes."""
-    with matplotlib.rc_context(theme.rc()):
+    with matplotlib.rc_context(cast(Any, theme.rc())):
         figure = draw(theme)
         if figure is None:
             return None
@@ -96,8 +97,8 @@ def png(draw: Callable[[Theme], Figure | None], theme: Theme = LIGHT) -> bytes |
 
 
 def _figure(panels: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09, wspace=0.04)
+    layout = ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.09, wspace=0.04)
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout=layout)
     return figure, list(figure.subplots(1, panels, squeeze=False, **options)[0])
 
 

@@ -7,18 +7,22 @@ contexts in the batch; padding stands on the right and is known by lengths, neve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Array = jax.Array | np.ndarray  # on the devices, or on the host before it goes there
 
 
 @flax.struct.dataclass
 class Context:
     """P contexts. The last token of each is not encoded with the rest: it is the first input of every continuation row."""
 
-    tokens: jax.Array  # int32 [P, S]
-    lengths: jax.Array  # int32 [P], 1 <= length <= S
+    tokens: Array  # int32 [P, S]
+    lengths: Array  # int32 [P], 1 <= length <= S
 
 
 @flax.struct.dataclass
@@ -26,10 +30,10 @@ class Group:
     """G continuations of each of P contexts."""
 
     context: Context
-    tokens: jax.Array  # int32 [P, G, T] continuation, the stop id included
-    lengths: jax.Array  # int32 [P, G], 0 for a row that must count for nothing
-    logprobs: jax.Array  # float32 [P, G, T] of the sampled tokens when they were sampled
-    rewards: jax.Array  # float32 [P, G]
+    tokens: Array  # int32 [P, G, T] continuation, the stop id included
+    lengths: Array  # int32 [P, G], 0 for a row that must count for nothing
+    logprobs: Array  # float32 [P, G, T] of the sampled tokens when they were sampled
+    rewards: Array  # float32 [P, G]
 
     def mask(self) -> jax.Array:
         """float32 [P, G, T]: 1 where a sampled token stands."""
@@ -41,7 +45,7 @@ def length_mask(lengths, size: int):
     return jnp.arange(size) < lengths[..., None]
 
 
-def row_inputs(context: Context, continuations: jax.Array) -> jax.Array:
+def row_inputs(context: Context, continuations: Array) -> jax.Array:
     """What a continuation row is fed: [last context token, c1, ..., c(T-1)].
 
     continuations: int32 [P, G, T]. Returns int32 [P, G, T]; the logits at column t predict continuation token t.
@@ -51,7 +55,7 @@ def row_inputs(context: Context, continuations: jax.Array) -> jax.Array:
     return jnp.concatenate([first, continuations[..., :-1]], axis=-1)
 
 
-def pad_rows(rows: list[list[int]] | list[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_rows(rows: Sequence[Sequence[int] | np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Right-pads token lists. Returns int32 [N, size] and lengths int32 [N]; a row longer than size is an error."""
     out = np.zeros((len(rows), size), np.int32)
     lengths = np.array([len(row) for row in rows], np.int32)

@@ -31,7 +31,7 @@ def run(argv: list[str]) -> None:
     from prefixrl_jax.train import Diverged
 
     logging.set_verbosity(logging.WARNING)
-    workdir = Path(WORKDIR.value)
+    workdir = Path(str(WORKDIR.value))
     jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir / "xla_cache")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:

@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from prefixrl_jax.files import write_text
+
 
 def human_flops(flops: float) -> str:
     """1.23 TFLOP and the like."""
@@ -73,9 +75,8 @@ class Metrics:
         self._file, self._writer = None, None
         if jax.process_index():
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _sound_lines(path) if json.loads(line)["step"] <= step]
-        path.write_text("".join(kept))
+        write_text(path, "".join(kept))
         self._file = path.open("a")
         if events is not None:
             self._writer = SummaryWriter(str(events), purge_step=step + 1 if step else None)
@@ -87,8 +88,8 @@ class Metrics:
         clean = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
         self._file.write(json.dumps({"step": step, **clean}) + "\n")
         self._file.flush()
-        for name, value in clean.items() if self._writer else ():
-            if value is not None:
+        for name, value in clean.items():
+            if self._writer is not None and value is not None:
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from prefixrl_jax.files import write_text
 from prefixrl_jax.rollout import Prompt
 from prefixrl_jax.sampling.noise import words
 from prefixrl_jax.tasks.task import Problem, Task
@@ -70,10 +70,7 @@ def write_cuts(task: Task, cuts: Cuts, path: Path) -> None:
          "prefix": task.text(p.prefix), "token_ids": list(p.prefix)}
         for p in cuts.prompts
     ]  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_cuts(problems: dict[str, Problem], path: Path) -> list[Prompt]:

@@ -142,6 +142,6 @@ def _sample_row(task: Task, rollouts: Rollouts, i: int, kind: str, step: int, se
     sample, verdict = rollouts.samples[i][0], rollouts.verdicts[i][0]
     return {
         "step": step, "set": set_name, "kind": kind, "problem": task.text(task.render(prompt.problem)),
-        "prefix": task.text(prompt.prefix) if prompt.prefix else "", "continuation": task.text(sample.token_ids),
+        "prefix": task.text(prompt.prefix) if prompt.prefix else "", "continuation": task.text(sample.token_ids.tolist()),
         "verdict": verdict.value, "reward": verdict.reward, "truncated": sample.finish_reason == "length",
     }  # fmt: skip

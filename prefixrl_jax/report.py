@@ -128,8 +128,8 @@ def read_metrics(path: pathlib.Path, notes: list[str]) -> list[Row]:
         notes.append(f"{path.name}: lines without a step, left out: {without}.")
     if again := len(lines) - without - len(by_step):
         notes.append(f"{path.name}: lines replaced by a later one of the same step: {again}.")
-    for row in by_step.values():
-        odd.update(key for key, value in row.items() if value is None or (isinstance(value, float) and not finite(value)))
+    for read in by_step.values():
+        odd.update(key for key, value in read.items() if value is None or (isinstance(value, float) and not finite(value)))
     notes.extend(f"{path.name}: {key} is not a finite number at {times} of {len(by_step)} steps." for key, times in odd.items())
     if not by_step:
         notes.append(f"{path.name} holds no training step.")

@@ -8,11 +8,12 @@ no configuration at all.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from prefixrl_jax.files import write_json
 
 NAMES = ("base", "corpus", "prefixes", "train", "evaluate", "export", "report")
 _SAMPLING = ("sampling.temperature", "sampling.top_p", "sampling.top_k", "sampling.max_new_tokens")
@@ -58,14 +59,6 @@ def fields_of(config: ConfigDict, stage: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
 class Stages:
     """The record of stages in a work directory: stages/NAME.json with fields, result and whether it is complete."""
 
@@ -84,6 +77,13 @@ class Stages:
         """What is on record of a stage, or None."""
         path = self._path(stage)
         return json.loads(path.read_text()) if path.exists() else None
+
+    def result(self, stage: str) -> dict[str, Any]:
+        """What a complete stage returned; raises ValueError if it is not complete."""
+        record = self.record(stage)
+        if record is None or "result" not in record:
+            raise ValueError(f"{self._path(stage)}: the {stage} stage is not complete")
+        return record["result"]
 
     def check(self) -> None:
         """Raises WorkdirMismatch when any stage on record has other fields than the configuration gives it."""

@@ -99,15 +99,25 @@ def write_dataset(traces: Iterable[Trace], directory: str | os.PathLike[str], me
     shutil.rmtree(work)
 
 
+class Damaged(ValueError):
+    """A dataset that cannot be read whole."""
+
+
 def read_dataset(directory: str | os.PathLike[str]) -> list[Trace]:
-    """The traces of a dataset made by write_dataset, in order; raises FileNotFoundError if there is none."""
+    """The traces of a dataset made by write_dataset, in order.
+
+    Raises FileNotFoundError if there is none, Damaged if a file of it is missing, cut short or altered.
+    """
     import tensorflow_datasets as tfds
 
     if not _is_dataset(pathlib.Path(directory)):
         raise FileNotFoundError(f"{directory}: no dataset here (dataset_info.json is missing)")
-    with _quiet():
-        rows = tfds.builder_from_directory(directory).as_data_source("train")
-        return [_from_row(row) for row in rows]
+    try:
+        with _quiet():
+            rows = tfds.builder_from_directory(directory).as_data_source("train")
+            return [_from_row(row) for row in rows]
+    except Exception as error:  # TFDS, protobuf and ArrayRecord each raise what they like
+        raise Damaged(f"{directory}: the dataset is damaged: {error}") from error
 
 
 def _is_dataset(directory: pathlib.Path) -> bool:
@@ -138,7 +148,7 @@ def _build(records: list[dict[str, Any]], root: pathlib.Path, metadata: dict[str
         "flops": tfds.features.Tensor(shape=(), dtype=np.float64, encoding=tfds.features.Encoding.BYTES),
     }
 
-    class PrefixrlTraces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class PrefixrlTraces(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS is lazy
         """The first correct trace of each problem, with the log-probability of each token when it was sampled."""
 
         VERSION = tfds.core.Version("1.0.0")

@@ -1,6 +1,7 @@
 """Select and collect under any order of finishing, across a kill, and on the real sampler."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -9,15 +10,17 @@ from conftest import TINY, random_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefixrl_jax.corpus import Attempts, CollectJob, SelectJob, attempt_all, first_traces, hard_set, replay
+from prefixrl_jax.corpus import Attempts, CollectJob, SelectJob, attempt_all, first_traces, hard_set, load, replay, save
 from prefixrl_jax.flops import Ledger, causal_pairs, costs
 from prefixrl_jax.log import Log
 from prefixrl_jax.mesh import make_mesh
+from prefixrl_jax.model.tokenizer import fingerprint, word_tokenizer
 from prefixrl_jax.sampling import refill
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.sampling.refill import Engine, FixedJob, Sample
 from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.tasks.task import Problem, Verdict
+from prefixrl_jax.traces import read_dataset
 
 HEADER = {"model": "tiny"}
 COST = costs(1000, 1, 4, 8)
@@ -28,6 +31,7 @@ class FirstToken:
     """A task in which a response is correct if it begins with a token below `limit`."""
 
     stop_ids = (0, 1)
+    tokenizer = word_tokenizer(["a", "b"])
 
     def __init__(self, limit: int = 2):
         self.limit = limit
@@ -291,3 +295,55 @@ def test_collect_charges_samples_that_were_dropped(params, tmp_path):
     prompts = sum(len(a.lengths) * len(FirstToken().render(a.problem)) for a in found.values())
     assert begun > delivered + prompts
     assert any(a.correct for a in found.values())
+
+
+# --- what is left of a damaged corpus
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A complete corpus of two traces, dataset and log."""
+    task, header = FirstToken(), {"model": "tiny", "tokenizer": fingerprint(FirstToken.tokenizer)}
+    with Log(tmp_path / "log.jsonl", header) as log:
+        jobs = [CollectJob("collect", Attempts(p, len(task.render(p))), task, 9, log) for p in PROBLEMS[:2]]
+        for job in jobs:
+            job.deliver(sample(0, correct=False))
+            job.deliver(sample(1, correct=True))
+    traces = first_traces({job.name: job.attempts for job in jobs}, COST)
+    save(tmp_path, traces, {**header, "solved": 2})
+    return tmp_path, traces
+
+
+def read(directory):
+    return load(directory, {p.id: p for p in PROBLEMS}, FirstToken(), COST)
+
+
+def shard(directory):
+    (found,) = (directory / "dataset").glob("*array_record*")
+    return found
+
+
+def test_a_sound_corpus_comes_back(kept, capsys):
+    assert read(kept[0]) == kept[1] and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("damage", [
+    lambda d: shard(d).unlink(), lambda d: shard(d).write_bytes(shard(d).read_bytes()[:-99]),
+    lambda d: (d / "dataset" / "dataset_info.json").write_text("{"), lambda d: shutil.rmtree(d / "dataset"),
+], ids=["no shard", "shard cut short", "no JSON", "no dataset"])  # fmt: skip
+def test_a_damaged_dataset_is_written_anew_from_the_log(kept, damage, capsys):
+    directory, traces = kept
+    damage(directory)
+    assert read(directory) == traces
+    assert "the traces are read from" in capsys.readouterr().out
+    assert read_dataset(directory / "dataset") == traces
+
+
+def test_a_corpus_is_never_silently_smaller(kept):
+    directory, _ = kept
+    shutil.rmtree(directory / "dataset")
+    lines = (directory / "log.jsonl").read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b"correct", b"corrext")
+    (directory / "log.jsonl").write_bytes(b"".join(lines))
+    with pytest.raises(ValueError, match=r"2 problems were solved, the log still knows 1 traces .*line 3: dropped .* checksum"):
+        read(directory)

@@ -7,8 +7,9 @@ import pytest
 
 from configs import demo, smoke
 from prefixrl_jax import config as base
+from prefixrl_jax.files import write_json
 from prefixrl_jax.settings import resolve
-from prefixrl_jax.stages import NAMES, Stages, WorkdirMismatch, fields_of, flatten, write_json
+from prefixrl_jax.stages import NAMES, Stages, WorkdirMismatch, fields_of, flatten
 
 
 def changed(**fields):

@@ -23,6 +23,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from prefixrl_jax.files import write_json
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.hf_config import hf_config, model_config_from_hf, special_ids
 from prefixrl_jax.model.tokenizer import fingerprint
@@ -69,8 +70,8 @@ def export_hf(
         staging.mkdir(parents=True)
     _write_weights(params, config, staging, jnp.dtype(fields["dtype"]), max_shard_bytes, writes)
     if writes:
-        _write_json(staging / "config.json", fields)
-        _write_json(staging / "generation_config.json", special_ids(tokenizer) | (generation or {}))
+        write_json(staging / "config.json", fields)
+        write_json(staging / "generation_config.json", special_ids(tokenizer) | (generation or {}))
         tokenizer.save_pretrained(staging)
         header = "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n"
         (staging / "README.md").write_text("\n".join(filter(None, [header, card, _tokenizer_note(staging, tokenizer)])) + "\n")
@@ -100,7 +101,7 @@ def _write_weights(params: Params, config: ModelConfig, directory: Path, dtype: 
             save_file(values, directory / name, metadata={"format": "pt"})  # transformers refuses a file without a format
     if writes and len(shards) > 1:
         files = {w.hf: name for name, shard in zip(names, shards, strict=True) for w, _ in shard}
-        _write_json(directory / INDEX, {"metadata": {"total_size": sum(sizes)}, "weight_map": files})
+        write_json(directory / INDEX, {"metadata": {"total_size": sum(sizes)}, "weight_map": files})
 
 
 def _to_host(x: jax.Array) -> np.ndarray:
@@ -129,10 +130,6 @@ def _replace(staging: Path, directory: Path) -> None:
         directory.rename(old)
     staging.rename(directory)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -176,7 +173,7 @@ def _open(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
     names = [SINGLE]
     if (directory / INDEX).exists():
         names = sorted(set(_read_json(directory / INDEX)["weight_map"].values()))
-    source = {}
+    source: dict[str, Any] = {}
     for name in names:
         if not (directory / name).is_file():
             raise FileNotFoundError(f"{directory / name}: not found; accepted are {SINGLE}, or the files that {INDEX} lists")

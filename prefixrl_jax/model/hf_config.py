@@ -98,7 +98,7 @@ def model_config_from_hf(config_json: dict[str, Any], **overrides: Any) -> Model
 
 def _family(c: dict[str, Any]) -> str:
     by_type = {model_type: family for family, model_type in MODEL_TYPES.items()}
-    family = (c.get("architectures") or [by_type.get(c.get("model_type"))])[0]
+    family = (c.get("architectures") or [by_type.get(c.get("model_type", ""))])[0]
     if family not in MODEL_TYPES:
         raise ValueError(f"config.json: architectures={c.get('architectures')}, model_type={c.get('model_type')!r}: "
                          f"supported are {', '.join(MODEL_TYPES)}")  # fmt: skip

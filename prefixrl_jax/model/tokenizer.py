@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 def word_tokenizer(
@@ -59,7 +59,7 @@ def _byte_characters() -> list[str]:
     return [chr(b) if b in kept else chr(256 + others.index(b)) for b in range(256)]
 
 
-def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """16 hex digits of the SHA-256 of all that decides which ids a text gets, the same in every process and after a save.
 
     That is the vocabulary, the pipeline, the special tokens and the chat template.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from prefixrl_jax import mesh
-from prefixrl_jax.group import Context, length_mask
+from prefixrl_jax.group import Array, Context, length_mask
 from prefixrl_jax.model.attention import causal_attention, shared_attention
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import Params
@@ -32,7 +32,7 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     return (normed * scale.astype(x32.dtype)).astype(x.dtype)
 
 
-def rope_angles(config: ModelConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+def rope_angles(config: ModelConfig, positions: Array) -> tuple[jax.Array, jax.Array]:
     """cos and sin, float32 [..., D/2], of rotary embeddings at integer positions [...] (with Llama 3.1's scaling if set)."""
     half = config.head_dim // 2
     freq = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -89,7 +89,7 @@ def _run_layers(body: Callable, x: jax.Array, weights: Params, per_layer: Any, c
     return x, tuple(kept)
 
 
-def embed(params: Params, config: ModelConfig, tokens: jax.Array) -> jax.Array:
+def embed(params: Params, config: ModelConfig, tokens: Array) -> jax.Array:
     """Token embeddings [..., d] in the compute dtype."""
     return mesh.constrain_batch(params["embed"]["embedding"][tokens].astype(config.compute_dtype))
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from prefixrl_jax.group import Array
+
 KINDS = ("group_mean", "leave_one_out", "std_normalised", "none")
 
 
-def advantages(rewards: jax.Array, kind: str = "group_mean", eps: float = 1e-6) -> jax.Array:
+def advantages(rewards: Array, kind: str = "group_mean", eps: float = 1e-6) -> jax.Array:
     """Advantages [P, G] of rewards [P, G]; a group is a row, i.e. the rollouts of one (problem, prefix).
 
     kind:
@@ -21,6 +23,7 @@ def advantages(rewards: jax.Array, kind: str = "group_mean", eps: float = 1e-6) 
     """
     if kind not in KINDS:
         raise ValueError(f"train.advantage={kind!r}: one of {', '.join(KINDS)}")
+    rewards = jnp.asarray(rewards)
     if kind == "none":
         return rewards
     g = rewards.shape[1]

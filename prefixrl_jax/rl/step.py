@@ -34,7 +34,7 @@ class TrainState:
 
     params: Params
     opt_state: Any
-    step: jax.Array  # int32 []
+    step: Any  # int32 []; like the rest also its shape, or its sharding
 
 
 @dataclasses.dataclass(frozen=True)

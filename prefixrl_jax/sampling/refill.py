@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -114,8 +114,8 @@ class Engine:
     chunk: int
     buckets: tuple[int, ...]
 
-    def run(self, params: Params, jobs: list[Job], sampling: Sampling, stream: jax.Array, ledger: Ledger, phases: tuple[str, str],
-            after_chunk=lambda: None) -> None:  # fmt: skip
+    def run(self, params: Params, jobs: Sequence[Job], sampling: Sampling, stream: jax.Array, ledger: Ledger,
+            phases: tuple[str, str], after_chunk=lambda: None) -> None:  # fmt: skip
         """Samples until every job of every process is closed. Each process passes its own jobs.
 
         params: placed by the "decode" rules. stream: key of the stage and step (`noise.stream_key`). The ledger is charged
@@ -167,10 +167,12 @@ class _Loop:
         self._replace_closed()
         fresh = np.zeros((self.local, self.e.slots), bool)
         for row, new, known, age in zip(self.rows, fresh, self.known, self.ages, strict=True):
-            for g in np.flatnonzero(row.slots < 0) if row.job is not None else ():
-                if (wanted := row.job.next_sample()) is None:
+            if (job := row.job) is None:
+                continue
+            for g in np.flatnonzero(row.slots < 0):
+                if (wanted := job.next_sample()) is None:
                     break
-                known[g] = row.job.known_length(wanted)
+                known[g] = job.known_length(wanted)
                 row.slots[g], age[g], new[g] = wanted, 0, not known[g]
         ids, drawn = self._held()
         if agree(bool(fresh.any()) or self.stale, np.max):
@@ -188,7 +190,7 @@ class _Loop:
         waiting = []
         for i, row in enumerate(self.rows):
             while row.job is not None and row.job.closed:
-                self._release(i)
+                self._release(i, row.job)
                 row.job = next(self.jobs, None)
                 if row.job is not None and not row.job.closed:
                     waiting.append(i)
@@ -206,12 +208,12 @@ class _Loop:
             self.state = sampler.replace_contexts(self.params, self.state, *new, config=self.e.config)
             self._charge_hardware(self.blocks * per_call * self.size)
 
-    def _release(self, i: int) -> None:
+    def _release(self, i: int, job: Job) -> None:
         """Charges a closed context: its prefill once, every row's tokens, those of dropped samples included."""
         row = self.rows[i]
         dropped = [int(n) for n, held in zip(self.ages[i], row.slots, strict=True) if held >= 0]
         if row.lengths or dropped:
-            self.ledger.add_group(self.e.cost, self.phases, len(row.job.context_ids), row.lengths + dropped)
+            self.ledger.add_group(self.e.cost, self.phases, len(job.context_ids), row.lengths + dropped)
         self.stale |= bool(dropped)
         row.slots[:], row.lengths = -1, []
 
@@ -239,12 +241,13 @@ class _Loop:
             rings = (meshes.to_local(x) for x in (self.state.begin, self.state.tokens, self.state.logprobs))
             tokens, logprobs = sampler.unroll_rings(*rings)
         for i, g in np.argwhere(done):
-            row, n = self.rows[i], int(self.ages[i, g])
+            row, job, n = self.rows[i], self.rows[i].job, int(self.ages[i, g])
+            assert job is not None  # a row without a job holds no sample
             if replayed[i, g]:
-                row.job.redeliver(int(ids[i, g]))
+                job.redeliver(int(ids[i, g]))
             else:
                 ended = "stop" if tokens[i, g, n - 1] in self.sampling.stop_ids else "length"
-                row.job.deliver(Sample(int(ids[i, g]), tokens[i, g, :n].copy(), logprobs[i, g, :n].copy(), ended))
+                job.deliver(Sample(int(ids[i, g]), tokens[i, g, :n].copy(), logprobs[i, g, :n].copy(), ended))
             row.lengths.append(n)
             row.slots[g] = -1
 

@@ -45,8 +45,7 @@ class Sampling:
             raise ValueError("stop_ids is empty: no sample could end before max_new_tokens")
 
 
-@flax.struct.dataclass
-class SamplerState:
+class SamplerState(flax.struct.PyTreeNode):
     """P x G slots in flight. `tokens` and `logprobs` are rings: token j of a slot stands at column (begin + j) mod T."""
 
     context: Context

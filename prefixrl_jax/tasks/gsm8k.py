@@ -70,7 +70,7 @@ class GSM8K:
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of the bytes."""
-        return self.tokenizer.decode(list(ids))
+        return str(self.tokenizer.decode(list(ids)))
 
     def grade(self, problem: Problem, response: Sequence[int]) -> Verdict:
         """Compares the numbers after the last `####` as exact fractions."""

@@ -153,11 +153,11 @@ class WaterJugs:
 
     def text(self, ids: Sequence[int]) -> str:
         """Words joined by spaces."""
-        return self.tokenizer.decode(list(ids))
+        return str(self.tokenizer.decode(list(ids)))
 
     def base_text(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
         """Games of random legal play on random problems: the rules, without a plan."""
-        problems = []
+        problems: list[Problem] = []
         while len(problems) < count:
             jugs = int(rng.integers(2, self.jugs + 1))
             capacities = rng.integers(3, self.max_capacity + 1, jugs)
@@ -199,7 +199,8 @@ class WaterJugs:
     def _follow(self, problem: Problem, ids: Sequence[int]) -> tuple[str, list[int], list[Move]]:
         """Plays a response: ("" or what is wrong, the amounts reached, the complete moves made)."""
         capacities, amounts = problem.data["capacities"], list(problem.data["start"])
-        width, made = len(amounts) + 1, []
+        width = len(amounts) + 1
+        made: list[Move] = []
         for at in range(0, len(ids) - width + 1, width):
             move = self._move_of.get(ids[at])
             if move is None or max(move[1:]) >= len(amounts):
