@@ -11,7 +11,7 @@ demo: .venv/stamp
 	$(RUN) -m prefixrl_jax.main --config=configs/demo.py --workdir=runs/demo
 
 test: lint
-	$(RUN) -m pytest -q -n 2 --dist loadfile
+	$(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 5
 
 bench: .venv/stamp
 	$(RUN) -m benchmarks.run

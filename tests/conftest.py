@@ -77,3 +77,8 @@ def relative_errors(tree, reference) -> dict[str, float]:
 
     errors = jax.tree_util.tree_leaves_with_path(jax.tree.map(error, tree, reference))
     return {jax.tree_util.keystr(path): value for path, value in errors}
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take minutes first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in ("test_kill.py", "test_pipeline.py"))
