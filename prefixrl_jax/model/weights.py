@@ -126,11 +126,16 @@ def abstract_params(config: ModelConfig) -> Params:
     return tree_from(weight_table(config), lambda w: jax.ShapeDtypeStruct(w.full_shape(config), jnp.dtype(config.param_dtype)))
 
 
-@partial(jax.jit, static_argnames=("config", "seed"))
 def init_params(config: ModelConfig, seed: int) -> Params:
+    """Random weights; see `init_from_key`."""
+    return init_from_key(config, jax.random.key(seed))
+
+
+@partial(jax.jit, static_argnames=("config",))
+def init_from_key(config: ModelConfig, key: jax.Array) -> Params:
     """Random weights: projections N(0, 1/inputs) with the two that write to the residual stream scaled by 1/sqrt(2L)."""
     table = weight_table(config)
-    keys = dict(zip([w.path for w in table], jax.random.split(jax.random.key(seed), len(table)), strict=True))
+    keys = dict(zip([w.path for w in table], jax.random.split(key, len(table)), strict=True))
     dtype = jnp.dtype(config.param_dtype)
 
     def leaf(w: Weight) -> jax.Array:

@@ -1,0 +1,30 @@
+"""The transformer as a `flax.linen` module, for those who live in Flax: the same functions over the same tree of weights."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from prefixrl_jax.group import Context
+from prefixrl_jax.model import transformer
+from prefixrl_jax.model.config import ModelConfig
+from prefixrl_jax.model.weights import abstract_params, init_from_key
+
+
+class CausalLM(nn.Module):
+    """`CausalLM(config).apply({"params": params}, tokens)`; `params` is the tree of checkpoints and of `init_params`."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Logits float32 [B, T, V] of tokens int32 [B, T]; those at column t predict token t + 1."""
+        key = self.make_rng("params") if self.is_initializing() else jax.random.key(0)  # else for shapes
+        params = {name: self.param(name, lambda _, name=name: init_from_key(self.config, key)[name])
+                  for name in abstract_params(self.config)}  # fmt: skip
+        # A context of one token is carried by the row itself, so the row is the whole text.
+        context = Context(tokens[:, :1], jnp.ones(tokens.shape[0], jnp.int32))
+        kv = transformer.encode_context(params, self.config, context)
+        hidden = transformer.continue_group(params, self.config, context, kv, tokens[:, None])
+        return transformer.logits(params, self.config, hidden[:, 0])
