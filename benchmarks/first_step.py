@@ -29,7 +29,9 @@ def seconds_to_first_step(workdir: Path, config: str) -> float:
 
 def main() -> None:
     """Prints both figures; argv: a work directory whose corpus is complete, and its configuration (configs/demo.py)."""
-    finished, config = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "configs/demo.py"
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python -m benchmarks.first_step WORKDIR [CONFIG]; the corpus in WORKDIR must be complete")
+    finished, config = Path(sys.argv[1]), [*sys.argv, "configs/demo.py"][2]
     with tempfile.TemporaryDirectory() as temporary:
         for what in ("cold", "warm"):
             workdir = Path(temporary) / what

@@ -10,8 +10,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+SIZES = (1024, 2048)  # of the square matmuls; the faster one is the ceiling
 
-def paired(first: Callable[[], object], second: Callable[[], object], repeats: int = 7) -> tuple[float, float, float]:
+
+def paired(first: Callable[[], object], second: Callable[[], object], repeats: int = 25) -> tuple[float, float, float]:
     """Median seconds of each and the median of the ratios second / first, timed in turn A B A B."""
     jax.block_until_ready((first(), second()))
     a, b = [], []
@@ -38,7 +40,7 @@ def share_of_ceiling(call: Callable[[object], object], flops: float, prepare: Ca
 
     The matmul rate is taken around every call, since other tenants of a shared machine come and go within seconds.
     """
-    multiply = _Matmul(1024)
+    multiply = max(map(_Matmul, SIZES), key=_Matmul.rate)
     jax.block_until_ready(call(prepare()))
     seconds, shares = [], []
     for _ in range(repeats):
@@ -59,7 +61,7 @@ class _Matmul:
         self.x, self.multiply, self.flops = jax.random.normal(jax.random.key(n), (n, n)), jax.jit(jnp.matmul), 2 * n**3
         jax.block_until_ready(self.multiply(self.x, self.x))
 
-    def rate(self, calls: int = 5) -> float:
+    def rate(self, calls: int = 4) -> float:
         """FLOP/s over `calls` calls."""
         started = time.perf_counter()
         for _ in range(calls):
@@ -67,6 +69,6 @@ class _Matmul:
         return calls * self.flops / (time.perf_counter() - started)
 
 
-def matmul_ceiling(sizes: tuple[int, ...] = (1024, 2048)) -> float:
+def matmul_ceiling() -> float:
     """The best float32 FLOP/s of a square matmul under jit."""
-    return max(statistics.median(multiply.rate(1) for _ in range(7)) for multiply in map(_Matmul, sizes))
+    return max(statistics.median(multiply.rate(1) for _ in range(7)) for multiply in map(_Matmul, SIZES))
