@@ -20,9 +20,13 @@ class CausalLM(nn.Module):
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Logits float32 [B, T, V] of tokens int32 [B, T]; those at column t predict token t + 1."""
-        key = self.make_rng("params") if self.is_initializing() else jax.random.key(0)  # else for shapes
-        params = {name: self.param(name, lambda _, name=name: init_from_key(self.config, key)[name])
-                  for name in abstract_params(self.config)}  # fmt: skip
+        shapes = abstract_params(self.config)
+        fresh = init_from_key(self.config, self.make_rng("params")) if self.is_initializing() else None
+
+        def weights(_, name):  # Flax also asks when it applies given weights, to check their shapes
+            return fresh[name] if fresh else jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[name])
+
+        params = {name: self.param(name, weights, name) for name in shapes}
         # A context of one token is carried by the row itself, so the row is the whole text.
         context = Context(tokens[:, :1], jnp.ones(tokens.shape[0], jnp.int32))
         kv = transformer.encode_context(params, self.config, context)

@@ -75,6 +75,7 @@ def _max_positions(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> i
 
 
 def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
+    """The ids of bos, eos and pad under their names in config.json; None for one the tokenizer lacks."""
     return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
 
 

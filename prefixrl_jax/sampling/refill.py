@@ -66,7 +66,7 @@ class Job(abc.ABC):
 
     def redeliver(self, sample_id: int) -> None:
         """Takes a sample of known length at the moment at which the interrupted run delivered it."""
-        raise NotImplementedError(f"{self.name}: sample {sample_id} is not known")
+        raise LookupError(f"{self.name}: sample {sample_id} was not finished before")
 
 
 class FixedJob(Job):
