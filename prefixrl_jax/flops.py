@@ -1,7 +1,7 @@
 """FLOPs: what a run has spent, in three accountings. Pure arithmetic.
 
 `paper`     2N per token sampled or scored, 6N per token trained, every rollout paying its own prompt and prefix.
-`actual`    the tokens this code needs: a context once per group, and no update for groups all right or all wrong.
+`actual`    the tokens this method needs: a context once per group, and no update for groups all right or all wrong.
             Attention's own products, which 2N leaves out, are counted apart.
 `hardware`  actual plus padding, idle slots and rematerialisation: what the device was given to compute.
 

@@ -135,6 +135,7 @@ class Log:
 
 
 def to_json(value: Any, path: pathlib.Path) -> str:
+    """Compact JSON; raises ValueError, naming the file it was meant for, for anything JSON cannot hold."""
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:

@@ -28,6 +28,7 @@ def run(argv: list[str]) -> None:
     from prefixrl_jax.dry_run import describe
     from prefixrl_jax.experiment import Experiment
     from prefixrl_jax.gates import Unsound
+    from prefixrl_jax.metrics import say
     from prefixrl_jax.train import Diverged
 
     logging.set_verbosity(logging.WARNING)
@@ -42,7 +43,7 @@ def run(argv: list[str]) -> None:
         interrupt.listen()
         experiment.run(STAGE.value)
     except interrupt.Interrupted:
-        print(f"stopped as asked; everything finished is in {workdir}, and the same command goes on from there")
+        say(f"stopped as asked; everything finished is in {workdir}, and the same command goes on from there")
     except (ValueError, Diverged, Unsound) as error:
         logging.debug("refused", exc_info=True)
         print(f"error: {error}", file=sys.stderr)

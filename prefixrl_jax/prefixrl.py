@@ -64,10 +64,7 @@ class OnPolicy:
         charge = partial(self._charge, rollouts, group)
         metrics = rollout_metrics(rollouts) | {"time/sample": time.monotonic() - started}
         named = ", ".join(sorted({p.problem.id for p in prompts})[:8])
-        description, tokens = (
-            f"of step {step + 1} (problems {named}, ...)",
-            sum(len(s.token_ids) for row in rollouts.samples for s in row),
-        )
+        description, tokens = f"of step {step + 1} (problems {named}, ...)", int(np.sum(group.lengths))
         return Batch(meshes.to_global(self.engine.mesh, group), description, tokens, metrics, charge)
 
     def _charge(self, rollouts: Rollouts, group: Group, ledger: Ledger, update: dict[str, float]) -> None:
