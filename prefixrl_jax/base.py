@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from prefixrl_jax import mesh as meshes
 from prefixrl_jax.flops import Costs, Ledger
 from prefixrl_jax.group import Context, Group, bucket, pad_rows
+from prefixrl_jax.processes import local_slice
 from prefixrl_jax.tasks.task import Task
 from prefixrl_jax.train import Batch
 
@@ -32,21 +32,21 @@ class BaseText:
     seed: int
 
     def __call__(self, params: Any, step: int, ledger: Ledger) -> Batch:
-        """The batch of `step`; each process draws its own rows."""
-        rows = self.batch // jax.process_count()
-        rng = np.random.default_rng([self.seed, step, jax.process_index()])
-        pairs = self.task.base_text(rng, rows)
+        """The batch of `step`. Every process draws all of it, so that it is the same however many there are, and keeps its part."""
+        pairs = self.task.base_text(np.random.default_rng([self.seed, step, 0]), self.batch)
         largest = max(self.buckets)
-        prompts = [prompt[-largest:] for prompt, _ in pairs]
-        # One bucket for every step, so that the update compiles once: the smallest for tasks whose prompts fit it.
-        contexts = Context(*pad_rows(prompts, bucket(max(map(len, prompts)), self.buckets)))
-        tokens, lengths = pad_rows([response[: self.columns] for _, response in pairs], self.columns)
+        cut = [(prompt[-largest:], response[: self.columns]) for prompt, response in pairs]
+        size, total = bucket(max(len(prompt) for prompt, _ in cut), self.buckets), sum(len(response) for _, response in cut)
+        prompts, responses = zip(*local_slice(cut), strict=True)
+        contexts = Context(*pad_rows(prompts, size))
+        tokens, lengths = pad_rows(responses, self.columns)
         group = Group(context=contexts, tokens=tokens[:, None], lengths=lengths[:, None],
-                      logprobs=np.zeros((rows, 1, self.columns), np.float32), rewards=np.ones((rows, 1), np.float32))  # fmt: skip
+                      logprobs=np.zeros((len(prompts), 1, self.columns), np.float32),
+                      rewards=np.ones((len(prompts), 1), np.float32))  # fmt: skip
 
         def charge(book: Ledger, update: dict[str, float]) -> None:
-            for prompt, n in zip(prompts, lengths.tolist(), strict=True):
-                book.add_training(self.cost, "base", len(prompt), [n])
+            for prompt, response in zip(prompts, responses, strict=True):
+                book.add_training(self.cost, "base", len(prompt), [len(response)])
             book.add("hardware", "base", self.cost.trained_positions(contexts.tokens.size + tokens.size))
 
-        return Batch(meshes.to_global(self.mesh, group), f"base text of step {step + 1}", int(lengths.sum()), {}, charge)
+        return Batch(meshes.to_global(self.mesh, group), f"base text of step {step + 1}", total, {}, charge)

@@ -21,8 +21,10 @@ from prefixrl_jax.log import Log
 from prefixrl_jax.metrics import say
 from prefixrl_jax.model import tokenizer as tokenizers
 from prefixrl_jax.model.weights import Params
+from prefixrl_jax.processes import local_slice, share_charges
 from prefixrl_jax.sampling.refill import Engine, Job, Sample
 from prefixrl_jax.sampling.sampler import Sampling
+from prefixrl_jax.shared_log import SharedLog
 from prefixrl_jax.tasks.task import Problem, Task, Verdict
 from prefixrl_jax.traces import Damaged, Trace, read_dataset, write_dataset
 
@@ -51,7 +53,7 @@ class Attempts:
 class _SamplingJob(Job):
     """A job over one problem that grades what arrives and writes it to the log, so that no finished sample is drawn again."""
 
-    def __init__(self, stage: str, logged: Attempts, task: Task, limit: int, log: Log):
+    def __init__(self, stage: str, logged: Attempts, task: Task, limit: int, log: SharedLog):
         self.name, self.context_ids = logged.problem.id, task.render(logged.problem)
         self.attempts = Attempts(logged.problem, logged.context)
         self._logged, self._task, self._log, self._stage = logged, task, log, stage
@@ -121,15 +123,19 @@ class CollectJob(_SamplingJob):
         return sum(i < best for i in self.attempts.verdicts) >= best
 
 
-def replay(log: Log, stage: str, problems: list[Problem], task: Task) -> dict[str, Attempts]:
+def replay(records: list[dict[str, Any]], stage: str, problems: list[Problem], task: Task) -> dict[str, Attempts]:
     """What the log already knows of a stage, by problem id, in the problems' order."""
     known = {p.id: Attempts(p, len(task.render(p))) for p in problems}
-    for record in log.records:
+    _take(known, records, stage)
+    return known
+
+
+def _take(known: dict[str, Attempts], records: list[dict[str, Any]], stage: str) -> None:
+    for record in records:
         attempts = known.get(record["problem"]) if record["stage"] == stage else None
         if attempts is not None:
             trace = Trace.from_record(record["trace"]) if "trace" in record else None
             attempts.add(record["sample"], Verdict(record["verdict"]), record["tokens"], trace)
-    return known
 
 
 def attempt_all(
@@ -142,23 +148,27 @@ def attempt_all(
     sampling: Sampling,
     stream: jax.Array,
     ledger: Ledger,
-    log: Log,
+    log: SharedLog,
     after_chunk: Callable = lambda known: None,
 ) -> dict[str, Attempts]:
-    """Runs one stage ("select": exactly `limit` samples; "collect": until the first success, at most `limit`)."""
-    kind = {"select": SelectJob, "collect": CollectJob}[stage]
-    jobs = [kind(stage, logged, task, limit, log) for logged in replay(log, stage, problems, task).values()]
-    found = {job.name: job.attempts for job in jobs}
+    """Runs one stage ("select": exactly `limit` samples; "collect": until the first success, at most `limit`).
 
-    def between() -> None:
-        log.flush(wait=False)
+    Each process samples and grades its part of the problems; all get the attempts at all of them, and the whole bill.
+    """
+    kind, before = {"select": SelectJob, "collect": CollectJob}[stage], ledger.copy().state
+    found = replay(log.records, stage, problems, task)
+    jobs = [kind(stage, found[p.id], task, limit, log) for p in local_slice(problems)]
+
+    def between(wait: bool = False) -> None:
+        _take(found, log.share(wait), stage)
         after_chunk(found)
 
     engine.run(params, jobs, sampling, stream, ledger, (stage, stage), between)
-    log.flush()
+    between(wait=True)
     for job in jobs:
         if unused := job.take_unused():  # drawn, so paid for
             ledger.add_group(engine.cost, (stage, stage), job.attempts.context, unused)
+    share_charges(ledger, before)
     return found
 
 
@@ -228,7 +238,7 @@ def load(directory: Path, problems: dict[str, Problem], task: Task, cost: Costs)
     except (FileNotFoundError, Damaged) as error:
         say(f"{error}; the traces are read from {directory / 'log.jsonl'}, and the dataset is written anew")
     with Log(directory / "log.jsonl", {k: summary[k] for k in HEADER}) as log:
-        traces = first_traces(replay(log, "collect", list(problems.values()), task), cost)
+        traces = first_traces(replay(log.records, "collect", list(problems.values()), task), cost)
     if len(traces) != summary["solved"]:
         raise ValueError(f"{directory}: {summary['solved']} problems were solved, the log still knows {len(traces)} traces "
                          f"({'; '.join(log.dropped) or 'records are missing'}); to sample again what was lost, remove "

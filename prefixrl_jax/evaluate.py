@@ -10,7 +10,7 @@ import numpy as np
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.prefixes import fraction_cut
-from prefixrl_jax.prefixrl import local_slice
+from prefixrl_jax.processes import joined, local_slice
 from prefixrl_jax.rollout import Prompt, Rollouts, sample_and_grade
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.sampling.refill import Engine
@@ -65,14 +65,14 @@ class Evaluator:
     def plain(
         self, params, problems: list[Problem], samples: int, ks, name: str, ledger: Ledger, step: int = 0
     ) -> tuple[dict, Rollouts]:
-        """Accuracy on plain problems, and the rollouts it came from."""
+        """Accuracy on plain problems, and this process's part of the rollouts it came from."""
         rollouts = self.rollouts(params, [Prompt(p) for p in problems], samples, name, ledger, step)
-        return accuracy(rollouts.rewards, ks), rollouts
+        return accuracy(np.array(joined(rollouts.rewards.tolist())), ks), rollouts
 
     def by_fraction(self, params, problems: dict[str, Problem], traces: list[Trace], fractions, samples: int, name: str,
                     ledger: Ledger) -> tuple[dict[str, float | None], Rollouts | None]:  # fmt: skip
-        """Mean success after the first floor(f · length) tokens of each trace, by fraction (None without traces), and the last
-        fraction's rollouts."""
+        """Mean success after the first floor(f · length) tokens of each trace, by fraction (None without traces), and this
+        process's part of the last fraction's rollouts."""
         out: dict[str, float | None] = {}
         rollouts = None
         for index, fraction in enumerate(fractions):
@@ -83,5 +83,5 @@ class Evaluator:
             out[str(float(fraction))] = None
             if prompts:
                 rollouts = self.rollouts(params, prompts, samples, f"{name} fraction {fraction}", ledger)
-                out[str(float(fraction))] = float(rollouts.rewards.mean())
+                out[str(float(fraction))] = float(np.mean(joined(rollouts.rewards.tolist())))
         return out, rollouts

@@ -6,10 +6,12 @@ was. `Experiment.run` tells the order; each method below is one stage.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import resource
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +27,18 @@ from prefixrl_jax.evaluate import Evaluator
 from prefixrl_jax.files import write_json
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.gates import Gates
-from prefixrl_jax.log import Log
 from prefixrl_jax.metrics import Bar, human_flops, say
 from prefixrl_jax.model import tokenizer as tokenizers
 from prefixrl_jax.model.hf import export_hf
 from prefixrl_jax.model.weights import Params, count_params, init_params, params_fingerprint
+from prefixrl_jax.processes import on_primary, primary, share_charges
 from prefixrl_jax.prefixrl import OnPolicy, readable_samples, write_samples
 from prefixrl_jax.report import write_report
 from prefixrl_jax.rl.step import TrainState, abstract_state, init_state, make_optimizer, make_train_step
 from prefixrl_jax.rollout import Prompt
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.settings import Settings, resolve
+from prefixrl_jax.shared_log import SharedLog
 from prefixrl_jax.stages import NAMES, Stages
 from prefixrl_jax.tasks.sources import candidates, fingerprint
 from prefixrl_jax.tasks.task import Problem
@@ -66,24 +69,30 @@ class Experiment:
         """Runs the stages in order, up to and including `last`; returns the work directory."""
         if last not in NAMES:
             raise ValueError(f"--stage={last!r}: one of {', '.join(NAMES)}")
-        write_json(self.workdir / "config.json", self.config.to_dict())
+        on_primary(write_json, self.workdir / "config.json", self.config.to_dict())
         with jax.set_mesh(self.s.mesh):
             for name in NAMES[: NAMES.index(last) + 1]:
-                started = time.monotonic()
-                result = self.stages.begin(name)
+                result = on_primary(self.stages.begin, name)
                 if result is None:
-                    try:
-                        result = getattr(self, name)()
-                    except BaseException:
-                        self.stages.add_seconds(name, time.monotonic() - started)
-                        raise
-                    self.stages.finish(name, result, time.monotonic() - started)
-                    say(
-                        f"{name} done in {time.monotonic() - started:.0f} s" + (f": {result['line']}" if "line" in result else "")
-                    )
+                    result = self._do(name)
                 if "ledger" in result:
                     self.ledger = Ledger(result["ledger"])
         return self.workdir
+
+    def _do(self, name: str) -> dict[str, Any]:
+        """One stage from where it is to its end; returns its result, which is then on record."""
+        started = time.monotonic()
+        try:
+            result = getattr(self, name)()
+        except BaseException:
+            if primary():
+                with contextlib.suppress(OSError):  # on a full disk these seconds are lost, and the first error is the one to tell
+                    self.stages.add_seconds(name, time.monotonic() - started)
+            raise
+        seconds = time.monotonic() - started
+        on_primary(self.stages.finish, name, result, seconds)
+        say(f"{name} done in {seconds:.0f} s" + (f": {result['line']}" if "line" in result else ""))
+        return result
 
     # Stages
 
@@ -94,7 +103,7 @@ class Experiment:
         loss = dataclasses.replace(s.loss, kind="reinforce", aggregation="token_mean", temperature=1.0)
         # Nothing is sampled here, and base training is outside the total.
         omit = ("sampler_trainer/", "clip_ratio/", "groups/", "flops/")
-        params = init_params(s.model, c.seed)
+        params = init_params(s.model, c.seed, meshes.param_shardings(s.model, s.mesh, "train"))
         last = self._fit("base", source, loss, "none", self.workdir / "base", params, 1, save_every=200, omit=omit)
         return {"ledger": self.ledger.state, "line": f"loss {last.get('loss', float('nan')):.3f} per token"}
 
@@ -103,8 +112,7 @@ class Experiment:
         c, directory = self.config, self.workdir / "corpus"
         params = self._decode_params(self._params("base"))
         header = {"model": self._model_fingerprint(), "tokenizer": tokenizers.fingerprint(self.s.task.tokenizer)}
-        directory.mkdir(parents=True, exist_ok=True)
-        with Log(directory / "log.jsonl", header) as log:
+        with SharedLog(directory / "log.jsonl", header) as log:
             for line in log.dropped:
                 say(f"corpus: {line}")
             hard = {}
@@ -122,8 +130,8 @@ class Experiment:
             "candidates": {k: len(v) for k, v in self.candidates.items()}, "hard": {k: len(v) for k, v in hard.items()},
             "k": c.select.samples,
         }  # fmt: skip
-        corpus.save(directory, traces, summary)
-        write_json(directory / "problems.json", corpus.statistics(collected))
+        on_primary(corpus.save, directory, traces, summary)
+        on_primary(write_json, directory / "problems.json", corpus.statistics(collected))
         line = f"{summary['solved']} of {summary['problems']} hard problems solved in {summary['samples']} samples"
         return {"ledger": self.ledger.state, "summary": summary, "line": line,
                 "hard": {k: [p.id for p in v] for k, v in hard.items()}}  # fmt: skip
@@ -132,7 +140,7 @@ class Experiment:
         """Draws the cuts, once, and freezes them in a file."""
         c = self.config.prefix
         cuts = prefixes.draw_cuts(self.s.task, self._hard("train"), self._traces(), c.cuts, tuple(c.band), self.config.seed)
-        prefixes.write_cuts(self.s.task, cuts, self.workdir / "prefixes" / "prefixes.jsonl")
+        on_primary(prefixes.write_cuts, self.s.task, cuts, self.workdir / "prefixes" / "prefixes.jsonl")
         counts = {"contexts": len(cuts.prompts), "redrawn": cuts.redrawn, "dropped_leaks": cuts.dropped}
         return counts | {"line": f"{len(cuts.prompts)} prefixes, {cuts.redrawn} cuts drawn again, {cuts.dropped} given up"}
 
@@ -170,7 +178,7 @@ class Experiment:
     def evaluate(self) -> dict[str, Any]:
         """Plain pass@k on both hard sets, and success by prefix fraction: base model and trained model, fresh samples."""
         c, s = self.config, self.s
-        evaluator = Evaluator(s.engine, s.task, s.eval_sampling(), c.seed)
+        evaluator, before = Evaluator(s.engine, s.task, s.eval_sampling(), c.seed), self.ledger.copy().state
         out: dict[str, Any] = {"plain": {}, "by_fraction": {}}
         for when, source in (("before", "base"), ("after", "train")):
             params, step, rows = self._decode_params(self._params(source)), c.train.steps if when == "after" else 0, []
@@ -183,7 +191,8 @@ class Experiment:
                 params, self._hard("train"), self._traces(), c.eval.fractions, c.eval.fraction_samples, when, self.ledger
             )
             rows += readable_samples(s.task, prefixed, step, 6) if prefixed else []
-            write_samples(self.workdir / "samples" / f"{when}.jsonl", rows)
+            on_primary(write_samples, self.workdir / "samples" / f"{when}.jsonl", rows)
+        share_charges(self.ledger, before)
         plain = out["plain"]["train"]
         line = f"plain pass@1 of the hard set {plain['before']['avg@1']:.2%} -> {plain['after']['avg@1']:.2%}"
         return out | {"ledger": self.ledger.state, "line": line}
@@ -206,8 +215,8 @@ class Experiment:
 
     def report(self) -> dict[str, Any]:
         """summary.json and report.html."""
-        write_json(self.workdir / "summary.json", self.summary())
-        return {"line": str(write_report(self.workdir))}
+        on_primary(write_json, self.workdir / "summary.json", self.summary())
+        return {"line": on_primary(lambda: str(write_report(self.workdir)))}
 
     # What the stages share
 
@@ -224,6 +233,7 @@ class Experiment:
     def _short_evaluation(self, params: Params, step: int, ledger: Ledger) -> dict[str, float]:
         evaluator = Evaluator(self.s.engine, self.s.task, self.s.eval_sampling(), self.config.train.seed)
         out: dict[str, float] = {}
+        before = ledger.copy().state
         for name in ("train", "heldout"):
             if problems := list(self._hard(name).values()):
                 found, _ = evaluator.plain(
@@ -231,6 +241,7 @@ class Experiment:
                 )
                 low, high = found["interval"]
                 out |= {f"eval/{name}/avg@1": found["avg@1"], f"eval/{name}/avg@1_low": low, f"eval/{name}/avg@1_high": high}
+        share_charges(ledger, before)
         return out
 
     def _attempts(self, stage: str, problems: list[Problem], limit: int, params: Params, log: Log) -> dict[str, Attempts]:
@@ -270,7 +281,8 @@ class Experiment:
         return {i: self.candidates[name][i] for i in ids}
 
     def _traces(self) -> list[Trace]:
-        return corpus.load(self.workdir / "corpus", self._hard("train"), self.s.task, self.s.cost)
+        load = partial(corpus.load, self.workdir / "corpus", self._hard("train"), self.s.task, self.s.cost)
+        return list(map(Trace.from_record, on_primary(lambda: [trace.to_record() for trace in load()])))
 
     def summary(self) -> dict[str, Any]:
         """summary.json of a finished run."""

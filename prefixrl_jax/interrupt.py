@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from prefixrl_jax.mesh import agree
+from prefixrl_jax.processes import agree
 
 _received = _deferred = False
 

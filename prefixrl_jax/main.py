@@ -15,6 +15,7 @@ from ml_collections import config_flags
 CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file, e.g. configs/demo.py.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; an interrupted run goes on there.")
 STAGE = flags.DEFINE_string("stage", "report", "Stop after this stage.")
+MULTIHOST = flags.DEFINE_bool("multihost", False, "Run as one of several processes; see `prefixrl_jax/processes.py`.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, its sizes and its cost, and stop.")
 
 
@@ -24,7 +25,7 @@ def run(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; fields are set as --config.train.steps=100")
     import jax
 
-    from prefixrl_jax import interrupt
+    from prefixrl_jax import interrupt, processes
     from prefixrl_jax.dry_run import describe
     from prefixrl_jax.experiment import Experiment
     from prefixrl_jax.gates import Unsound
@@ -36,15 +37,17 @@ def run(argv: list[str]) -> None:
     jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir / "xla_cache")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:
+        if MULTIHOST.value:
+            processes.join()
         experiment = Experiment(CONFIG.value, workdir)
         if DRY_RUN.value:
-            print(describe(experiment))
+            say(describe(experiment))
             return
         interrupt.listen()
         experiment.run(STAGE.value)
     except interrupt.Interrupted:
         say(f"stopped as asked; everything finished is in {workdir}, and the same command goes on from there")
-    except (ValueError, Diverged, Unsound) as error:
+    except (ValueError, OSError, Diverged, Unsound) as error:
         logging.debug("refused", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 3)

@@ -11,7 +11,6 @@ import math
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
@@ -79,11 +78,6 @@ def batch_divisor(mesh: Mesh) -> int:
     return math.prod(mesh.shape[a] for a in BATCH)
 
 
-def local_rows(mesh: Mesh, rows: int) -> int:
-    """How many of `rows` global rows this process owns."""
-    return rows // jax.process_count()
-
-
 def to_global(mesh: Mesh, tree):
     """This process's rows (numpy, leading axis local P) as global arrays spread over the batch axes."""
     sharding = batch_sharding(mesh)
@@ -96,10 +90,3 @@ def to_local(x: jax.Array) -> np.ndarray:
         return np.asarray(x)
     shards = {s.index[0].start or 0: s for s in x.addressable_shards}
     return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)])
-
-
-def agree(value, reduce):
-    """reduce (np.max, np.sum) of a number over all processes, the same on each; every process must call it at the same point."""
-    if jax.process_count() == 1:
-        return value
-    return reduce(multihost_utils.process_allgather(np.asarray(value, np.int64)))

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 
 from prefixrl_jax.files import write_text
+from prefixrl_jax.processes import primary
 
 
 def human_flops(flops: float) -> str:
@@ -30,7 +31,7 @@ def human_flops(flops: float) -> str:
 
 def say(message: str) -> None:
     """One line to the reader, from process 0."""
-    if jax.process_index() == 0:
+    if primary():
         Console(file=sys.stdout, highlight=False, soft_wrap=True).print(message, markup=False)
 
 
@@ -38,7 +39,7 @@ class Bar:
     """Progress of one stage: a live bar with ETA on a terminal; elsewhere a plain line per call of `update` with `line=True`."""
 
     def __init__(self, stage: str, total: int, done: int = 0):
-        self._live = sys.stdout.isatty() and jax.process_index() == 0
+        self._live = sys.stdout.isatty() and primary()
         self._stage, self._total, self._start, self._first = stage, total, time.monotonic(), done
         if self._live:
             columns = (TextColumn("{task.description:>9}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -51,7 +52,7 @@ class Bar:
         """Shows `done` of the total and a note."""
         if self._live:
             self._progress.update(self._task, completed=done, note=note)
-        elif line and jax.process_index() == 0:
+        elif line and primary():
             pace = (time.monotonic() - self._start) / max(done - self._first, 1)
             eta = max(self._total - done, 0) * pace
             print(f"{self._stage} {done}/{self._total} eta {eta:.0f}s {note}", flush=True)
@@ -73,7 +74,7 @@ class Metrics:
 
     def __init__(self, path: Path, events: Path | None, step: int):
         self._file, self._writer = None, None
-        if jax.process_index():
+        if not primary():
             return
         kept = [line for line in _sound_lines(path) if json.loads(line)["step"] <= step]
         write_text(path, "".join(kept))

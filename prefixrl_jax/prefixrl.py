@@ -17,10 +17,12 @@ import jax
 import numpy as np
 
 from prefixrl_jax import mesh as meshes
+from prefixrl_jax.files import write_text
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.group import Group
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.prefixes import ContextStream
+from prefixrl_jax.processes import joined, local_slice, primary
 from prefixrl_jax.rl.advantage import advantages
 from prefixrl_jax.rl.loss import informative
 from prefixrl_jax.rollout import Prompt, Rollouts, as_group, sample_and_grade
@@ -57,14 +59,15 @@ class OnPolicy:
             self.engine, decode_params, self.task, prompts, self.group, self.sampling, stream, ledger, ("prefill", "decode")
         )
         group = as_group(self.task, rollouts, self.engine.buckets, self.sampling.max_new_tokens, self.mask_truncated)
-        if self.samples_every and (step % self.samples_every == 0) and jax.process_index() == 0:
+        if self.samples_every and (step % self.samples_every == 0) and primary():
             rows = readable_samples(self.task, rollouts, step + 1, per_kind=4)
             write_samples(self.samples_directory / f"train-{step + 1:05d}.jsonl", rows)
 
         charge = partial(self._charge, rollouts, group)
-        metrics = rollout_metrics(rollouts) | {"time/sample": time.monotonic() - started}
+        everyone = joined(summaries(rollouts))
+        metrics = rollout_metrics(everyone) | {"time/sample": time.monotonic() - started}
         named = ", ".join(sorted({p.problem.id for p in prompts})[:8])
-        description, tokens = f"of step {step + 1} (problems {named}, ...)", int(np.sum(group.lengths))
+        description, tokens = f"of step {step + 1} (problems {named}, ...)", sum(sum(g["lengths"]) for g in everyone)
         return Batch(meshes.to_global(self.engine.mesh, group), description, tokens, metrics, charge)
 
     def _charge(self, rollouts: Rollouts, group: Group, ledger: Ledger, update: dict[str, float]) -> None:
@@ -79,23 +82,27 @@ class OnPolicy:
         ledger.add("hardware", "train", self.engine.cost.trained_positions(computed))
 
 
-def local_slice(items: list) -> list:
-    """This process's contiguous part of a global list; parts differ by at most one in length."""
-    n, rank = jax.process_count(), jax.process_index()
-    return items[len(items) * rank // n : len(items) * (rank + 1) // n]
+def summaries(rollouts: Rollouts) -> list[dict[str, Any]]:
+    """What the metrics need of each group, as JSON values; few numbers a rollout, so that processes can share them."""
+    return [
+        {
+            "prefix": len(prompt.prefix), "fraction": prompt.fraction, "verdicts": [v.value for v in verdicts],
+            "rewards": [v.reward for v in verdicts], "lengths": [len(s.token_ids) for s in samples],
+            "clipped": [s.finish_reason == "length" for s in samples],
+            "logprob": float(sum(s.logprobs.sum(dtype=np.float64) for s in samples)),
+        }
+        for prompt, samples, verdicts in zip(rollouts.prompts, rollouts.samples, rollouts.verdicts, strict=True)
+    ]  # fmt: skip
 
 
-def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
-    """Rewards, groups, lengths and prefix statistics of one batch of rollouts."""
-    rewards = rollouts.rewards
-    prefixed = np.array([bool(p.prefix) for p in rollouts.prompts])
-    solved = rewards.mean(axis=1)
-    lengths = np.array([[len(s.token_ids) for s in row] for row in rollouts.samples])
-    clipped = np.array([[s.finish_reason == "length" for s in row] for row in rollouts.samples])
-    verdicts = [v.value for row in rollouts.verdicts for v in row]
-    logprobs = np.concatenate([s.logprobs for row in rollouts.samples for s in row])
+def rollout_metrics(groups: list[dict[str, Any]]) -> dict[str, float]:
+    """Rewards, groups, lengths and prefix statistics of a batch, from the `summaries` of all its groups."""
+    rewards, lengths, clipped = (np.array([g[k] for g in groups]) for k in ("rewards", "lengths", "clipped"))
+    sizes, fractions = (np.array([g[k] for g in groups]) for k in ("prefix", "fraction"))
+    verdicts, prefixed, solved = [v for g in groups for v in g["verdicts"]], sizes > 0, rewards.mean(axis=1)
     out = {
-        "entropy": -logprobs.mean(),  # nats a token: the mean of -log p over sampled tokens is an unbiased estimate of it
+        # Nats a token: the mean of -log p over sampled tokens is an unbiased estimate of it.
+        "entropy": -sum(g["logprob"] for g in groups) / lengths.sum(),
         "reward/mean": rewards.mean(), "reward/plain": _mean(rewards[~prefixed]), "reward/prefixed": _mean(rewards[prefixed]),
         "reward/frac_zero_std": ((solved == 0) | (solved == 1)).mean(),
         "groups/all_zero": (solved == 0).mean(), "groups/all_one": (solved == 1).mean(),
@@ -107,9 +114,7 @@ def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
     for name in ("timeout", "error", "unparsed"):
         out[f"verify/{name}_rate"] = verdicts.count(name) / len(verdicts)
     if prefixed.any():
-        fractions = np.array([p.fraction for p in rollouts.prompts])[prefixed]
-        sizes = np.array([len(p.prefix) for p in rollouts.prompts])[prefixed]
-        for name, values in (("fraction", fractions), ("length", sizes)):
+        for name, values in (("fraction", fractions[prefixed]), ("length", sizes[prefixed])):
             out |= {f"prefix/{name}_mean": values.mean(), f"prefix/{name}_p10": np.quantile(values, 0.1),
                     f"prefix/{name}_p90": np.quantile(values, 0.9)}  # fmt: skip
     return {k: float(v) for k, v in out.items()}
@@ -130,8 +135,7 @@ def readable_samples(task: Task, rollouts: Rollouts, step: int, per_kind: int, s
 
 def write_samples(path: Path, rows: list[dict[str, Any]]) -> None:
     """One JSON object a line; a file that a repeated step has written before is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _sample_row(task: Task, rollouts: Rollouts, i: int, kind: str, step: int, set_name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.group import Context, Group, bucket, pad_rows
 from prefixrl_jax.model.weights import Params
+from prefixrl_jax.processes import agree
 from prefixrl_jax.sampling.refill import Engine, FixedJob, Sample
 from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.tasks.task import Problem, Task, Verdict
@@ -63,7 +64,7 @@ def as_group(task: Task, rollouts: Rollouts, buckets: tuple[int, ...], columns: 
     columns: T. mask_truncated: rows cut by the length limit carry no loss (their reward still counts in the baseline).
     """
     contexts = [task.render(p.problem) + list(p.prefix) for p in rollouts.prompts]
-    size = bucket(max(map(len, contexts)), buckets)
+    size = bucket(agree(max(map(len, contexts)), np.max), buckets)  # one shape on every process
     flat = [s for row in rollouts.samples for s in row]
     tokens, lengths = pad_rows([s.token_ids for s in flat], columns)
     logprobs = np.zeros(tokens.shape, np.float32)

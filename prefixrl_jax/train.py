@@ -20,6 +20,7 @@ from prefixrl_jax.flops import Ledger
 from prefixrl_jax.gates import Unsound
 from prefixrl_jax.group import Group
 from prefixrl_jax.metrics import Bar, Metrics, host_metrics, human_flops
+from prefixrl_jax.processes import share_charges
 from prefixrl_jax.rl.step import TrainState
 
 
@@ -33,7 +34,7 @@ class Batch:
 
     group: Group
     description: str
-    tokens: int  # of this process's rows, for throughput
+    tokens: int  # of all processes, for throughput
     metrics: dict[str, float]
     charge: Callable[[Ledger, dict[str, float]], None]  # books one update's FLOPs, given the update's metrics
 
@@ -115,7 +116,12 @@ class Loop:
             checkpoints.save(step, state, {"ledger": before})
             raise
         sampled = time.monotonic()
-        state, values = self._update(state, step, batch, ledger, checkpoints)
+        state, values = self._update(state, batch, ledger)
+        share_charges(ledger, before)
+        if not values.pop("finite"):
+            checkpoints.save(step, state, {"ledger": ledger.copy().state})
+            raise Diverged(f"{self.name} step {step + 1}: loss {values['loss']}, gradient norm {values['grad_norm']} on the batch "
+                           f"{batch.description}; the state before it is saved as step {step}")  # fmt: skip
         trained = time.monotonic()
         values |= batch.metrics | {
             "time/sample": batch.metrics.get("time/sample", sampled - started), "time/train": trained - sampled,
@@ -130,19 +136,17 @@ class Loop:
         }  # fmt: skip
         return state, {k: v for k, v in values.items() if not (self.omit and k.startswith(self.omit))}
 
-    def _update(self, state: TrainState, step: int, batch: Batch, ledger: Ledger, checkpoints: Checkpoints):
-        """All optimizer steps on one batch; raises Diverged if one of them is not finite."""
+    def _update(self, state: TrainState, batch: Batch, ledger: Ledger) -> tuple[TrainState, dict[str, float]]:
+        """All optimizer steps on one batch, up to the first that is not finite, which leaves the state as it was."""
         values: dict[str, float] = {}
         for i in range(self.updates_per_batch):
             state, out = self.update(state, batch.group)
             found = host_metrics(out)
             batch.charge(ledger, found)
-            if not found.pop("finite"):
-                checkpoints.save(step, state, {"ledger": ledger.copy().state})
-                raise Diverged(f"{self.name} step {step + 1}: loss {found['loss']}, gradient norm {found['grad_norm']} on the "
-                               f"batch {batch.description}; the state before it is saved as step {step}")  # fmt: skip
             # The sampler/trainer gap means something only before the first update on a batch.
             values |= {k: v for k, v in found.items() if i == 0 or not k.startswith("sampler_trainer/")}
+            if not found["finite"]:
+                break
         return state, values
 
 

@@ -19,6 +19,7 @@ from prefixrl_jax.sampling import refill
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.sampling.refill import Engine, FixedJob, Sample
 from prefixrl_jax.sampling.sampler import Sampling
+from prefixrl_jax.shared_log import SharedLog
 from prefixrl_jax.tasks.task import Problem, Verdict
 from prefixrl_jax.traces import read_dataset
 
@@ -49,8 +50,8 @@ def sample(i: int, correct: bool) -> Sample:
 
 def make_job(kind, path, limit):
     """A job over the problem "p" that knows what is in the log, and the log, to which it goes on writing."""
-    log, stage = Log(path / "log.jsonl", HEADER), "collect" if kind is CollectJob else "select"
-    return kind(stage, replay(log, stage, [PROBLEM], FirstToken())["p"], FirstToken(), limit, log), log
+    log, stage = SharedLog(path / "log.jsonl", HEADER), "collect" if kind is CollectJob else "select"
+    return kind(stage, replay(log.records, stage, [PROBLEM], FirstToken())["p"], FirstToken(), limit, log), log
 
 
 def test_select_draws_each_id_once_whatever_succeeds(tmp_path):
@@ -214,14 +215,14 @@ def test_a_slot_idles_only_when_nothing_is_left_for_it(params, monkeypatch):
     fill, seen = refill._Loop.fill, []
 
     def checked(loop):
-        running = fill(loop)
+        work = fill(loop)
         waiting = list(loop.jobs)
         loop.jobs = iter(waiting)
         for row in loop.rows:
             assert row.job is not None or not waiting
             assert (row.slots >= 0).all() or row.job is None or row.job.next_sample() is None
-        seen.append(running)
-        return running
+        seen.append(work.running)
+        return work
 
     monkeypatch.setattr(refill._Loop, "fill", checked)
     run_fixed(params, make_engine())
@@ -233,7 +234,7 @@ PROBLEMS = [Problem(name, {}) for name in CONTEXTS]
 
 def run_stage(params, path, stage, limit, task, ledger, after_chunk=lambda known: None):
     stream = stream_key(0, stage)
-    with Log(path / "log.jsonl", HEADER) as log:
+    with SharedLog(path / "log.jsonl", HEADER) as log:
         return attempt_all(stage, make_engine(), params, task, PROBLEMS, limit, SAMPLING, stream, ledger, log, after_chunk)
 
 
@@ -277,7 +278,7 @@ def test_what_is_finished_is_not_computed_again(params, tmp_path, monkeypatch):
 
 def test_fewer_slots_after_a_kill_keep_every_sample_and_charge_it(params, tmp_path):
     task = FirstToken(limit=3)
-    with Log(tmp_path / "log.jsonl", HEADER) as log:
+    with SharedLog(tmp_path / "log.jsonl", HEADER) as log:
         drawn = attempt_all("collect", make_engine(slots=5), params, task, PROBLEMS, 12, SAMPLING, stream_key(0, "collect"),
                             Ledger(), log)  # fmt: skip
     resumed = run_stage(params, tmp_path, "collect", 12, task, ledger := Ledger())

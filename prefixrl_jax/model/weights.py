@@ -126,9 +126,9 @@ def abstract_params(config: ModelConfig) -> Params:
     return tree_from(weight_table(config), lambda w: jax.ShapeDtypeStruct(w.full_shape(config), jnp.dtype(config.param_dtype)))
 
 
-def init_params(config: ModelConfig, seed: int) -> Params:
-    """Random weights; see `init_from_key`."""
-    return init_from_key(config, jax.random.key(seed))
+def init_params(config: ModelConfig, seed: int, shardings: Params | None = None) -> Params:
+    """Random weights (see `init_from_key`), made where `shardings` wants them: no device ever holds more than its part."""
+    return jax.jit(partial(init_from_key, config), out_shardings=shardings)(jax.random.key(seed))
 
 
 @partial(jax.jit, static_argnames=("config",))
@@ -162,14 +162,23 @@ def count_params(config: ModelConfig) -> dict[str, int]:
 
 
 def params_fingerprint(params: Params) -> str:
-    """16 hex digits that identify the weights: a hash of every leaf's sum and sum of squares in float32.
+    """16 hex digits that identify the weights as float32: two sums modulo 2^32 of every leaf's bits, mixed with their positions.
 
-    Reductions, so that a sharded model is not gathered; enough to tell checkpoints apart, not to detect tampering.
+    Reductions, so that a sharded model is not gathered, and of integers, so that every mesh gives the same; enough to tell
+    checkpoints apart, not to detect tampering.
     """
 
     @jax.jit
-    def moments(tree: Params) -> list[jax.Array]:
-        return [jnp.stack([x.sum(), (x * x).sum()]) for x in (leaf.astype(jnp.float32) for leaf in jax.tree.leaves(tree))]
+    def sums(tree: Params) -> list[list[jax.Array]]:
+        return [[_mixed(leaf, multiplier).sum() for multiplier in (0x85EBCA6B, 0xC2B2AE35)] for leaf in jax.tree.leaves(tree)]
 
-    digits = " ".join(f"{value:.6e}" for pair in jax.device_get(moments(params)) for value in pair)
-    return hashlib.sha256(digits.encode()).hexdigest()[:16]
+    return hashlib.sha256(str(jax.tree.map(int, sums(params))).encode()).hexdigest()[:16]
+
+
+def _mixed(leaf: jax.Array, multiplier: int) -> jax.Array:
+    """uint32 like `leaf`: a hash of each entry's bits and place. The multipliers are those of MurmurHash3's finaliser."""
+    place = jnp.zeros(leaf.shape, jnp.uint32)
+    for axis, size in enumerate(leaf.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+    mixed = (jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32) ^ place) * jnp.uint32(multiplier)
+    return (mixed ^ (mixed >> 16)) * jnp.uint32(multiplier)

@@ -15,6 +15,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,9 +25,9 @@ from prefixrl_jax import interrupt
 from prefixrl_jax import mesh as meshes
 from prefixrl_jax.flops import Costs, Ledger
 from prefixrl_jax.group import Context, bucket, pad_rows
-from prefixrl_jax.mesh import agree
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import Params
+from prefixrl_jax.processes import agree
 from prefixrl_jax.sampling import noise, sampler
 from prefixrl_jax.sampling.sampler import Sampling
 
@@ -124,10 +125,20 @@ class Engine:
         """
         longest = agree(max((len(j.context_ids) for j in jobs), default=1), np.max)
         loop = _Loop(self, params, iter(jobs), sampling, stream, ledger, phases, bucket(longest, self.buckets))
-        while agree(loop.fill(), np.max):
-            loop.decode()
+        while (work := loop.fill()).running:
+            loop.decode(work)
             after_chunk()
             interrupt.check()
+
+
+class _Work(NamedTuple):
+    """What the processes have to do before and in the next chunk: the most that any of them wants, so that all do the same."""
+
+    running: int  # samples that are held by slots; none: the end
+    replacements: int  # calls that give rows new contexts
+    changed: int  # whether any slot starts or drops a sample
+    drawn: int  # whether any slot draws a sample, rather than replay one
+    replayed: int  # tokens that replayed samples advance
 
 
 class _Loop:
@@ -140,6 +151,7 @@ class _Loop:
         self.local_blocks = max(self.blocks // jax.process_count(), 1)
         self.local = engine.rows // jax.process_count()
         self.per_block = engine.rows // self.blocks
+        self.per_call = max(self.per_block // 8, 1)
         self.rows = [_Row(None, np.full(engine.slots, -1), []) for _ in range(self.local)]
         for row in self.rows:
             row.job = next(self.jobs, None)
@@ -162,9 +174,25 @@ class _Loop:
         self.ledger.add("hardware", self.phases[0], share * self.e.cost.tokens(tokens))
         self.ledger.add("hardware", self.phases[1], share * self.e.cost.tokens(decoded))
 
-    def fill(self) -> int:
-        """Gives free rows new contexts and free slots new samples; returns how many slots of this process run."""
-        self._replace_closed()
+    def fill(self) -> _Work:
+        """Gives free rows new contexts and free slots new samples; returns what there is to do in the next chunk."""
+        waiting = self._replace_closed()
+        fresh = self._begin_samples()
+        ids, drawn = self._held()
+        left = np.where((ids >= 0) & ~drawn, np.minimum(self.known - self.ages, self.e.chunk), 0).max()
+        crowded = max(sum(i // self.per_block == b for i in waiting) for b in range(self.local_blocks))
+        own = _Work(int((ids >= 0).sum()), -(-crowded // self.per_call), fresh.any() or self.stale, drawn.any(), left)
+        work = _Work(*agree(list(own), np.max))  # the one agreement of a chunk: trip counts never differ
+        for _ in range(work.replacements):
+            self._send_contexts(waiting)
+        if work.changed:
+            self.stale = False
+            given = meshes.to_global(self.e.mesh, (self.words, np.maximum(ids, 0).astype(np.int32), fresh, drawn))
+            self.state = sampler.assign(self.state, self.stream, *given, ticks=np.int32(self.ticks))
+        return work
+
+    def _begin_samples(self) -> np.ndarray:
+        """Hands every free slot the next sample its job wants; returns the slots that draw one from here on, bool [rows, G]."""
         fresh = np.zeros((self.local, self.e.slots), bool)
         for row, new, known, age in zip(self.rows, fresh, self.known, self.ages, strict=True):
             if (job := row.job) is None:
@@ -174,19 +202,15 @@ class _Loop:
                     break
                 known[g] = job.known_length(wanted)
                 row.slots[g], age[g], new[g] = wanted, 0, not known[g]
-        ids, drawn = self._held()
-        if agree(bool(fresh.any()) or self.stale, np.max):
-            self.stale = False
-            given = meshes.to_global(self.e.mesh, (self.words, np.maximum(ids, 0).astype(np.int32), fresh, drawn))
-            self.state = sampler.assign(self.state, self.stream, *given, ticks=np.int32(self.ticks))
-        return int((ids >= 0).sum())
+        return fresh
 
     def _held(self) -> tuple[np.ndarray, np.ndarray]:
         """Sample ids by slot (int64 [rows, G], -1: none), and which of them the device draws (bool)."""
         ids = np.stack([row.slots for row in self.rows])
         return ids, (ids >= 0) & (self.known == 0)
 
-    def _replace_closed(self) -> None:
+    def _replace_closed(self) -> list[int]:
+        """Takes closed jobs out of their rows; returns the rows whose new context the device has yet to get."""
         waiting = []
         for i, row in enumerate(self.rows):
             while row.job is not None and row.job.closed:
@@ -194,19 +218,20 @@ class _Loop:
                 row.job = next(self.jobs, None)
                 if row.job is not None and not row.job.closed:
                     waiting.append(i)
-        per_call = max(self.per_block // 8, 1)
-        while agree(len(waiting), np.max):
-            block_of = [[i for i in waiting if i // self.per_block == b][:per_call] for b in range(self.local_blocks)]
-            index = np.full((self.local_blocks, per_call), self.per_block, np.int32)  # out of range: nothing to replace
-            jobs: list[Job | None] = [None] * index.size
-            for b, members in enumerate(block_of):
-                for r, i in enumerate(members):
-                    index[b, r], jobs[b * per_call + r] = i % self.per_block, self.rows[i].job
-                    self.words[i] = _words(self.rows[i].job)
-                    waiting.remove(i)
-            new = meshes.to_global(self.e.mesh, (index, self._contexts(jobs)))
-            self.state = sampler.replace_contexts(self.params, self.state, *new, config=self.e.config)
-            self._charge_hardware(self.blocks * per_call * self.size)
+        return waiting
+
+    def _send_contexts(self, waiting: list[int]) -> None:
+        """Prefills and replaces up to `per_call` contexts in every block, and takes them off the list."""
+        index = np.full((self.local_blocks, self.per_call), self.per_block, np.int32)  # out of range: nothing to replace
+        jobs: list[Job | None] = [None] * index.size
+        for b in range(self.local_blocks):
+            for r, i in enumerate([i for i in waiting if i // self.per_block == b][: self.per_call]):
+                index[b, r], jobs[b * self.per_call + r] = i % self.per_block, self.rows[i].job
+                self.words[i] = _words(self.rows[i].job)
+                waiting.remove(i)
+        new = meshes.to_global(self.e.mesh, (index, self._contexts(jobs)))
+        self.state = sampler.replace_contexts(self.params, self.state, *new, config=self.e.config)
+        self._charge_hardware(self.blocks * self.per_call * self.size)
 
     def _release(self, i: int, job: Job) -> None:
         """Charges a closed context: its prefill once, every row's tokens, those of dropped samples included."""
@@ -217,13 +242,12 @@ class _Loop:
         self.stale |= bool(dropped)
         row.slots[:], row.lengths = -1, []
 
-    def decode(self) -> None:
+    def decode(self, work: _Work) -> None:
         """One chunk, then delivery of what finished in it."""
         ids, drawn = self._held()
         replayed = (ids >= 0) & ~drawn
-        left = np.where(replayed, np.minimum(self.known - self.ages, self.e.chunk), 0).max()
-        steps, ended = int(agree(left, np.max)), replayed
-        if agree(drawn.any(), np.max):
+        steps, ended = int(work.replayed), replayed
+        if work.drawn:
             self.state = sampler.decode_chunk(
                 self.params, self.state, config=self.e.config, sampling=self.sampling, steps=self.e.chunk
             )
