@@ -49,8 +49,12 @@ def run(argv: list[str]) -> None:
         say(f"stopped as asked; everything finished is in {workdir}, and the same command goes on from there")
     except (ValueError, OSError, Diverged, Unsound) as error:
         logging.debug("refused", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ValueError) else 3)
+        processes.leave(f"error: {error}", 2 if isinstance(error, ValueError) else 3)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        processes.leave(f"error: process {jax.process_index()} has lost another one ({error}); start all again with the same "
+                        f"command, and the run goes on from what is in {workdir}", 3)  # fmt: skip
 
 
 def find_config(argument: str) -> str:

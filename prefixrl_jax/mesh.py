@@ -73,6 +73,17 @@ def constrain_batch(x: jax.Array, axis: int = 0, heads: int | None = None) -> ja
     return jax.lax.with_sharding_constraint(x, Spec(*spec))
 
 
+def constrain_table(x: jax.Array) -> jax.Array:
+    """Keeps an embedding table [V, d] cut over tensor alone while tokens look things up in it.
+
+    From a table that is also cut over d the partitioner makes activations cut over d, replicates them, and cuts them again.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, Spec("tensor" if x.shape[0] % mesh.shape["tensor"] == 0 else None, None))
+
+
 def batch_divisor(mesh: Mesh) -> int:
     """What the number of contexts in a batch must be a multiple of."""
     return math.prod(mesh.shape[a] for a in BATCH)

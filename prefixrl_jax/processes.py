@@ -6,10 +6,12 @@ the functions here, like everything jitted over the mesh, in the same order. Wit
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -36,6 +38,16 @@ def join() -> None:
         found = ", ".join(f"{name}={os.environ.get(name, '(not set)')}" for name in VARIABLES)
         raise ValueError(f"--multihost: {error} Here {found}; expected are host:port of process 0, the number of processes, and "
                          "this one's number from 0") from error  # fmt: skip
+    faulthandler.disable()  # the runtime ends a process whose peer is gone, and says so; where this one stood is not the cause
+
+
+def leave(message: str, status: int) -> NoReturn:
+    """Ends this process with an error. It does not wait for the others, which may be waiting for it in a computation."""
+    print(message, file=sys.stderr, flush=True)
+    if jax.process_count() == 1:
+        sys.exit(status)
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def primary() -> bool:

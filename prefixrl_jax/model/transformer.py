@@ -91,7 +91,8 @@ def _run_layers(body: Callable, x: jax.Array, weights: Params, per_layer: Any, c
 
 def embed(params: Params, config: ModelConfig, tokens: Array) -> jax.Array:
     """Token embeddings [..., d] in the compute dtype."""
-    return mesh.constrain_batch(params["embed"]["embedding"][tokens].astype(config.compute_dtype))
+    table = mesh.constrain_table(params["embed"]["embedding"])
+    return mesh.constrain_batch(table[tokens].astype(config.compute_dtype))
 
 
 def logits(params: Params, config: ModelConfig, hidden: jax.Array) -> jax.Array:
