@@ -6,7 +6,9 @@ the step's noise) and the FLOPs ledger.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
         self._directory = directory
+        self._newest = 0  # the step whose save was begun last
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -36,11 +39,17 @@ class Checkpoints:
         self.close()
 
     def save(self, step: int, state: Any, sidecar: dict[str, Any], score: float | None = None) -> None:
-        """Starts saving `state` (a pytree of arrays) and `sidecar` (JSON values); returns before it is on disk."""
+        """Starts saving `state` (a pytree of arrays) and `sidecar` (JSON values); returns before it is on disk.
+
+        Raises OSError, here or at the next call of `save`, `wait` or `close`, when it could not be written.
+        """
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), sidecar=ocp.args.JsonSave(sidecar))
-        self._manager.save(step, args=args, metrics=None if score is None or not math.isfinite(score) else {BEST: float(score)})
+        metrics = None if score is None or not math.isfinite(score) else {BEST: float(score)}
+        with self._naming_failures():
+            self._manager.save(step, args=args, metrics=metrics)
+        self._newest = step
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, ascending."""
@@ -73,8 +82,19 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Blocks until every save begun is on disk."""
-        self._manager.wait_until_finished()
+        with self._naming_failures():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for the last save and releases the directory."""
-        self._manager.close()
+        with self._naming_failures():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _naming_failures(self) -> Iterator[None]:
+        """Orbax reports what went wrong in the background at a later call, with whatever exception it met."""
+        try:
+            yield
+        except Exception as error:
+            raise OSError(f"the checkpoint of step {self._newest} could not be written to {self._directory}; those before it are "
+                          f"intact: {error}") from error  # fmt: skip

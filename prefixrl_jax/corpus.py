@@ -25,7 +25,7 @@ from prefixrl_jax.processes import local_slice, share_charges
 from prefixrl_jax.sampling.refill import Engine, Job, Sample
 from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.shared_log import SharedLog
-from prefixrl_jax.tasks.task import Problem, Task, Verdict
+from prefixrl_jax.tasks.task import Problem, Task, Verdict, graded
 from prefixrl_jax.traces import Damaged, Trace, read_dataset, write_dataset
 
 HEADER = ("model", "tokenizer")  # fingerprints of what made the corpus: the log's header, and in summary.json
@@ -62,7 +62,7 @@ class _SamplingJob(Job):
     def deliver(self, sample: Sample) -> None:
         """Grades, logs and keeps one sample."""
         ids = sample.token_ids.tolist()
-        verdict = self._task.grade(self.attempts.problem, ids)
+        verdict = graded(self._task, self.attempts.problem, ids)
         record = {
             "stage": self._stage, "problem": self.name, "sample": sample.sample_id, "verdict": verdict.value, "tokens": len(ids),
         }  # fmt: skip

@@ -55,7 +55,8 @@ class Experiment:
         self.ledger = Ledger()
         sets = candidates(self.s.task, config.data, config.seed)
         self._check_fit(sets)
-        self.stages = Stages(workdir, config, fingerprint(sets))
+        files = {"base": self.s.task.base_source(), "corpus": fingerprint(sets)}
+        self.stages = Stages(workdir, config, files, self._machine())
         self.stages.check()
         self.candidates = {name: {p.id: p for p in problems} for name, problems in sets.items()}
 
@@ -65,6 +66,11 @@ class Experiment:
             if (n := len(self.s.task.render(p))) > largest:
                 raise ValueError(f"problem {p.id!r} renders to {n} tokens; the largest of sampling.context_buckets is {largest}")
 
+    def _machine(self) -> dict[str, Any]:
+        """What the bits of a result depend on besides the configuration."""
+        return {"jax": jax.__version__, "platform": jax.devices()[0].platform, "processes": jax.process_count(),
+                "mesh": "x".join(str(n) for n in self.s.mesh.shape.values())}  # fmt: skip
+
     def run(self, last: str = NAMES[-1]) -> Path:
         """Runs the stages in order, up to and including `last`; returns the work directory."""
         if last not in NAMES:
@@ -72,6 +78,8 @@ class Experiment:
         on_primary(write_json, self.workdir / "config.json", self.config.to_dict())
         with jax.set_mesh(self.s.mesh):
             for name in NAMES[: NAMES.index(last) + 1]:
+                if moved := on_primary(self.stages.moved, name):
+                    say(f"{name} was begun elsewhere ({moved}): it goes on, but its last bits may be others")
                 result = on_primary(self.stages.begin, name)
                 if result is None:
                     result = self._do(name)
@@ -104,7 +112,7 @@ class Experiment:
         # Nothing is sampled here, and base training is outside the total.
         omit = ("sampler_trainer/", "clip_ratio/", "groups/", "flops/")
         params = init_params(s.model, c.seed, meshes.param_shardings(s.model, s.mesh, "train"))
-        last = self._fit("base", source, loss, "none", self.workdir / "base", params, 1, save_every=200, omit=omit)
+        last = self._fit("base", source, loss, "none", self.workdir / "base", params, 1, save_every=100, omit=omit)
         return {"ledger": self.ledger.state, "line": f"loss {last.get('loss', float('nan')):.3f} per token"}
 
     def corpus(self) -> dict[str, Any]:

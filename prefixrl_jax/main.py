@@ -5,8 +5,10 @@ See `experiment.py` for what happens; this file only reads the command line.
 
 from __future__ import annotations
 
+import logging as standard_logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -33,6 +35,10 @@ def run(argv: list[str]) -> None:
     from prefixrl_jax.train import Diverged
 
     logging.set_verbosity(logging.WARNING)
+    # Of a failed save, which Orbax also raises and which ends in one line here, it and asyncio log every traceback.
+    logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname or not record.exc_info)
+    standard_logging.getLogger("asyncio").setLevel(standard_logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited")
     workdir = Path(str(WORKDIR.value))
     jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir / "xla_cache")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -5,8 +5,11 @@ Only process 0 writes. Names are the field's: reward/mean, entropy, grad_norm, f
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,7 +18,9 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from prefixrl_jax.files import write_text
 from prefixrl_jax.processes import primary
@@ -73,32 +78,43 @@ class Metrics:
     """metrics.jsonl and TensorBoard events of one loop. On resume, lines after the checkpoint's step are cut off."""
 
     def __init__(self, path: Path, events: Path | None, step: int):
-        self._file, self._writer = None, None
+        self._path, self._file, self._writer = path, None, None
         if not primary():
             return
         kept = [line for line in _sound_lines(path) if json.loads(line)["step"] <= step]
         write_text(path, "".join(kept))
-        self._file = path.open("a")
+        self._file = path.open("ab", buffering=0)  # nothing is left to be written when it is closed
         if events is not None:
-            self._writer = SummaryWriter(str(events), purge_step=step + 1 if step else None)
+            events.mkdir(parents=True, exist_ok=True)
+            # Not tensorboardX's SummaryWriter: on a full disk its thread dies, and the next calls wait for it forever.
+            self._writer = EventsWriter(str(events / "events"))
+            if step:  # TensorBoard then hides what an interrupted run has written of later steps
+                self._writer.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line of finite JSON: a NaN becomes null."""
         if self._file is None:
             return
         clean = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
-        self._file.write(json.dumps({"step": step, **clean}) + "\n")
-        self._file.flush()
-        for name, value in clean.items():
-            if self._writer is not None and value is not None:
-                self._writer.add_scalar(name, value, step)
+        line = json.dumps({"step": step, **clean}).encode() + b"\n"
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in clean.items() if value is not None]
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if self._writer is not None:
+                self._writer.write_event(Event(step=step, wall_time=time.time(), summary=Summary(value=scalars)))
+                self._writer.flush()
+        except OSError as error:  # which does not know its file
+            message = f"{error.strerror}: step {step} was not written; the lines before it are intact"
+            raise OSError(error.errno, message, str(self._path)) from error
 
     def close(self) -> None:
-        """Flushes both."""
+        """Closes both; every line has been written before."""
         if self._file is not None:
             self._file.close()
         if self._writer is not None:
-            self._writer.close()
+            with contextlib.suppress(OSError):  # what a failed write has left in its buffer, and `write` has told
+                self._writer.close()
 
 
 def _sound_lines(path: Path) -> list[str]:

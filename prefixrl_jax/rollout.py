@@ -14,7 +14,7 @@ from prefixrl_jax.model.weights import Params
 from prefixrl_jax.processes import agree
 from prefixrl_jax.sampling.refill import Engine, FixedJob, Sample
 from prefixrl_jax.sampling.sampler import Sampling
-from prefixrl_jax.tasks.task import Problem, Task, Verdict
+from prefixrl_jax.tasks.task import Problem, Task, Verdict, graded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def sample_and_grade(engine: Engine, params: Params, task: Task, prompts: Sequen
     engine.run(params, list(jobs), sampling, stream, ledger, phases)
     samples = [[job.samples[i] for i in range(n)] for job in jobs]
     verdicts = [
-        [task.grade(p.problem, [*p.prefix, *s.token_ids.tolist()]) for s in row] for p, row in zip(prompts, samples, strict=True)
+        [graded(task, p.problem, [*p.prefix, *s.token_ids.tolist()]) for s in row] for p, row in zip(prompts, samples, strict=True)
     ]
     return Rollouts(list(prompts), samples, verdicts)
 

@@ -32,6 +32,10 @@ EXTENT = ("train.steps", "train.flops_budget", "train.micro_batches", "train.log
           "eval.every", "eval.every_samples", "train.max_logp_diff", "train.min_entropy")  # fmt: skip
 
 
+# What a stage's files hold, as a person is told.
+FILES = {"base": "task (content of the base text's file)", "corpus": "data (content of the problems)"}
+
+
 class WorkdirMismatch(ValueError):
     """The work directory holds a stage of another configuration."""
 
@@ -62,13 +66,16 @@ def fields_of(config: ConfigDict, stage: str) -> dict[str, Any]:
 class Stages:
     """The record of stages in a work directory: stages/NAME.json with fields, result and whether it is complete."""
 
-    def __init__(self, workdir: Path, config: ConfigDict, content: str = ""):
-        """content: a fingerprint of the problems themselves, which a configuration only names."""
-        self._directory, self._config, self._content = workdir / "stages", config, content
+    def __init__(self, workdir: Path, config: ConfigDict, files: dict[str, str] | None = None,
+                 machine: dict[str, Any] | None = None):  # fmt: skip
+        """files: a fingerprint, by the first stage that reads them, of the files that a configuration only names.
+        machine: what the last bits of a result depend on (versions, devices), as JSON values."""
+        self._directory, self._config = workdir / "stages", config
+        self._files, self._machine = files or {}, machine or {}
 
     def _fields(self, stage: str) -> dict[str, Any]:
-        fields = fields_of(self._config, stage)
-        return fields | {"data (content of the problems)": self._content} if stage != "base" else fields
+        read = NAMES[: NAMES.index(stage) + 1]
+        return fields_of(self._config, stage) | {FILES[s]: digest for s, digest in self._files.items() if s in read and digest}
 
     def _path(self, stage: str) -> Path:
         return self._directory / f"{stage}.json"
@@ -105,20 +112,30 @@ class Stages:
         record, fields = self.record(stage), self._fields(stage)
         if record is not None and record["complete"] and record["fields"] == fields:
             return record["result"]
-        write_json(self._path(stage), {"complete": False, "fields": fields, "seconds": self.seconds(stage)})
+        self._write(stage, {"complete": False, "fields": fields, "seconds": self.seconds(stage)})
         return None
+
+    def _write(self, stage: str, record: dict[str, Any]) -> None:
+        write_json(self._path(stage), record | {"machine": self._machine})
+
+    def moved(self, stage: str) -> str:
+        """How the machine differs from the one an unfinished stage was last worked on, for a person to read; or ""."""
+        record = self.record(stage)
+        if record is None or record["complete"]:
+            return ""
+        then = record.get("machine", {})
+        names = [name for name in {**then, **self._machine} if then.get(name) != self._machine.get(name)]
+        return ", ".join(f"{name} {then.get(name)} before, {self._machine.get(name)} now" for name in names)
 
     def finish(self, stage: str, result: dict[str, Any], seconds: float) -> None:
         """Marks a stage complete, with its (JSON) result; seconds are added to those of interrupted attempts."""
         fields = self._fields(stage)
-        write_json(
-            self._path(stage), {"complete": True, "fields": fields, "result": result, "seconds": self.seconds(stage) + seconds}
-        )
+        self._write(stage, {"complete": True, "fields": fields, "result": result, "seconds": self.seconds(stage) + seconds})
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Books time spent on a stage that was interrupted."""
         record = self.record(stage) or {"complete": False, "fields": self._fields(stage)}
-        write_json(self._path(stage), record | {"seconds": self.seconds(stage) + seconds})
+        self._write(stage, record | {"seconds": self.seconds(stage) + seconds})
 
     def seconds(self, stage: str) -> float:
         """Wall time spent on a stage so far."""

@@ -1,13 +1,12 @@
 """A run killed again and again ends as one that was not: weights, metrics, ledger and samples, to the bit.
 
-What is compared is the smoke configuration from base training to export, through the command line, in real processes.
+What is compared is the smoke configuration from base training to the report, through the command line, in real processes.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -15,100 +14,48 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
 
-ROOT = Path(__file__).parent.parent
+from benchmarks.kills import ROOT, Command, completed, differences, kill_repeatedly
+
 KILLS = 10
 FLAGS = ("--config.train.steps=12", "--config.base.steps=160", "--config.checkpoint.every=2")
 
 
-def start(workdir: Path, cache: Path, *flags: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "prefixrl_jax.main", "--config=configs/smoke.py", f"--workdir={workdir}", *FLAGS, *flags]
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(workdir: Path, cache: Path) -> str:
-    child = start(workdir, cache)
-    output = child.communicate(timeout=600)[0]
-    assert child.returncode == 0, output[-3000:]
-    return output
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def weights(workdir: Path) -> dict[str, bytes]:
-    with safe_open(workdir / "hf" / "model.safetensors", framework="numpy") as file:
-        return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
-
-
-def samples(workdir: Path) -> list[tuple]:
-    """Every record of the corpus log, whole, without its checksum and in a fixed order."""
-    records = [json.loads(line[9:]) for line in (workdir / "corpus" / "log.jsonl").read_text().splitlines()[1:]]
-    assert len({(r["stage"], r["problem"], r["sample"]) for r in records}) == len(records)  # nothing drawn twice
-    return sorted(json.dumps(r, sort_keys=True) for r in records)
-
-
-def timeless(rows: list[dict]) -> list[dict]:
-    return [{k: v for k, v in row.items() if not k.startswith(("time/", "perf/"))} for row in rows]
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> tuple[Path, Path, float]:
-    """A work directory made in one go, the compilation cache it filled, and how long it took, in seconds."""
+def whole(tmp_path_factory) -> tuple[Command, Path, float]:
+    """How runs are started, the work directory of one made in one go, and how long it took with its compilations cached, in s."""
     directory = tmp_path_factory.mktemp("whole")
-    finish(directory / "first", directory / "cache")
+    command = Command("configs/smoke.py", FLAGS, directory / "cache")
+    command.finish(directory / "first")
     started = time.monotonic()
-    finish(directory / "run", directory / "cache")
-    return directory / "run", directory / "cache", time.monotonic() - started
-
-
-def assert_equal(workdir: Path, expected: Path) -> None:
-    assert weights(workdir) == weights(expected)
-    for name in ("metrics.jsonl", "base/metrics.jsonl"):
-        rows = lines(workdir / name)
-        assert [r["step"] for r in rows] == list(range(1, len(rows) + 1))
-        assert timeless(rows) == timeless(lines(expected / name))
-    assert samples(workdir) == samples(expected)
-    one, other = (json.loads((d / "summary.json").read_text()) for d in (workdir, expected))
-    for volatile in ("seconds", "peak_rss_bytes"):
-        one.pop(volatile), other.pop(volatile)
-    assert one == other
-    assert (workdir / "prefixes/prefixes.jsonl").read_text() == (expected / "prefixes/prefixes.jsonl").read_text()
+    command.finish(directory / "run")
+    return command, directory / "run", time.monotonic() - started
 
 
 def test_killed_at_drawn_moments(whole, tmp_path):
-    expected, cache, seconds = whole
-    moments, kills = random.Random(0), 0
-    while kills < KILLS:
-        child = start(tmp_path / "run", cache)
-        try:
-            output = child.communicate(timeout=moments.uniform(0.3, 0.7) * seconds)[0]
-            assert child.returncode == 0, output[-3000:]
-            (tmp_path / "run").rename(tmp_path / f"done {kills}")  # it got through: the next kill hits a new run
-            assert_equal(tmp_path / f"done {kills}", expected)
-        except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGKILL)
-            child.communicate()
-            kills += 1
-    finish(tmp_path / "run", cache)
-    assert_equal(tmp_path / "run", expected)
+    command, expected, seconds = whole
+    moments = random.Random(0)
+    tally = kill_repeatedly(command, tmp_path / "run", expected, KILLS, lambda: moments.uniform(0.3, 0.7) * seconds)
+    assert (tally.kills, tally.lost, tally.different) == (KILLS, 0, []) and tally.runs >= 1
 
 
-@pytest.mark.parametrize("line", ["base 60/160", "collect", "train 5/12"])
+def wait_for(child: subprocess.Popen, beginning: str) -> None:
+    for line in child.stdout:
+        if line.startswith(beginning):
+            return
+    raise AssertionError(f"the run ended without a line {beginning!r}")
+
+
+@pytest.mark.parametrize("line", ["base 60/160", "base done", "train 5/12"])
 def test_sigterm_stops_in_order_and_says_how_to_go_on(whole, tmp_path, line):
-    expected, cache, _ = whole
-    child = start(tmp_path / "run", cache)
-    for printed in child.stdout:
-        if printed.startswith({"collect": "base done"}.get(line, line)):
-            child.send_signal(signal.SIGTERM)
-            break
-    output = child.communicate(timeout=120)[0]
-    assert child.returncode == 0 and "stopped as asked" in output and "the same command goes on" in output, output
-    finish(tmp_path / "run", cache)
-    assert_equal(tmp_path / "run", expected)
+    command, expected, _ = whole
+    child = command.start(tmp_path / "run")
+    wait_for(child, line)
+    child.send_signal(signal.SIGTERM)
+    output = completed(child)
+    assert "stopped as asked" in output and "the same command goes on" in output
+    command.finish(tmp_path / "run")
+    assert differences(tmp_path / "run", expected) == []
 
 
 TWICE = """
@@ -125,3 +72,29 @@ print("still here", flush=True)
 def test_a_second_sigterm_ends_it_at_once():
     done = subprocess.run([sys.executable, "-c", TWICE], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout == "True\n" and done.returncode == -signal.SIGTERM, done.stderr
+
+
+@pytest.mark.parametrize(("line", "size", "message"), [
+    ("base 60/160", 20_000, r"base/metrics.jsonl"),
+    ("base done", 5_000, "were not saved in the log"),
+    ("train 3/12", 20_000, "the checkpoint of step"),
+])  # fmt: skip
+def test_a_disk_that_takes_no_more_ends_in_one_line_and_loses_nothing(whole, tmp_path, line, size, message):
+    """The limit on the size of a file stands for a full disk: the system refuses a write in the middle of the run."""
+    command, expected, _ = whole
+    child = command.start(tmp_path / "run")
+    wait_for(child, line)
+    resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    output = child.communicate(timeout=120)[0]
+    assert child.returncode == 3, output[-3000:]
+    last = output.splitlines()[-1]
+    assert last.startswith("error: ") and message in last and "intact" in last, output[-3000:]
+    command.finish(tmp_path / "run")
+    assert differences(tmp_path / "run", expected) == []
+
+
+def test_a_directory_that_cannot_be_written_is_named_before_anything_is_computed(whole, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = whole[0].start(tmp_path / "file" / "run")
+    output = done.communicate(timeout=120)[0]
+    assert done.returncode == 3 and f"{tmp_path}/file" in output.splitlines()[-1] and "base" not in output, output[-2000:]

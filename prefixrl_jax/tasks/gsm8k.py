@@ -6,16 +6,15 @@ expected to solve any.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from prefixrl_jax.model.tokenizer import byte_tokenizer
+from prefixrl_jax.tasks.sources import fingerprint, read_jsonl
 from prefixrl_jax.tasks.task import Problem, Verdict
 
 NUMBER = re.compile(r"([-\u2212]\s?)?\$?(\d[\d,]*(?:\.\d+)?|\.\d+)(?:/(\d+))?")
@@ -44,7 +43,7 @@ class GSM8K:
         self.tokenizer = byte_tokenizer()
         self.stop_ids = (self.tokenizer.eos_token_id,)
         self._base_path = base_path
-        self._base_rows: list[dict[str, Any]] = []
+        self._base_problems: list[Problem] = []
 
     def parse(self, row: dict[str, Any]) -> dict[str, Any]:
         """Checks one row; the answer must end in `#### N`."""
@@ -83,15 +82,19 @@ class GSM8K:
         """A prefix with `####` or a stop id in it states the answer."""
         return any(i in self.stop_ids for i in prefix) or "####" in self.text(prefix)
 
-    def base_text(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
-        """Worked solutions drawn from task.gsm8k.base_path."""
+    def base_source(self) -> str:
+        """A fingerprint of task.gsm8k.base_path, which is read and checked on the first call."""
         if not self._base_path:
             raise ValueError("task.gsm8k.base_path is empty: a model trained from scratch needs a JSONL file of worked solutions")
-        if not self._base_rows:
-            lines = Path(self._base_path).read_text(encoding="utf-8").split("\n")
-            self._base_rows = [self.parse(json.loads(line)) for line in lines if line.strip()]
-        chosen = [self._base_rows[i] for i in rng.integers(0, len(self._base_rows), count)]
-        return [(self.render(Problem("base", row)), [*self._encode(" " + row["answer"]), *self.stop_ids]) for row in chosen]
+        if not self._base_problems:
+            self._base_problems = read_jsonl(self, self._base_path, "task.gsm8k.base_path")
+        return fingerprint({"base": self._base_problems})
+
+    def base_text(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
+        """Worked solutions drawn from task.gsm8k.base_path."""
+        self.base_source()
+        chosen = [self._base_problems[i] for i in rng.integers(0, len(self._base_problems), count)]
+        return [(self.render(p), [*self._encode(" " + p.data["answer"]), *self.stop_ids]) for p in chosen]
 
     def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
         """No features."""

@@ -9,14 +9,15 @@ from pathlib import Path
 from prefixrl_jax.tasks.task import Problem, Task
 
 
-def read_jsonl(task: Task, path: str) -> list[Problem]:
-    """Problems from a JSONL file, one object a line, with an optional "id" (default: the line's number).
+def read_jsonl(task: Task, path: str, field: str = "data.path") -> list[Problem]:
+    """Problems from the JSONL file that `field` of the configuration names: one object a line, with an optional "id" (default:
+    the line's number).
 
     Raises ValueError naming file, line and field of a malformed row, of a duplicate id, or for an empty file.
     """
     file = Path(path)
     if not file.is_file():
-        raise ValueError(f"data.path={path!r}: no such file")
+        raise ValueError(f"{field}={path!r}: no such file")
     problems: dict[str, Problem] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
@@ -46,7 +47,7 @@ def candidates(task: Task, data, seed: int) -> dict[str, list[Problem]]:
         sets = {"train": task.generate("train", data.train_candidates, seed)}
         sets["heldout"] = task.generate("heldout", data.heldout_candidates, seed) if data.heldout_candidates else []
     elif data.heldout_path:
-        sets = {"train": read_jsonl(task, data.path), "heldout": read_jsonl(task, data.heldout_path)}
+        sets = {"train": read_jsonl(task, data.path), "heldout": read_jsonl(task, data.heldout_path, "data.heldout_path")}
     else:
         rows = read_jsonl(task, data.path)
         held = {p.id for p in rows if _unit_hash(p.id) < data.heldout_fraction}

@@ -36,6 +36,14 @@ class Problem:
     data: dict[str, Any]
 
 
+def graded(task: Task, problem: Problem, response: Sequence[int]) -> Verdict:
+    """The task's verdict; raises TypeError when it gave anything else, which would be a reward out of range."""
+    verdict = task.grade(problem, response)
+    if not isinstance(verdict, Verdict):
+        raise TypeError(f"task {task.name}: grade returned {verdict!r} for problem {problem.id!r}; a Verdict is expected")
+    return verdict
+
+
 class Task(Protocol):
     """What the pipeline asks of a task. `response` is always prefix + continuation, token ids without the prompt."""
 
@@ -57,6 +65,9 @@ class Task(Protocol):
 
     def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
         """Whether a prefix gives the answer away."""
+
+    def base_source(self) -> str:
+        """A fingerprint of the files that `base_text` reads (empty: none); raises ValueError if they will not do."""
 
     def base_text(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
         """(prompt ids, response ids) pairs that teach a model from scratch the format and the elementary steps."""

@@ -155,6 +155,10 @@ class WaterJugs:
         """Words joined by spaces."""
         return str(self.tokenizer.decode(list(ids)))
 
+    def base_source(self) -> str:
+        """Empty: the text is generated, and the task's fields say how."""
+        return ""
+
     def base_text(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
         """Games of random legal play on random problems: the rules, without a plan."""
         problems: list[Problem] = []
