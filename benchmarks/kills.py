@@ -32,12 +32,12 @@ class Command:
     flags: tuple[str, ...]
     cache: Path  # of compilations, shared by all lives
 
-    def start(self, workdir: Path, *flags: str) -> subprocess.Popen:
+    def start(self, workdir: Path, *flags: str, **environment: str) -> subprocess.Popen:
         """A process of its own that goes on with the run in `workdir`."""
         arguments = [f"--config={self.config}", f"--workdir={workdir}", *self.flags, *flags]
         return subprocess.Popen(
             [sys.executable, "-m", "prefixrl_jax.main", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(self.cache)},
+            text=True, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(self.cache)} | environment,
         )  # fmt: skip
 
     def finish(self, workdir: Path, *flags: str, timeout: float | None = None) -> str:
@@ -51,6 +51,14 @@ def completed(child: subprocess.Popen, timeout: float | None = None) -> str:
     if child.returncode != 0:
         raise RuntimeError(f"the run ended with status {child.returncode}:\n{output[-3000:]}")
     return output
+
+
+def wait_for(child: subprocess.Popen, beginning: str) -> None:
+    """Reads what the process prints up to a line that begins so; raises RuntimeError if it ends without one."""
+    for line in child.stdout or ():
+        if line.startswith(beginning):
+            return
+    raise RuntimeError(f"the run ended without a line {beginning!r}")
 
 
 def samples(workdir: Path) -> dict[tuple, str]:

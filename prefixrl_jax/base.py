@@ -32,7 +32,7 @@ class BaseText:
     seed: int
 
     def __call__(self, params: Any, step: int, ledger: Ledger) -> Batch:
-        """The batch of `step`. Every process draws all of it, so that it is the same however many there are, and keeps its part."""
+        """The batch of `step`. Every process draws all of it, so that it is the same for any number, and keeps its own."""
         pairs = self.task.base_text(np.random.default_rng([self.seed, step, 0]), self.batch)
         largest = max(self.buckets)
         cut = [(prompt[-largest:], response[: self.columns]) for prompt, response in pairs]

@@ -31,8 +31,8 @@ from prefixrl_jax.metrics import Bar, human_flops, say
 from prefixrl_jax.model import tokenizer as tokenizers
 from prefixrl_jax.model.hf import export_hf
 from prefixrl_jax.model.weights import Params, count_params, init_params, params_fingerprint
-from prefixrl_jax.processes import on_primary, primary, share_charges
 from prefixrl_jax.prefixrl import OnPolicy, readable_samples, write_samples
+from prefixrl_jax.processes import on_primary, primary, share_charges
 from prefixrl_jax.report import write_report
 from prefixrl_jax.rl.step import TrainState, abstract_state, init_state, make_optimizer, make_train_step
 from prefixrl_jax.rollout import Prompt
@@ -94,7 +94,7 @@ class Experiment:
             result = getattr(self, name)()
         except BaseException:
             if primary():
-                with contextlib.suppress(OSError):  # on a full disk these seconds are lost, and the first error is the one to tell
+                with contextlib.suppress(OSError):  # a full disk loses these seconds; the first error is the one to tell
                     self.stages.add_seconds(name, time.monotonic() - started)
             raise
         seconds = time.monotonic() - started
@@ -252,7 +252,7 @@ class Experiment:
         share_charges(ledger, before)
         return out
 
-    def _attempts(self, stage: str, problems: list[Problem], limit: int, params: Params, log: Log) -> dict[str, Attempts]:
+    def _attempts(self, stage: str, problems: list[Problem], limit: int, params: Params, log: SharedLog) -> dict[str, Attempts]:
         stream = stream_key(self.config.seed, stage)
         with Bar(stage, limit * len(problems)) as bar:
 

@@ -32,7 +32,7 @@ def join() -> None:
     """
     address, count, index = (os.environ.get(name) for name in VARIABLES)
     try:
-        given = {"num_processes": int(count), "process_id": int(index)} if count and index else {}
+        given: dict[str, Any] = {"num_processes": int(count), "process_id": int(index)} if count and index else {}
         jax.distributed.initialize(address, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN, **given)
     except ValueError as error:
         found = ", ".join(f"{name}={os.environ.get(name, '(not set)')}" for name in VARIABLES)

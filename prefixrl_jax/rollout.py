@@ -53,7 +53,8 @@ def sample_and_grade(engine: Engine, params: Params, task: Task, prompts: Sequen
     engine.run(params, list(jobs), sampling, stream, ledger, phases)
     samples = [[job.samples[i] for i in range(n)] for job in jobs]
     verdicts = [
-        [graded(task, p.problem, [*p.prefix, *s.token_ids.tolist()]) for s in row] for p, row in zip(prompts, samples, strict=True)
+        [graded(task, p.problem, [*p.prefix, *s.token_ids.tolist()]) for s in row]
+        for p, row in zip(prompts, samples, strict=True)
     ]
     return Rollouts(list(prompts), samples, verdicts)
 

@@ -120,8 +120,8 @@ class Loop:
         share_charges(ledger, before)
         if not values.pop("finite"):
             checkpoints.save(step, state, {"ledger": ledger.copy().state})
-            raise Diverged(f"{self.name} step {step + 1}: loss {values['loss']}, gradient norm {values['grad_norm']} on the batch "
-                           f"{batch.description}; the state before it is saved as step {step}")  # fmt: skip
+            raise Diverged(f"{self.name} step {step + 1}: loss {values['loss']}, gradient norm {values['grad_norm']} on the "
+                           f"batch {batch.description}; the state before it is saved as step {step}")  # fmt: skip
         trained = time.monotonic()
         values |= batch.metrics | {
             "time/sample": batch.metrics.get("time/sample", sampled - started), "time/train": trained - sampled,

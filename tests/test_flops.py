@@ -81,6 +81,36 @@ def test_a_ledger_comes_back_from_its_state_and_from_its_summary():
     assert all(c.state != ledger.state for c in copies)
 
 
+ROWS = st.lists(st.integers(0, 60), min_size=1, max_size=5)
+KINDS = st.sampled_from(["group", "training", "teaches nothing"])
+BOOKINGS = st.lists(st.tuples(KINDS, st.sampled_from(PHASES), st.integers(1, 50), ROWS), max_size=8)
+
+
+def book(ledger, bookings):
+    for kind, phase, context, rows in bookings:
+        if kind == "group":
+            ledger.add_group(COST, (phase, phase), context, rows)
+        else:
+            ledger.add_training(COST, phase, context, rows, informative=kind == "training")
+
+
+@given(BOOKINGS, st.randoms())
+def test_a_ledger_is_a_sum_whatever_the_order_and_wherever_it_is_cut(bookings, shuffle):
+    whole, mixed = Ledger(), Ledger()
+    book(whole, bookings)
+    shuffled = shuffle.sample(bookings, len(bookings))
+    book(mixed, shuffled[: len(bookings) // 2])
+    mixed = Ledger(mixed.state)  # as from a checkpoint
+    book(mixed, shuffled[len(bookings) // 2 :])
+    assert mixed.state == whole.state  # exactly: these are integers far below 2**53
+    for accounting in ACCOUNTINGS:
+        assert whole.total(accounting) == sum(whole.state[accounting].values())
+    tokens = {kind: sum(len(rows) * c + sum(rows) for k, _, c, rows in bookings if (k == "group") == (kind == "group"))
+              for kind in ("group", "training")}  # fmt: skip
+    assert whole.total() == COST.matmul_params * (2 * tokens["group"] + 6 * tokens["training"])
+    assert whole.total("actual") <= whole.total()
+
+
 @pytest.mark.parametrize("amount", [-1.0, float("nan"), float("inf")])
 def test_only_finite_amounts_are_booked(amount):
     with pytest.raises(ValueError, match=r"flops\[paper\]\[train\]"):

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prefixrl_jax.group import Context, Group, bucket, length_mask, pad_rows, row_inputs
 
@@ -47,3 +49,24 @@ def test_bucket_is_the_smallest_that_holds_the_context():
     assert [bucket(n, (32, 8, 16)) for n in (1, 8, 9, 16, 17, 32)] == [8, 8, 16, 16, 32, 32]
     with pytest.raises(ValueError, match=r"33 tokens .*context_buckets=\(32, 8, 16\)"):
         bucket(33, (32, 8, 16))
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(0, 9), max_size=9), max_size=5), st.integers(0, 4))
+def test_packing_gives_back_every_row(rows, spare):
+    size = max(map(len, rows), default=0) + spare
+    tokens, lengths = pad_rows(rows, size)
+    assert tokens.shape == (len(rows), size)
+    assert [row[:n].tolist() for row, n in zip(tokens, lengths)] == rows
+    assert not (tokens * ~length_mask(lengths, size)).any()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 99), min_size=1, max_size=5).map(tuple), st.integers(1, 99))
+def test_no_smaller_bucket_would_hold_it(buckets, length):
+    if length > max(buckets):
+        with pytest.raises(ValueError, match=f"{length} tokens"):
+            bucket(length, buckets)
+    else:
+        found = bucket(length, buckets)
+        assert found in buckets and found >= length and not any(length <= b < found for b in buckets)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kills import ROOT, Command, completed, differences, kill_repeatedly
+from benchmarks.kills import ROOT, Command, completed, differences, kill_repeatedly, wait_for
 
 KILLS = 10
 FLAGS = ("--config.train.steps=12", "--config.base.steps=160", "--config.checkpoint.every=2")
@@ -37,13 +37,6 @@ def test_killed_at_drawn_moments(whole, tmp_path):
     moments = random.Random(0)
     tally = kill_repeatedly(command, tmp_path / "run", expected, KILLS, lambda: moments.uniform(0.3, 0.7) * seconds)
     assert (tally.kills, tally.lost, tally.different) == (KILLS, 0, []) and tally.runs >= 1
-
-
-def wait_for(child: subprocess.Popen, beginning: str) -> None:
-    for line in child.stdout:
-        if line.startswith(beginning):
-            return
-    raise AssertionError(f"the run ended without a line {beginning!r}")
 
 
 @pytest.mark.parametrize("line", ["base 60/160", "base done", "train 5/12"])

@@ -8,6 +8,9 @@ import numpy as np
 import oracle
 import pytest
 from conftest import QUICK, TINY, as_context, as_float64, random_contexts, random_params
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model import transformer
@@ -84,6 +87,30 @@ def test_aggregation_over_explicit_denominators(aggregation):
     }[aggregation]
     assert mask.sum() == 38
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(AGGREGATIONS),
+    hnp.arrays(np.int32, (P, G), elements=st.integers(0, T)),
+    st.integers(0, 99),
+    st.integers(1, 20),
+)
+def test_aggregation_is_that_of_numpy_for_any_lengths_and_any_cut_of_the_batch(aggregation, lengths, seed, constant):
+    rng = np.random.default_rng(seed)
+    values, how = rng.normal(size=(P, G, T)).astype(np.float32), LossSettings(aggregation=aggregation, constant_length=constant)
+    group = dataclasses.replace(make_group()[0], lengths=jnp.asarray(lengths))
+    total = losses.denominators(group, jnp.ones((P, G)))
+    rows = [values[at][:n].astype(np.float64) for at, n in np.ndenumerate(lengths)]
+    expected = {
+        "token_mean": sum(r.sum() for r in rows) / max(sum(map(len, rows)), 1),
+        "sequence_mean": sum(r.mean() for r in rows if len(r)) / max(sum(len(r) > 0 for r in rows), 1),
+        "constant": sum(r.sum() for r in rows) / (P * G * constant),
+    }[aggregation]
+    whole = losses.aggregate(jnp.asarray(values), group.mask(), total, how)
+    parts = [losses.aggregate(jnp.asarray(values[p : p + 1]), group.mask()[p : p + 1], total, how) for p in range(P)]
+    assert float(whole) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert sum(map(float, parts)) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)

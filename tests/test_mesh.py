@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as Spec
 
 from prefixrl_jax import mesh as meshes
 from prefixrl_jax.group import Context, Group
+from prefixrl_jax.model.weights import params_fingerprint
 from prefixrl_jax.rl.loss import LossSettings
 from prefixrl_jax.rl.step import OptimizerSettings, init_state, make_optimizer, make_train_step
 from prefixrl_jax.sampling import noise, sampler
@@ -92,6 +93,12 @@ def update(mesh) -> dict[str, np.ndarray]:
         return {f"updated {jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
 
 
+def fingerprint(mesh) -> np.ndarray:
+    """Of weights whose float sums depend on the order of addition."""
+    params = jax.device_put(random_params(TINY), meshes.param_shardings(TINY, mesh, "train"))
+    return np.frombuffer(params_fingerprint(params).encode(), np.uint8)
+
+
 def test_eight_devices_compute_what_one_does(tmp_path):
     """2 x 2 x 2: tokens are equal, log-probs to rounding, the loss and every gradient leaf in float64 to 1e-9."""
     root = pathlib.Path(__file__).parents[1]
@@ -100,13 +107,13 @@ def test_eight_devices_compute_what_one_does(tmp_path):
     command = [sys.executable, "-W", "error::DeprecationWarning:__main__", __file__, str(tmp_path / "eight.npz")]
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
         mesh = meshes.make_mesh(1, 1, 1, devices=jax.devices()[:1])
-        one = sample(mesh) | gradients(mesh) | update(mesh)
+        one = sample(mesh) | gradients(mesh) | update(mesh) | {"fingerprint": fingerprint(mesh)}
         output = child.communicate(timeout=300)[0]
     assert child.returncode == 0, output
     eight = dict(np.load(tmp_path / "eight.npz"))
-    assert eight.keys() == one.keys() and len(one) == 4 + 1 + 2 * 11
+    assert eight.keys() == one.keys() and len(one) == 4 + 1 + 2 * 11 + 1
     for name, value in one.items():
-        if name.startswith("tokens"):
+        if name.startswith(("tokens", "fingerprint")):
             np.testing.assert_array_equal(eight[name], value, err_msg=name)
         else:
             tolerance = 1e-4 if name.startswith("logprobs") else 1e-9 * np.abs(value).max()
@@ -171,7 +178,7 @@ def run_on_eight_devices(path: str) -> None:
     rows = meshes.to_global(mesh, np.arange(16).reshape(8, 2))
     assert {s.data.shape for s in rows.addressable_shards} == {(2, 2)}
     np.testing.assert_array_equal(meshes.to_local(rows), np.arange(16).reshape(8, 2))
-    np.savez(path, **sample(mesh), **gradients(mesh), **update(mesh))
+    np.savez(path, **sample(mesh), **gradients(mesh), **update(mesh), fingerprint=fingerprint(mesh))
 
 
 if __name__ == "__main__":

@@ -89,6 +89,27 @@ def test_a_cut_that_leaks_is_drawn_again():
     assert {p.name: p for p in free.prompts if len(p.prefix) < 60}.items() <= {p.name: p for p in cuts.prompts}.items()
 
 
+class Secrets(Words):
+    """A prefix leaks when it ends in one of these tokens."""
+
+    def __init__(self, tokens):
+        super().__init__()
+        self.tokens = tokens
+
+    def leaks(self, problem, prefix):
+        return prefix[-1] in self.tokens
+
+
+@given(st.lists(st.integers(1, 30), max_size=5), st.sets(st.integers(1000, 1029)), st.integers(1, 4), st.integers(0, 99))
+def test_no_prefix_leaks_and_every_cut_is_accounted_for(lengths, secrets, count, seed):
+    task = Secrets(secrets)
+    *_, cuts = cuts_of(lengths, task, band=(0.05, 0.95), count=count, seed=seed)
+    assert not any(task.leaks(p.problem, p.prefix) for p in cuts.prompts)
+    assert len(cuts.prompts) + cuts.dropped == count * len(lengths)
+    assert MAX_REDRAWS * cuts.dropped <= cuts.redrawn <= MAX_REDRAWS * count * len(lengths)
+    assert len({p.name for p in cuts.prompts}) == len(cuts.prompts)
+
+
 def test_a_cut_that_always_leaks_is_dropped_after_its_redraws():
     *_, cuts = cuts_of([100, 30], Words(answer_at=30))
     assert {p.problem.id for p in cuts.prompts} == {"p1"}

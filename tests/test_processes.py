@@ -20,60 +20,51 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-ROOT = Path(__file__).parent.parent
-FLAGS = ("--config.train.steps=2", "--config.eval.every=0", "--config.data.train_candidates=32", "--config.select.band=(0.1, 0.9)",
-         "--config.select.train_problems=12", "--config.train.micro_batches=1", "--config.base.steps=400")  # fmt: skip
+from benchmarks.kills import ROOT, Command, completed, samples, wait_for
+
+FLAGS = ("--config.base.steps=400", "--config.data.train_candidates=32", "--config.select.train_problems=12",
+         "--config.select.band=(0.1, 0.9)", "--config.train.steps=2", "--config.train.micro_batches=1",
+         "--config.eval.every=0")  # fmt: skip
 CUBE = ("--config.mesh.fsdp=2", "--config.mesh.tensor=2")
 
 
-def start(workdir: Path, cache: Path, devices: int, *flags: str, index: int = 0, processes: int = 1, port: int = 0):
-    """One process of a run; `index` of `processes` when there are several."""
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu",
-                                "JAX_COMPILATION_CACHE_DIR": str(cache)}  # fmt: skip
-    if processes > 1:
-        environment |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(processes),
-                        "JAX_PROCESS_ID": str(index)}  # fmt: skip
-        flags = ("--multihost", *flags)
-    command = [sys.executable, "-m", "prefixrl_jax.main", "--config=configs/smoke.py", f"--workdir={workdir}", *FLAGS, *flags]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(command: Command, workdir: Path, devices: int, *flags: str, **environment: str) -> subprocess.Popen:
+    """One process with so many virtual devices."""
+    flag = f"--xla_force_host_platform_device_count={devices}"
+    return command.start(workdir, *flags, XLA_FLAGS=flag, JAX_PLATFORMS="cpu", **environment)
 
 
-def pair(workdir: Path, cache: Path, *flags: str) -> list[subprocess.Popen]:
+def pair(command: Command, workdir: Path, *flags: str) -> list[subprocess.Popen]:
+    """Two processes of one run, with four devices each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    return [start(workdir, cache, 4, *CUBE, *flags, index=i, processes=2, port=port) for i in range(2)]
-
-
-def finish(*children: subprocess.Popen, status: int = 0) -> list[str]:
-    outputs = [child.communicate(timeout=300)[0] for child in children]
-    assert [child.returncode for child in children] == [status] * len(children), "\n".join(out[-3000:] for out in outputs)
-    return outputs
-
-
-def wait_for(child: subprocess.Popen, beginning: str) -> None:
-    for line in child.stdout:
-        if line.startswith(beginning):
-            return
-    raise AssertionError(f"ended without a line {beginning!r}")
+        address = f"localhost:{free.getsockname()[1]}"
+    common = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    return [start(command, workdir, 4, "--multihost", *CUBE, *flags, JAX_PROCESS_ID=str(i), **common) for i in range(2)]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[str, Path]:
+def command(tmp_path_factory) -> Command:
+    return Command("configs/smoke.py", FLAGS, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def runs(command, tmp_path_factory) -> dict[str, Path]:
     """Work directories of finished runs, by name; that of two processes was stopped by SIGTERM to the second, and went on."""
     root = tmp_path_factory.mktemp("runs")
-    finish(start(root / "base", root / "cache", 1, "--stage=base"))
+    completed(start(command, root / "base", 1, "--stage=base"))
     for name in ("one", "eight", "two"):
         shutil.copytree(root / "base", root / name)
-    single = [start(root / "one", root / "cache", 1), start(root / "eight", root / "cache", 8, *CUBE)]
-    finish(*single)
-    children = pair(root / "two", root / "cache")
+    for child in [start(command, root / "one", 1), start(command, root / "eight", 8, *CUBE)]:
+        completed(child)
+    children = pair(command, root / "two")
     wait_for(children[0], "train 1/2")
     children[1].send_signal(signal.SIGTERM)
-    stopped = finish(*children)
+    stopped = [completed(child) for child in children]
     assert "stopped as asked" in stopped[0] and "stopped" not in stopped[1]  # one of them speaks
     steps = [row["step"] for row in rows(root / "two" / "metrics.jsonl")]
-    finish(*pair(root / "two", root / "cache"))
+    for child in pair(command, root / "two"):
+        completed(child)
     assert steps == [1] and [row["step"] for row in rows(root / "two" / "metrics.jsonl")] == [1, 2]
     return {name: root / name for name in ("one", "eight", "two")}
 
@@ -88,10 +79,8 @@ def stage(workdir: Path, name: str) -> dict:
 
 def drawn(workdir: Path) -> dict[tuple, tuple]:
     """Every sample of the corpus log: its verdict, its length and, of a correct one in collect, its tokens."""
-    records = [json.loads(line[9:]) for line in (workdir / "corpus" / "log.jsonl").read_text().splitlines()[1:]]
-    keyed = {(r["stage"], r["problem"], r["sample"]): (r["verdict"], r["tokens"], r.get("trace", {}).get("token_ids")) for r in records}
-    assert len(keyed) == len(records)  # nothing is drawn or written twice
-    return keyed
+    records = {key: json.loads(record) for key, record in samples(workdir).items()}
+    return {key: (r["verdict"], r["tokens"], r.get("trace", {}).get("token_ids")) for key, r in records.items()}
 
 
 @pytest.mark.parametrize("other", ["eight", "two"])
@@ -137,17 +126,22 @@ def test_every_stage_is_there_and_the_export_is_whole(runs, other):
     assert after[0] == after[1]
 
 
-def test_a_checkpoint_goes_on_on_another_mesh(runs, tmp_path):
-    """Trained by two processes, continued by one device."""
+def test_a_checkpoint_goes_on_on_another_mesh_and_the_change_is_told(command, runs, tmp_path):
+    """Trained by two processes, continued by one device: more steps of a finished stage, then a stage that was interrupted."""
     shutil.copytree(runs["two"], tmp_path / "run")
-    output = finish(start(tmp_path / "run", tmp_path / "cache", 1, "--config.train.steps=3"))[0]
+    output = completed(start(command, tmp_path / "run", 1, "--config.train.steps=3"))
     assert "train 3/3" in output and "train 2/3" not in output
+    path = tmp_path / "run" / "stages" / "evaluate.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"complete": False, "machine": {**record["machine"], "jax": "0.1", "mesh": "2x2x2"}}))
+    output = completed(start(command, tmp_path / "run", 1, "--config.train.steps=3"))
+    assert "evaluate was begun elsewhere (jax 0.1 before, " in output and "mesh 2x2x2 before, 1x1x1 now" in output
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_dies_stops_the_other_with_a_message(runs, tmp_path, victim):
+def test_a_process_that_dies_stops_the_other_with_a_message(command, runs, tmp_path, victim):
     shutil.copytree(runs["two"], tmp_path / "run")
-    children = pair(tmp_path / "run", runs["two"].parent / "cache", "--config.train.steps=500")
+    children = pair(command, tmp_path / "run", "--config.train.steps=500")
     wait_for(children[0], "train 4/500")
     children[victim].send_signal(signal.SIGKILL)
     started = time.monotonic()

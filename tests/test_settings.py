@@ -2,14 +2,24 @@
 
 import itertools
 import json
+import re
+import sys
+from pathlib import Path
+from unittest import mock
 
 import pytest
+from absl import flags
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ml_collections import config_flags
 
 from configs import demo, smoke
 from prefixrl_jax import config as base
 from prefixrl_jax.files import write_json
 from prefixrl_jax.settings import resolve
-from prefixrl_jax.stages import NAMES, Stages, WorkdirMismatch, fields_of, flatten
+from prefixrl_jax.stages import EXTENT, NAMES, Stages, WorkdirMismatch, fields_of, flatten
+
+ROOT = Path(__file__).parent.parent
 
 
 def changed(**fields):
@@ -176,3 +186,79 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
         write_json(tmp_path / "new" / "a.json", {"b": object()})
     assert json.loads((tmp_path / "new" / "a.json").read_text(encoding="utf-8")) == {"b": "ü"}
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.json"]
+
+
+FIELDS = [name for name in flatten(base.get_config()) if not name.startswith(("task.gsm8k", "task.name"))]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sets(st.sampled_from(FIELDS), max_size=4))
+def test_a_directory_is_refused_for_exactly_the_fields_that_its_stages_read(tmp_path_factory, names):
+    directory, other = tmp_path_factory.mktemp("run"), base.get_config()
+    finished(directory, base.get_config())
+    for name in names:
+        section, _, field = name.rpartition(".")
+        place = other
+        for part in section.split(".") if section else []:
+            place = place[part]
+        with other.ignore_type():
+            place[field] = "another value"
+    stages = Stages(directory, other)
+    differing = {n for n in names if n in fields_of(other, "train") and n not in EXTENT}
+    if not differing:
+        stages.check()
+    else:
+        with pytest.raises(WorkdirMismatch) as failure:
+            stages.check()
+        assert {line.split(":")[0].strip() for line in str(failure.value).splitlines()[1:-1]} == differing
+
+
+OVERRIDES = {
+    "seed": st.integers(0, 9), "train.steps": st.integers(1, 9), "collect.cap": st.integers(1, 9), "model.remat": st.booleans(),
+    "train.learning_rate": st.floats(1e-6, 1e-1), "train.loss": st.sampled_from(["reinforce", "ppo_clip"]),
+    "prefix.band": st.tuples(st.floats(0.1, 0.4), st.floats(0.5, 0.9)), "data.path": st.sampled_from(["", "a b.jsonl"]),
+}  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(["demo", "smoke"]), st.fixed_dictionaries({}, optional=OVERRIDES))
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(name, given_fields):
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    line = ["prog", f"--config={ROOT / 'configs' / name}.py", *(f"--config.{k}={v}" for k, v in given_fields.items())]
+    with mock.patch.object(sys, "argv", line):  # which config_flags reads by itself
+        values(line)
+    merged, file = flatten(values.config), flatten({"demo": demo, "smoke": smoke}[name].get_config())
+    assert merged.keys() == file.keys() == flatten(base.get_config()).keys()
+    for field, value in merged.items():
+        expected = given_fields.get(field, file[field])
+        assert value == (list(expected) if isinstance(expected, tuple) else expected), field
+
+
+def test_the_machine_an_unfinished_stage_was_begun_on_is_told(tmp_path):
+    here, there = {"jax": "1.0", "mesh": "1x1x1"}, {"jax": "1.0", "mesh": "2x2x2"}
+    Stages(tmp_path, changed(), machine=there).begin("base")
+    stages = Stages(tmp_path, changed(), machine=here)
+    assert stages.moved("base") == "mesh 2x2x2 before, 1x1x1 now" and stages.moved("corpus") == ""
+    stages.begin("base")
+    assert stages.moved("base") == ""
+    stages.finish("base", {}, 1.0)
+    assert Stages(tmp_path, changed(), machine=there).moved("base") == ""  # what is complete is used as it is
+
+
+@pytest.mark.parametrize(("first", "name"), [("base", "task (content of the base text's file)"),
+                                             ("corpus", "data (content of the problems)")])  # fmt: skip
+def test_a_file_that_has_changed_is_refused_from_the_first_stage_that_reads_it(tmp_path, first, name):
+    for stage in NAMES[: NAMES.index(first)]:
+        Stages(tmp_path, changed(), {first: "a"}).begin(stage)
+        Stages(tmp_path, changed(), {first: "a"}).finish(stage, {}, 1.0)
+    Stages(tmp_path, changed(), {first: "b"}).check()
+    Stages(tmp_path, changed(), {first: "a"}).begin(first)
+    with pytest.raises(WorkdirMismatch, match=re.escape(f"{name}: 'a' there, 'b' now (stage {first})")):
+        Stages(tmp_path, changed(), {first: "b"}).check()
+
+
+def test_another_precision_is_refused_by_name(tmp_path):
+    finished(tmp_path, changed())
+    with pytest.raises(WorkdirMismatch, match=r"model\.dtype: 'float32' there, 'bfloat16' now"):
+        Stages(tmp_path, changed(model__dtype="bfloat16")).check()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,13 @@ import pytest
 import torch
 import transformers
 from conftest import TINY
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.hf_config import hf_config
 from prefixrl_jax.model.tokenizer import word_tokenizer
-from prefixrl_jax.model.weights import abstract_params, count_params, init_params, leaf_of, weight_table
+from prefixrl_jax.model.weights import abstract_params, count_params, init_params, leaf_of, params_fingerprint, weight_table
 
 TINY_SETTINGS = {
     "llama_tied": TINY,
@@ -136,3 +139,22 @@ def test_initial_weights_depend_on_the_seed_and_the_leaf_alone():
     assert not jnp.array_equal(first["q"]["kernel"], other["q"]["kernel"])
     assert not jnp.array_equal(first["k"]["kernel"], first["v"]["kernel"])
     assert not jnp.array_equal(first["q"]["kernel"][0], first["q"]["kernel"][1])
+
+
+@given(st.integers(0, 10), st.integers(0, 2**31 - 1), st.integers(0, 30))
+@settings(max_examples=40, deadline=None)
+def test_a_fingerprint_sees_every_bit_of_every_weight(leaf, place, bit):
+    params = jax.tree.map(np.array, init_params(TINY, 0))
+    same, leaves = params_fingerprint(params), jax.tree.leaves(params)
+    flat = leaves[leaf % len(leaves)].reshape(-1).view(np.uint32)
+    flat[place % flat.size] ^= np.uint32(1 << bit)
+    assert params_fingerprint(params) != same
+    flat[place % flat.size] ^= np.uint32(1 << bit)
+    assert params_fingerprint(params) == same and re.fullmatch("[0-9a-f]{16}", same)
+
+
+def test_a_fingerprint_sees_where_a_weight_is():
+    params = jax.tree.map(np.array, init_params(TINY, 0))
+    same, kernel = params_fingerprint(params), params["layers"]["mlp"]["gate"]["kernel"]
+    kernel[0, [0, 1]] = kernel[0, [1, 0]]
+    assert params_fingerprint(params) != same

@@ -41,7 +41,7 @@ class GSM8K:
 
     def __init__(self, base_path: str = ""):
         self.tokenizer = byte_tokenizer()
-        self.stop_ids = (self.tokenizer.eos_token_id,)
+        self.stop_ids: tuple[int, ...] = (self.tokenizer.eos_token_id,)
         self._base_path = base_path
         self._base_problems: list[Problem] = []
 
