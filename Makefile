@@ -5,13 +5,27 @@ RUN = .venv/bin/python
 # train step was 1.2 to 1.4 times faster on two cores; other systems ignore the variable.
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test quick test-newer bench lint clean
 
 demo: .venv/stamp
 	$(RUN) -m prefixrl_jax.main --config=configs/demo.py --workdir=runs/demo
 
+PYTEST = -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 5
+
 test: lint
-	$(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 5
+	$(RUN) $(PYTEST) --cov --cov-report=
+	$(RUN) -m tests.reached
+
+# The tests that take seconds; then the same on a newer Python (make test-newer NEWER=python3.12), with what pip resolves there.
+quick: .venv/stamp
+	$(RUN) $(PYTEST) -m "not slow"
+
+NEWER ?= python3.13
+
+test-newer:
+	test -d .venv-newer || $(NEWER) -m venv .venv-newer
+	.venv-newer/bin/python -m pip install -q -e '.[test]'
+	.venv-newer/bin/python $(PYTEST) -m "not slow"
 
 bench: .venv/stamp
 	$(RUN) -m benchmarks.run
@@ -29,5 +43,5 @@ lint: .venv/stamp
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
+	rm -rf .venv .venv-newer build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -36,6 +36,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
                          "the sizes must multiply to that number, and at most one may be -1")  # fmt: skip
     for name in free:
         sizes[name] = len(devices) // known
+    if (batch := sizes["data"] * sizes["fsdp"]) % (processes := jax.process_count()):
+        raise ValueError(f"mesh.data x mesh.fsdp = {batch}: must be a multiple of the {processes} processes, each of which holds "
+                         "rows of its own; mesh.tensor cannot reach over several")  # fmt: skip
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 

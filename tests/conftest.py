@@ -16,6 +16,8 @@ from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import abstract_params
 
+SLOW = ("test_kill.py", "test_processes.py", "test_pipeline.py")
+
 TINY = ModelConfig(vocab_size=37, hidden_size=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=40)
 
 # Compiling takes longer than running here: half the time goes into optimising code that runs once.
@@ -81,4 +83,7 @@ def relative_errors(tree, reference) -> dict[str, float]:
 
 def pytest_collection_modifyitems(items):
     """The files that take minutes first, so that no worker is left alone with one at the end."""
-    items.sort(key=lambda item: item.path.name not in ("test_kill.py", "test_pipeline.py"))
+    items.sort(key=lambda item: item.path.name not in SLOW)
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker("slow")

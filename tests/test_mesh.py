@@ -158,6 +158,12 @@ def test_key_heads_that_do_not_divide_stay_whole():
     assert attn["k"]["kernel"].spec == Spec(None, "fsdp", None, None)
 
 
+def test_every_process_must_have_rows_of_its_own(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"mesh\.data x mesh\.fsdp = 1: must be a multiple of the 2 processes"):
+        meshes.make_mesh(devices=jax.devices()[:1])
+
+
 def test_batches_go_to_devices_and_back():
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     rows = np.arange(12).reshape(4, 3)

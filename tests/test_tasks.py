@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from prefixrl_jax.tasks.gsm8k import GSM8K, final_number
 from prefixrl_jax.tasks.registry import make_task
 from prefixrl_jax.tasks.sources import candidates, read_jsonl
-from prefixrl_jax.tasks.task import Problem, Verdict
+from prefixrl_jax.tasks.task import Problem, Verdict, graded
 from prefixrl_jax.tasks.water_jugs import WaterJugs, random_play_success
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -457,6 +457,22 @@ def test_worked_solutions_of_real_rows_are_correct():
         assert response[-1] == task.stop_ids[0] and task.text(response[:-1]) == " " + rows[question]
 
 
+def test_base_text_is_checked_line_by_line_and_known_by_its_content(tmp_path):
+    path = tmp_path / "base.jsonl"
+    with pytest.raises(ValueError, match=r"task\.gsm8k\.base_path='.*base\.jsonl': no such file"):
+        GSM8K(str(path)).base_source()
+    row = '{"question": "1 + 1?", "answer": "#### 2"}'
+    path.write_text(f'{row}\n{{"question": "2 + 2?"}}\n')
+    with pytest.raises(ValueError, match=r"base\.jsonl, line 2: field 'answer'"):
+        GSM8K(str(path)).base_source()
+    path.write_text(row)
+    first = GSM8K(str(path)).base_source()
+    path.write_text(row.replace("2?", "1?"))
+    same = GSM8K(str(path)).base_source()
+    path.write_text(row.replace("#### 2", "two: #### 2"))
+    assert first == same != GSM8K(str(path)).base_source()
+
+
 def test_word_problems_have_no_generator_and_need_base_text():
     with pytest.raises(ValueError, match=r"no generator: set data\.path"):
         GSM8K().generate("train", 1, 0)
@@ -553,3 +569,14 @@ def test_an_id_in_both_sets_is_named(tmp_path):
     heldout = write_rows(tmp_path / "heldout.jsonl", {"id": "same", "question": "Another?", "answer": "#### 1"})
     with pytest.raises(ValueError, match="'same'"):
         candidates(GSM8K(), data_section(path=train, heldout_path=heldout), 0)
+
+
+@pytest.mark.parametrize("reward", [1, 1.5, True, None, "correct"])
+def test_a_grade_that_is_no_verdict_is_refused(reward):
+    class Generous(GSM8K):
+        def grade(self, problem, response):
+            return reward
+
+    with pytest.raises(ValueError, match=rf"task gsm8k: grade returned {reward!r} for problem 'p'; accepted: Verdict\.CORRECT"):
+        graded(Generous(), Problem("p", {}), [1])
+    assert graded(GSM8K(), Problem("p", {"answer": "#### 7"}), GSM8K().tokenizer.encode(" #### 7")) is Verdict.CORRECT

@@ -37,10 +37,11 @@ class Problem:
 
 
 def graded(task: Task, problem: Problem, response: Sequence[int]) -> Verdict:
-    """The task's verdict; raises TypeError when it gave anything else, which would be a reward out of range."""
+    """The task's verdict; raises ValueError for anything else, a number above all: a reward is 0 or 1, and a Verdict says which."""
     verdict = task.grade(problem, response)
     if not isinstance(verdict, Verdict):
-        raise TypeError(f"task {task.name}: grade returned {verdict!r} for problem {problem.id!r}; a Verdict is expected")
+        raise ValueError(f"task {task.name}: grade returned {verdict!r} for problem {problem.id!r}; accepted: "
+                         f"{', '.join(str(v) for v in Verdict)}")  # fmt: skip
     return verdict
 
 
