@@ -36,7 +36,7 @@ setup(
         "dev": ["mypy>=1.15", "ruff>=0.15"],
         "hf": ["datasets>=4.0"],
         "math": ["math-verify>=0.8"],
-        "test": ["hypothesis>=6.120", "pytest>=8.3", "pytest-cov>=6.0", "pytest-xdist>=3.6", "torch>=2.13"],
+        "test": ["hypothesis>=6.120", "pytest>=8.3", "pytest-cov>=6.0", "pytest-xdist>=3.6", "torch>=2.13", "math-verify>=0.8"],
         "tpu": ["jax[tpu]>=0.10.2"],
     },
 )

@@ -37,7 +37,7 @@ class Problem:
 
 
 def graded(task: Task, problem: Problem, response: Sequence[int]) -> Verdict:
-    """The task's verdict; raises ValueError for anything else, a number above all: a reward is 0 or 1, and a Verdict says which."""
+    """The task's verdict; raises ValueError for anything else, a number above all: a reward is 0 or 1."""
     verdict = task.grade(problem, response)
     if not isinstance(verdict, Verdict):
         raise ValueError(f"task {task.name}: grade returned {verdict!r} for problem {problem.id!r}; accepted: "

@@ -1,0 +1,125 @@
+r"""Final answers: where a response states its answer, and when two answers are the same by their writing or their value.
+
+This is the exact layer: it reads strings and compares rationals, in time linear in the text, so it cannot hang. What it cannot
+decide (1/\sqrt{2} against \sqrt{2}/2) is for computer algebra, which runs elsewhere. No jax is imported here.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+LONGEST = 400  # characters of an answer; a longer one is compared as written
+DIGITS = 60  # of a number that is compared by value: no answer needs more
+
+_BOXES = ("\\boxed", "\\fbox")
+_PHRASE = re.compile(r"answer\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE)
+_MATH = re.compile(r"\\[\[\]()]")  # \[ \] \( \)
+_DROPPED = re.compile(  # spaces of all kinds, $, %, degrees
+    r"\\(?:left|right|displaystyle|limits|quad|qquad)(?![A-Za-z])|\\[,;:! ]|\\?[$%]|~|\^\{?\\circ\}?|\\degree|°"
+)
+_SYNONYMS = {
+    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\leq": "\\le", "\\geq": "\\ge", "\\neq": "\\ne",
+    "\\lbrace": "\\{", "\\rbrace": "\\}", "\\cdots": "\\dots", "\\ldots": "\\dots", "\\times": "\\cdot", "\u2212": "-",
+    "{,}": ",",
+}  # fmt: skip
+_SYNONYM = re.compile("|".join(re.escape(k) + (r"(?![A-Za-z])" if k[-1].isalpha() else "") for k in _SYNONYMS))
+_WORDS = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+_UNIT = re.compile(r"(?<=[\d}\)])\s*\\(?:text|textbf|textrm|mathrm|mbox)\s*\{[^{}]*\}(?:\^\{?\d\}?)?\s*$")
+_BARE_FRAC = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))")
+_BARE_SQRT = re.compile(r"\\sqrt\s*(\w)")
+_SINGLE = re.compile(r"([\^_])\{(\w)\}")
+_NAME = re.compile(r"^[A-Za-z](?:\([a-z]\))?=")
+_GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_DECIMAL = re.compile(r"([-+]?)(\d+(?:\.\d*)?|\.\d+)(?:/(\d+))?")
+_FRACTION = re.compile(r"([-+]?)(\d*)\\frac\{([-+]?\d+)\}\{(\d+)\}")
+
+
+def boxed(text: str) -> str | None:
+    r"""What the last \boxed{...} (or \fbox, or \boxed 7) holds, its braces balanced; None without one."""
+    start = max(text.rfind(name) + len(name) if name in text else -1 for name in _BOXES)
+    if start < 0:
+        return None
+    rest = text[start:].lstrip()
+    if not rest.startswith("{"):
+        words = rest.split(None, 1)
+        return words[0].strip("$.") if words else None
+    depth = 0
+    for i, character in enumerate(rest):
+        if rest[i - 1 : i] == "\\" and character in "{}":
+            continue
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return rest[1:i]
+    return None
+
+
+def final_answer(text: str) -> str | None:
+    r"""The answer that a response states: its last \boxed{...}, else what follows its last "####", else "answer is"."""
+    if (found := boxed(text)) is not None:
+        return found.strip() or None
+    if "####" in text:
+        line = text.rsplit("####", 1)[1].strip().split("\n", 1)[0]
+        return line.strip() or None
+    ends = [match.end() for match in _PHRASE.finditer(text)]
+    if not ends:
+        return None
+    line = text[ends[-1] :].split("\n", 1)[0].strip()
+    sentence = re.split(r"\.(?:\s|$)", line, maxsplit=1)[0].strip().rstrip(".,;")
+    return sentence or None
+
+
+def normalise(answer: str) -> str:
+    r"""One writing for answers that differ in layout only: spaces, \left, \dfrac, \frac12, $, %, degrees, units, "x =", boxes."""
+    s = _MATH.sub("", answer).strip()
+    s = s if (inside := boxed(s)) is None else inside
+    if len(s) > LONGEST:
+        return s
+    s = _SYNONYM.sub(lambda m: _SYNONYMS[m.group()], s.strip("$ "))
+    s = _UNIT.sub("", s.rstrip("."))
+    s = _WORDS.sub(lambda m: m.group(1).strip(), s)
+    s = _DROPPED.sub("", s)
+    s = _BARE_FRAC.sub(lambda m: f"\\frac{{{m[1] or m[2] or ''}}}{{{m[3] or m[4] or ''}}}", s)
+    s = _BARE_SQRT.sub(r"\\sqrt{\1}", s)
+    s = _SINGLE.sub(r"\1\2", re.sub(r"\s+", "", s))
+    s = _NAME.sub("", s).rstrip(".")
+    while len(s) > 2 and s[0] == "{" and s[-1] == "}" and _closes_at_end(s):
+        s = s[1:-1]
+    return s.replace(",", "") if _GROUPED.fullmatch(s) else s
+
+
+def _closes_at_end(s: str) -> bool:
+    depth = 0
+    for i, character in enumerate(s):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return i == len(s) - 1
+    return False
+
+
+def rational(normalised: str) -> Fraction | None:
+    r"""The exact value of an integer, a decimal, a/b, \frac{a}{b} or a mixed number 2\frac{1}{2}; None for anything else."""
+    if len(normalised) > DIGITS:
+        return None
+    if match := _DECIMAL.fullmatch(normalised):
+        sign, number, denominator = match.groups()
+        if denominator is not None and not int(denominator):
+            return None
+        value = Fraction(number) / int(denominator or 1)
+    elif match := _FRACTION.fullmatch(normalised):
+        sign, whole, numerator, denominator = match.groups()
+        if not int(denominator) or (whole and int(numerator) < 0):
+            return None
+        value = int(whole or 0) + Fraction(int(numerator), int(denominator))
+    else:
+        return None
+    return -value if sign == "-" else value
+
+
+def same(gold: str, answer: str) -> bool | None:
+    """Whether two answers are the same: True or False where writing or value decides, None where neither does."""
+    a, b = normalise(gold), normalise(answer)
+    if a == b:
+        return True
+    x, y = rational(a), rational(b)
+    return None if x is None or y is None else x == y
