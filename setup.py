@@ -34,9 +34,19 @@ setup(
     extras_require={
         "cuda": ["jax[cuda13]>=0.10.2"],
         "dev": ["mypy>=1.15", "ruff>=0.15"],
+        "gguf": ["gguf>=0.17"],
         "hf": ["datasets>=4.0"],
         "math": ["math-verify>=0.8"],
-        "test": ["hypothesis>=6.120", "pytest>=8.3", "pytest-cov>=6.0", "pytest-xdist>=3.6", "torch>=2.13", "math-verify>=0.8"],
+        "test": [
+            "accelerate>=1.10",  # transformers reads GGUF files with it
+            "gguf>=0.17",
+            "hypothesis>=6.120",
+            "math-verify>=0.8",
+            "pytest>=8.3",
+            "pytest-cov>=6.0",
+            "pytest-xdist>=3.6",
+            "torch>=2.13",
+        ],
         "tpu": ["jax[tpu]>=0.10.2"],
     },
 )

@@ -45,8 +45,11 @@ class SharedLog:
         return pending
 
     def close(self) -> None:
-        """Closes the file; what was appended and not shared is lost."""
+        """Closes the file, once it has what process 0 has not shared yet; what another has not is lost."""
         if self._log is not None:
+            for record in self._pending:
+                self._log.append(record)
+            self._pending = []
             self._log.close()
 
     def __enter__(self) -> SharedLog:

@@ -16,7 +16,7 @@ from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import abstract_params
 
-SLOW = ("test_kill.py", "test_processes.py", "test_pipeline.py")
+SLOW = ("test_kill.py", "test_processes.py", "test_pipeline.py", "test_smollm2.py")
 
 TINY = ModelConfig(vocab_size=37, hidden_size=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=40)
 

@@ -245,7 +245,7 @@ def test_export_in_another_dtype(tmp_path):
 def test_import_places_every_leaf_where_its_sharding_says(saved):
     params, config = import_hf(saved("qwen3"))
     shardings = mesh.param_shardings(config, mesh.make_mesh(), "train")
-    placed, _ = import_hf(saved("qwen3"), shardings=shardings)
+    placed, _ = import_hf(saved("qwen3"), place=lambda config: mesh.param_shardings(config, mesh.make_mesh(), "train"))
     assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding == s, placed, shardings))
     assert jax.tree.all(jax.tree.map(jnp.array_equal, placed, params))
     half, half_config = import_hf(saved("qwen3"), dtype="bfloat16")

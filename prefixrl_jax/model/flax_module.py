@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prefixrl_jax.group import Context
 from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import abstract_params, init_from_key
@@ -27,8 +26,4 @@ class CausalLM(nn.Module):
             return fresh[name] if fresh else jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[name])
 
         params = {name: self.param(name, weights, name) for name in shapes}
-        # A context of one token is carried by the row itself, so the row is the whole text.
-        context = Context(tokens[:, :1], jnp.ones(tokens.shape[0], jnp.int32))
-        kv = transformer.encode_context(params, self.config, context)
-        hidden = transformer.continue_group(params, self.config, context, kv, tokens[:, None])
-        return transformer.logits(params, self.config, hidden[:, 0])
+        return transformer.text_logits(params, self.config, tokens)

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from prefixrl_jax.files import write_json
 from prefixrl_jax.model.config import ModelConfig
+from prefixrl_jax.model.gguf import open_gguf
 from prefixrl_jax.model.hf_config import hf_config, model_config_from_hf, special_ids
 from prefixrl_jax.model.tokenizer import fingerprint
 from prefixrl_jax.model.weights import Params, Weight, leaf_of, tree_from, weight_table
@@ -139,21 +140,26 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
 
 
-def import_hf(directory: str | Path, dtype: str = "float32", shardings: Params | None = None) -> tuple[Params, ModelConfig]:
-    """Parameters and configuration of the Hugging Face model in `directory` (safetensors, one file or several with an index).
+def import_hf(
+    directory: str | Path, dtype: str = "float32", place: Callable[[ModelConfig], Params] | None = None
+) -> tuple[Params, ModelConfig]:
+    """Parameters and configuration of the Hugging Face model in `directory` (safetensors, one file or several with an index), or
+    of a GGUF file.
 
     Args:
         dtype: of the parameters and, in the returned configuration, of storage and computation both.
-        shardings: a tree of `jax.sharding.Sharding`, as `mesh.param_shardings` gives; without it leaves go to the default device.
+        place: gives the tree of shardings for a configuration, as `mesh.param_shardings` does; without it leaves go to the
+            default device.
 
     One leaf at a time is held on the host. Raises ValueError naming every tensor that is missing, left over or mis-shaped, and
     FileNotFoundError when a file is not there. Rotary buffers are ignored, and so is an output head equal to a tied embedding.
     """
     directory = Path(directory)
-    config = model_config_from_hf(_read_json(directory / "config.json"), param_dtype=dtype, dtype=dtype)
-    table = weight_table(config)
     with contextlib.ExitStack() as stack:
-        source = _open(directory, stack)
+        config_json, source = _open(directory, stack)
+        config = model_config_from_hf(config_json, param_dtype=dtype, dtype=dtype)
+        table = weight_table(config)
+        shardings = None if place is None else place(config)
         _check_names(source, {w.hf for w, _ in _tensors(table, config)}, config, directory)
 
         def leaf(w: Weight) -> jax.Array:
@@ -168,8 +174,15 @@ def import_hf(directory: str | Path, dtype: str = "float32", shardings: Params |
         return tree_from(table, leaf), config
 
 
-def _open(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
-    """The open safetensors file that holds each tensor."""
+def _open(directory: Path, stack: contextlib.ExitStack) -> tuple[dict[str, Any], dict[str, Any]]:
+    """config.json, and the open file that holds each tensor."""
+    if directory.suffix == ".gguf":
+        file = open_gguf(directory)
+        return file.config_json, dict.fromkeys(file.keys(), file)
+    if not (directory / "config.json").is_file():
+        raise FileNotFoundError(f"{directory}: no config.json; a Hugging Face folder (config.json, safetensors, tokenizer.json) "
+                                "or a GGUF file is accepted")  # fmt: skip
+    config_json = _read_json(directory / "config.json")
     names = [SINGLE]
     if (directory / INDEX).exists():
         names = sorted(set(_read_json(directory / INDEX)["weight_map"].values()))
@@ -179,7 +192,7 @@ def _open(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
             raise FileNotFoundError(f"{directory / name}: not found; accepted are {SINGLE}, or the files that {INDEX} lists")
         file = stack.enter_context(safe_open(directory / name, framework="numpy"))
         source |= dict.fromkeys(file.keys(), file)
-    return source
+    return config_json, source
 
 
 def _check_names(source: dict[str, Any], expected: set[str], config: ModelConfig, directory: Path) -> None:
