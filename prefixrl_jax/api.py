@@ -99,7 +99,7 @@ class LM:
 
     def _completion(self, sample) -> Completion:
         ids = sample.token_ids.tolist()
-        text = self.tokenizer.decode(ids[:-1] if sample.finish_reason == "stop" else ids)
+        text = str(self.tokenizer.decode(ids[:-1] if sample.finish_reason == "stop" else ids))
         return Completion(text, ids, sample.logprobs.tolist(), sample.finish_reason)
 
     def save_pretrained(self, directory: str | Path) -> None:

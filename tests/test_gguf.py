@@ -119,5 +119,5 @@ def test_a_folder_names_its_stop_ids_and_a_missing_one_says_what_to_bring(tmp_pa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match=r"model 'no/such': neither a folder .* bring a folder with config\.json.*tokenizer"):
         find_model("no/such")
-    with pytest.raises(FileNotFoundError, match="no config.json"):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         import_hf(find_model(tmp_path))

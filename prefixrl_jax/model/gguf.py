@@ -97,7 +97,10 @@ class GGUF:
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The byte-level BPE tokenizer in the file, chat template included."""
-        field = lambda name: self._fields.get(f"tokenizer.ggml.{name}")  # noqa: E731
+
+        def field(name: str) -> Any:
+            return self._fields.get(f"tokenizer.ggml.{name}")
+
         if field("model") != "gpt2" or field("pre") not in ("smollm", *DIGITS):
             raise ValueError(f"{self._path}: tokenizer.ggml.model={field('model')!r}, pre={field('pre')!r}: supported is 'gpt2' "
                              f"with smollm, {', '.join(DIGITS)}; give a folder with tokenizer.json instead")  # fmt: skip

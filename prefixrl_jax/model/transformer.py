@@ -189,7 +189,7 @@ def decode_token(params, config, tokens, positions, context_kv, context_mask, ow
     return jax.lax.fori_loop(0, config.num_layers, body, (x, own_kv))
 
 
-def text_logits(params: Params, config: ModelConfig, tokens: Array) -> jax.Array:
+def text_logits(params: Params, config: ModelConfig, tokens: jax.Array) -> jax.Array:
     """Logits float32 [B, T, V] of whole texts int32 [B, T]; those at column t predict token t + 1."""
     # A context of one token is carried by the row itself, so the row is the whole text.
     context = Context(tokens[:, :1], jnp.ones(tokens.shape[0], jnp.int32))
