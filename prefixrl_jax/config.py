@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     c.seed = 0  # of everything before training: initial weights, base text, select, collect, cuts, evaluation
 
     c.task = ConfigDict()
-    c.task.name = "water_jugs"  # water_jugs or gsm8k
+    c.task.name = "water_jugs"  # water_jugs, gsm8k, or math (which needs model.path)
     c.task.water_jugs = ConfigDict()
     c.task.water_jugs.max_capacity = 11  # largest jug, litres
     c.task.water_jugs.jugs = 2  # most jugs in a problem
@@ -22,14 +22,26 @@ def get_config() -> ConfigDict:
     c.task.gsm8k = ConfigDict()
     c.task.gsm8k.base_path = ""  # JSONL of worked solutions for a base model trained from scratch
 
+    c.task.math = ConfigDict()
+    c.task.math.prompt = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
+    c.task.math.system = ""  # system message; empty: what the chat template says without one
+    c.task.math.opening = ""  # how every answer begins, e.g. "<think>\n"
+    c.task.math.kind = "math"  # how answers are graded: "math" (needs the [math] extra), or "gsm8k" (numbers only)
+    c.task.math.question_field = "problem"  # of the rows in data.path
+    c.task.math.answer_field = "answer"  # the gold answer, or a worked solution that ends in #### and the answer
+    c.task.math.workers = 2  # grading processes
+    c.task.math.timeout = 5.0  # seconds an answer may take to grade
+
     c.data = ConfigDict()
     c.data.path = ""  # JSONL of training problems; empty: the task's generator
     c.data.heldout_path = ""  # JSONL of held-out problems; empty: a part of data.path
     c.data.heldout_fraction = 0.5  # of data.path that is held out, when heldout_path is empty
+    c.data.limit = 0  # rows of data.path to use at most, from the top; 0: all
     c.data.train_candidates = 400  # problems generated for select to screen
     c.data.heldout_candidates = 400
 
     c.model = ConfigDict()  # see prefixrl_jax/model/config.py; the vocabulary size comes from the tokenizer
+    c.model.path = ""  # a pretrained model (folder, hub id, GGUF file), whose sizes hold; empty: a base trained from scratch
     c.model.hidden_size = 128
     c.model.num_layers = 2
     c.model.num_heads = 4

@@ -31,7 +31,7 @@ def estimate(e: Experiment) -> Ledger:
     for phase, problems, samples in (("select", screened, c.select.samples), ("collect", c.select.train_problems, c.collect.cap)):
         for _ in range(problems):
             ledger.add_group(cost, (phase, phase), short, [new] * samples)
-    for _ in range(c.base.batch):
+    for _ in range(0 if c.model.path else c.base.batch):
         ledger.add_training(cost, "base", short, [new] * c.base.steps)
     for _ in range(c.train.batch):
         for _ in range(c.train.steps):

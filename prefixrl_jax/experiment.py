@@ -29,7 +29,8 @@ from prefixrl_jax.flops import Ledger
 from prefixrl_jax.gates import Gates
 from prefixrl_jax.metrics import Bar, human_flops, say
 from prefixrl_jax.model import tokenizer as tokenizers
-from prefixrl_jax.model.hf import export_hf
+from prefixrl_jax.model.hf import export_hf, import_hf
+from prefixrl_jax.model.hub import find_model
 from prefixrl_jax.model.weights import Params, count_params, init_params, params_fingerprint
 from prefixrl_jax.prefixrl import OnPolicy, readable_samples, write_samples
 from prefixrl_jax.processes import on_primary, primary, share_charges
@@ -105,8 +106,11 @@ class Experiment:
     # Stages
 
     def base(self) -> dict[str, Any]:
-        """Trains the base model on the task's text."""
+        """Trains the base model on the task's text, unless a pretrained one is given, which is read where it lies."""
         c, s = self.config, self.s
+        if c.model.path:
+            line = f"{s.model.family} from {c.model.path}"
+            return {"ledger": self.ledger.state, "line": line, "model": self._model_fingerprint()}
         source = BaseText(s.task, s.mesh, s.cost, c.base.batch, s.sampling.max_new_tokens, s.engine.buckets, c.seed)
         loss = dataclasses.replace(s.loss, kind="reinforce", aggregation="token_mean", temperature=1.0)
         # Nothing is sampled here, and base training is outside the total.
@@ -266,6 +270,9 @@ class Experiment:
 
     def _params(self, source: str) -> Params:
         """The newest parameters of the "base" or the "train" stage."""
+        if source == "base" and self.config.model.path:
+            return import_hf(find_model(self.config.model.path), self.s.model.param_dtype,
+                             lambda model: meshes.param_shardings(model, self.s.mesh, "train"))[0]  # fmt: skip
         optimizer = make_optimizer(self.s.optimizer(source))
         directory = self.workdir / "base" / "checkpoints" if source == "base" else self.workdir / "checkpoints"
         with Checkpoints(directory) as checkpoints:

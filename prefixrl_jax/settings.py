@@ -11,7 +11,9 @@ from ml_collections import ConfigDict
 from prefixrl_jax import mesh as meshes
 from prefixrl_jax.flops import Costs, costs
 from prefixrl_jax.model.config import ModelConfig, model_config
+from prefixrl_jax.model.hf import pretrained_config
 from prefixrl_jax.model.hf_config import hf_config
+from prefixrl_jax.model.hub import find_model
 from prefixrl_jax.model.weights import count_params
 from prefixrl_jax.rl.advantage import KINDS
 from prefixrl_jax.rl.loss import LossSettings
@@ -48,8 +50,13 @@ class Settings:
 
 def resolve(config: ConfigDict) -> Settings:
     """Checks a configuration and builds its objects. Raises ValueError naming the field, its value and what would do."""
-    task = make_task(config.task.name, dict(config.task.get(config.task.name, {})))
-    model = model_config(dict(config.model), len(task.tokenizer))
+    task = make_task(config.task.name, dict(config.task.get(config.task.name, {})), config.model.path)
+    fields = dict(config.model)
+    if config.model.path:
+        how = {name: fields[name] for name in ("param_dtype", "dtype", "remat", "unroll_layers")}
+        model = pretrained_config(find_model(config.model.path), **how)
+    else:
+        model = model_config(fields, len(task.tokenizer))
     hf_config(model, task.tokenizer)  # refuses now what could not be exported at the end
     mesh = meshes.make_mesh(**config.mesh)
     s, t = config.sampling, config.train

@@ -49,7 +49,7 @@ def test_the_configurations_that_come_along_resolve(module):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"task__name": "chess"}, r"task\.name='chess': known tasks are gsm8k, water_jugs"),
+        ({"task__name": "chess"}, r"task\.name='chess': known tasks are gsm8k, math, water_jugs"),
         ({"train__loss": "dpo"}, r"train\.loss='dpo': one of reinforce, ppo_clip"),
         ({"train__advantage": "gae"}, r"train\.advantage='gae': one of group_mean, leave_one_out, std_normalised"),
         ({"train__aggregation": "sum"}, r"train\.aggregation='sum': one of token_mean, sequence_mean, constant"),

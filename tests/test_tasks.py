@@ -382,7 +382,7 @@ def test_jug_settings_are_refused_with_the_field(fields, message):
 
 
 def test_an_unknown_task_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"task\.name='chess': known tasks are gsm8k, water_jugs"):
+    with pytest.raises(ValueError, match=r"task\.name='chess': known tasks are gsm8k, math, water_jugs"):
         make_task("chess", {})
 
 
@@ -523,7 +523,15 @@ def test_a_line_ends_at_a_newline_only(tmp_path):
 
 def data_section(**fields):
     return ConfigDict(
-        {"path": "", "heldout_path": "", "heldout_fraction": 0.5, "train_candidates": 4, "heldout_candidates": 3, **fields}
+        {
+            "path": "",
+            "heldout_path": "",
+            "heldout_fraction": 0.5,
+            "train_candidates": 4,
+            "limit": 0,
+            "heldout_candidates": 3,
+            **fields,
+        }
     )
 
 

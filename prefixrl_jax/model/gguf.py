@@ -64,7 +64,10 @@ class GGUF:
         kind = self._fields.get("general.architecture")
         if kind not in FAMILIES:
             raise ValueError(f"{self._path}: general.architecture={kind!r}; supported are {', '.join(FAMILIES)}")
-        get = lambda name, default=None: self._fields.get(f"{kind}.{name}", default)  # noqa: E731
+
+        def get(name: str, default: Any = None) -> Any:
+            return self._fields.get(f"{kind}.{name}", default)
+
         heads = get("attention.head_count")
         return {
             "architectures": [FAMILIES[kind]], "vocab_size": int(self._tensors["model.embed_tokens.weight"].shape[1]),

@@ -174,6 +174,12 @@ def import_hf(
         return tree_from(table, leaf), config
 
 
+def pretrained_config(directory: str | Path, **overrides: Any) -> ModelConfig:
+    """The configuration of the model that `import_hf` reads there; overrides are fields of ModelConfig."""
+    with contextlib.ExitStack() as stack:
+        return model_config_from_hf(_open(Path(directory), stack)[0], **overrides)
+
+
 def _open(directory: Path, stack: contextlib.ExitStack) -> tuple[dict[str, Any], dict[str, Any]]:
     """config.json, and the open file that holds each tensor."""
     if directory.suffix == ".gguf":

@@ -5,14 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from prefixrl_jax.tasks.gsm8k import GSM8K
+from prefixrl_jax.tasks.math import Math
 from prefixrl_jax.tasks.task import Task
 from prefixrl_jax.tasks.water_jugs import WaterJugs
 
-TASKS = {"water_jugs": WaterJugs, "gsm8k": GSM8K}
+TASKS = {"water_jugs": WaterJugs, "gsm8k": GSM8K, "math": Math}
+PRETRAINED = ("math",)  # tasks that speak the tokenizer of a pretrained model
 
 
-def make_task(name: str, fields: dict[str, Any]) -> Task:
-    """The task called `name`, built with its section of the configuration. Raises ValueError listing the known names."""
+def make_task(name: str, fields: dict[str, Any], model_path: str = "") -> Task:
+    """The task called `name`, built with its section of the configuration, for the pretrained model at `model_path` if any.
+
+    Raises ValueError listing the known names.
+    """
     if name not in TASKS:
         raise ValueError(f"task.name={name!r}: known tasks are {', '.join(sorted(TASKS))}")
-    return TASKS[name](**fields)
+    if model_path and name not in PRETRAINED:
+        raise ValueError(f"model.path={model_path!r} with task.name={name!r}, which brings a tokenizer of its own; tasks for "
+                         f"pretrained models: {', '.join(sorted(PRETRAINED))}")  # fmt: skip
+    return TASKS[name](**fields, **({"model_path": model_path} if name in PRETRAINED else {}))

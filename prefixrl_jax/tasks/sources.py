@@ -46,14 +46,15 @@ def candidates(task: Task, data, seed: int) -> dict[str, list[Problem]]:
     if not data.path:
         sets = {"train": task.generate("train", data.train_candidates, seed)}
         sets["heldout"] = task.generate("heldout", data.heldout_candidates, seed) if data.heldout_candidates else []
-    elif data.heldout_path:
-        sets = {"train": read_jsonl(task, data.path), "heldout": read_jsonl(task, data.heldout_path, "data.heldout_path")}
     else:
-        rows = read_jsonl(task, data.path)
-        held = {p.id for p in rows if _unit_hash(p.id) < data.heldout_fraction}
-        sets = {"train": [p for p in rows if p.id not in held], "heldout": [p for p in rows if p.id in held]}
-        if not sets["train"]:
-            raise ValueError(f"data.heldout_fraction={data.heldout_fraction} leaves none of {len(rows)} problems to train on")
+        rows = read_jsonl(task, data.path)[: data.limit or None]
+        if data.heldout_path:
+            sets = {"train": rows, "heldout": read_jsonl(task, data.heldout_path, "data.heldout_path")}
+        else:
+            held = {p.id for p in rows if _unit_hash(p.id) < data.heldout_fraction}
+            sets = {"train": [p for p in rows if p.id not in held], "heldout": [p for p in rows if p.id in held]}
+            if not sets["train"]:
+                raise ValueError(f"data.heldout_fraction={data.heldout_fraction} leaves none of {len(rows)} problems to train on")
     content, ids = {_content(p): p.id for p in sets["train"]}, {p.id for p in sets["train"]}
     for p in sets["heldout"]:
         if p.id in ids:

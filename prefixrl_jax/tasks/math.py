@@ -1,0 +1,95 @@
+r"""Math word problems for a pretrained model: any rows of (question, answer), a chat template, answers graded by value.
+
+The prompt is the chat template's rendering of one user message with the assistant's turn left open; a prefix of a trace is put
+behind it by token ids, inside that turn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from prefixrl_jax.model.hub import find_model, stop_ids, tokenizer_of
+from prefixrl_jax.tasks.grade import Grader
+from prefixrl_jax.tasks.grading import final_answer
+from prefixrl_jax.tasks.task import Problem, Verdict
+
+STATED = re.compile(r"\\boxed|\\fbox|####")  # also where the braces are not closed yet
+
+
+class Math:
+    """The task. Its fields are those of `task.math` in config.py, and the model whose tokenizer it uses.
+
+    Raises ValueError when the tokenizer has no chat template, or a field will not do.
+    """
+
+    name = "math"
+
+    def __init__(self, model_path: str, prompt: str, system: str, opening: str, kind: str, question_field: str, answer_field: str,
+                 workers: int, timeout: float):  # fmt: skip
+        if not model_path:
+            raise ValueError("task.name='math' needs model.path: a Hugging Face folder, hub id or GGUF file")
+        if "{question}" not in prompt:
+            raise ValueError(f"task.math.prompt={prompt!r}: the place of the question, {{question}}, is missing")
+        path = find_model(model_path)
+        self.tokenizer = tokenizer_of(path)
+        if not self.tokenizer.chat_template:
+            raise ValueError(f"{path}: the tokenizer has no chat template, by which task 'math' asks its questions")
+        self.stop_ids = stop_ids(path, self.tokenizer)
+        self._prompt, self._system, self._fields = prompt, system, (question_field, answer_field)
+        self._opening = self.tokenizer.encode(opening, add_special_tokens=False)
+        self._grader = Grader(kind, workers, timeout)
+
+    def parse(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Checks one row. A worked solution (GSM8K's `#### 72`) is reduced to its answer."""
+        found = {}
+        for field in self._fields:
+            value = row.get(field)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                value = str(value)
+            if not isinstance(value, str) or not value.strip():
+                raise ValueError(f"field {field!r} is missing, empty or no text; the row has {', '.join(map(repr, row))} "
+                                 "(task.math.question_field and answer_field name them)")  # fmt: skip
+            found[field] = value
+        question, answer = (found[field] for field in self._fields)
+        return {"question": question, "answer": (final_answer(answer) or answer) if "####" in answer else answer}
+
+    def generate(self, split: str, count: int, seed: int) -> list[Problem]:
+        """There is no generator: the problems are the user's."""
+        raise ValueError("task math has no generator: set data.path to a JSONL file of problems")
+
+    def render(self, problem: Problem) -> list[int]:
+        """System and user messages, the assistant's turn begun."""
+        messages = [{"role": "system", "content": self._system}] if self._system else []
+        messages.append({"role": "user", "content": self._prompt.replace("{question}", problem.data["question"])})
+        ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        return [*ids, *self._opening]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """As the tokenizer decodes it."""
+        return str(self.tokenizer.decode(list(ids)))
+
+    def grade(self, problem: Problem, response: Sequence[int]) -> Verdict:
+        """By the answer the response states, wherever it ended."""
+        text = str(self.tokenizer.decode(list(response), skip_special_tokens=True))
+        return self._grader.submit(problem.data["answer"], text).result()
+
+    def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
+        """Whether the turn has ended, or an answer is stated or begun."""
+        text = self.text(prefix)
+        return any(i in self.stop_ids for i in prefix) or bool(STATED.search(text)) or final_answer(text) is not None
+
+    def base_source(self) -> str:
+        """Empty: the model is pretrained."""
+        return ""
+
+    def base_text(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
+        """There is none: the model is pretrained."""
+        raise ValueError("task math trains no base model: set model.path")
+
+    def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
+        """No features."""
+        return {}

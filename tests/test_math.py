@@ -1,0 +1,108 @@
+"""Math problems for a pretrained model: prompts by its chat template, prefixes inside the open turn, answers by value."""
+
+import dataclasses
+import json
+
+import pytest
+from conftest import TINY, random_params
+
+from prefixrl_jax.config import get_config
+from prefixrl_jax.model.hf import export_hf
+from prefixrl_jax.model.tokenizer import byte_tokenizer
+from prefixrl_jax.settings import resolve
+from prefixrl_jax.tasks.math import Math
+from prefixrl_jax.tasks.registry import make_task
+from prefixrl_jax.tasks.sources import candidates
+from prefixrl_jax.tasks.task import Problem, Verdict
+
+TURNS = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}<eos>{% endfor %}"
+TEMPLATE = TURNS + "{% if add_generation_prompt %}[assistant]{% endif %}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny Llama over bytes, with a chat template."""
+    directory, tokenizer = tmp_path_factory.mktemp("model"), byte_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    config = dataclasses.replace(TINY, vocab_size=300)
+    export_hf(random_params(config), config, tokenizer, directory, generation={"eos_token_id": [258, 7]})
+    return directory
+
+
+def make(folder, **fields) -> Math:
+    return Math(**({**get_config().task.math.to_dict(), "kind": "gsm8k", "model_path": str(folder)} | fields))
+
+
+def test_a_question_becomes_one_open_turn(folder):
+    task = make(folder, system="Be brief.", opening="<think>", prompt="Q: {question}")
+    text = task.text(task.render(Problem("p", {"question": "1 + 1?", "answer": "2"})))
+    assert text == "[system]Be brief.<eos>[user]Q: 1 + 1?<eos>[assistant]<think>"
+    assert task.stop_ids == (7, 258)
+    plain = make(folder)
+    assert plain.text(plain.render(Problem("p", {"question": "{x}", "answer": "2"}))).startswith("[user]{x}\n\nPlease reason")
+
+
+@pytest.mark.parametrize(("row", "data"), [
+    ({"problem": "a?", "answer": "\\frac{1}{2}", "level": 3}, {"question": "a?", "answer": "\\frac{1}{2}"}),
+    ({"problem": "a?", "answer": 72}, {"question": "a?", "answer": "72"}),
+    ({"problem": "a?", "answer": "48 + 24 = 72\n#### 72"}, {"question": "a?", "answer": "72"}),
+])  # fmt: skip
+def test_rows_of_the_usual_sets(folder, row, data):
+    assert make(folder).parse(row) == data
+
+
+@pytest.mark.parametrize("row", [
+    {"problem": "a?"}, {"problem": "", "answer": "1"}, {"problem": "a?", "answer": " "}, {"problem": 1.5},
+    {"question": "a?", "answer": "1"}, {"problem": "a?", "answer": True},
+])  # fmt: skip
+def test_a_bad_row_names_its_field_and_what_it_has(folder, row):
+    with pytest.raises(ValueError, match=r"field '(problem|answer)' is missing, empty or no text; the row has '"):
+        make(folder).parse(row)
+
+
+@pytest.mark.parametrize(("response", "verdict"), [
+    ("it is \\boxed{72}", Verdict.CORRECT), ("#### 72.0", Verdict.CORRECT), ("The answer is 72.<eos>", Verdict.CORRECT),
+    ("#### 71", Verdict.WRONG), ("seventy-two", Verdict.UNPARSED), ("", Verdict.UNPARSED),
+])  # fmt: skip
+def test_a_response_is_graded_by_the_answer_it_states(folder, response, verdict):
+    task = make(folder)
+    ids = task.tokenizer.encode(response.removesuffix("<eos>")) + [258] * response.endswith("<eos>")
+    assert task.grade(Problem("p", {"question": "", "answer": "72"}), ids) is verdict
+
+
+@pytest.mark.parametrize(("prefix", "leaks"), [
+    ("48 + 24 = 72, so", False), ("so \\boxed{7", True), ("#### ", True), ("The answer is 7", True), ("done<eos>", True),
+])  # fmt: skip
+def test_a_prefix_that_states_or_begins_an_answer_leaks(folder, prefix, leaks):
+    task = make(folder)
+    ids = task.tokenizer.encode(prefix.removesuffix("<eos>")) + [258] * prefix.endswith("<eos>")
+    assert task.leaks(Problem("p", {"question": "", "answer": "72"}), ids) is leaks
+
+
+def test_what_cannot_be_asked_is_refused(folder, tmp_path):
+    for fields, message in (
+        ({"model_path": ""}, r"task\.name='math' needs model\.path"), ({"prompt": "Solve it."}, r"\{question\}, is missing"),
+        ({"kind": "chess"}, r"grader kind 'chess': one of gsm8k, math"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            make(folder, **fields)
+    byte_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="the tokenizer has no chat template"):
+        make(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.path='x' with task\.name='water_jugs'.*tasks for pretrained models: math"):
+        make_task("water_jugs", {}, "x")
+    for call in (lambda: make(folder).generate("train", 1, 0), lambda: make(folder).base_text(None, 1)):
+        with pytest.raises(ValueError, match=r"set data\.path|set model\.path"):
+            call()
+
+
+def test_a_run_takes_sizes_and_tokenizer_from_the_model(folder, tmp_path):
+    rows = [{"problem": f"{i} + {i}?", "answer": 2 * i} for i in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    c = get_config()
+    c.task.name, c.task.math.kind, c.model.path = "math", "gsm8k", str(folder)
+    c.data.path, c.data.limit = str(tmp_path / "rows.jsonl"), 8
+    s = resolve(c)
+    assert (s.model.hidden_size, s.model.num_layers, s.model.vocab_size) == (TINY.hidden_size, TINY.num_layers, 300)
+    sets = candidates(s.task, c.data, 0)
+    assert sorted(p.data["question"] for p in [*sets["train"], *sets["heldout"]]) == [f"{i} + {i}?" for i in range(8)]
