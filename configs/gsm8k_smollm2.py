@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     c.task.name = "math"
     c.task.math.kind = "gsm8k"
     c.task.math.question_field = "question"
-    c.task.math.prompt = "{question}\nThink step by step in a few short sentences, then end with #### and the number."
+    c.task.math.prompt = '{question} Give a short calculation and finish with "The answer is" and the number.'
     c.model.path = "HuggingFaceTB/SmolLM2-135M-Instruct"
     c.data.limit = 64
     c.data.heldout_fraction = 0.25

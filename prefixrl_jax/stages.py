@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from prefixrl_jax.config import get_config
 from prefixrl_jax.files import write_json
 
 NAMES = ("base", "corpus", "prefixes", "train", "evaluate", "export", "report")
@@ -63,6 +64,9 @@ def fields_of(config: ConfigDict, stage: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_DEFAULTS = flatten(get_config())
+
+
 class Stages:
     """The record of stages in a work directory: stages/NAME.json with fields, result and whether it is complete."""
 
@@ -83,7 +87,12 @@ class Stages:
     def record(self, stage: str) -> dict[str, Any] | None:
         """What is on record of a stage, or None."""
         path = self._path(stage)
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        record = json.loads(path.read_text())
+        # A field that the version of then did not have had what is its default now.
+        absent = {k: v for k, v in _DEFAULTS.items() if k in self._fields(stage) and k not in record["fields"]}
+        return record | {"fields": absent | record["fields"]}
 
     def result(self, stage: str) -> dict[str, Any]:
         """What a complete stage returned; raises ValueError if it is not complete."""

@@ -262,3 +262,15 @@ def test_another_precision_is_refused_by_name(tmp_path):
     finished(tmp_path, changed())
     with pytest.raises(WorkdirMismatch, match=r"model\.dtype: 'float32' there, 'bfloat16' now"):
         Stages(tmp_path, changed(model__dtype="bfloat16")).check()
+
+
+def test_a_field_that_is_new_in_this_version_had_its_default(tmp_path):
+    finished(tmp_path, changed(), upto="base")
+    path = tmp_path / "stages" / "base.json"
+    record = json.loads(path.read_text())
+    del record["fields"]["model.remat"], record["fields"]["model.tie_embeddings"]
+    path.write_text(json.dumps(record))
+    Stages(tmp_path, changed()).check()
+    assert Stages(tmp_path, changed()).begin("base") == {"line": "base"}
+    with pytest.raises(WorkdirMismatch, match=r"model\.tie_embeddings: True there, False now"):
+        Stages(tmp_path, changed(model__tie_embeddings=False)).check()
