@@ -13,7 +13,7 @@ demo: .venv/stamp
 PYTEST = -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 5
 
 test: lint .models/smollm2
-	$(RUN) $(PYTEST) --cov --cov-report=
+	COVERED="-m coverage run --parallel-mode" $(RUN) $(PYTEST) --cov --cov-report=
 	$(RUN) -m tests.reached
 
 # The tests that take seconds; then the same on a newer Python (make test-newer NEWER=python3.12), with what pip resolves there.

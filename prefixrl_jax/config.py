@@ -3,6 +3,10 @@
 The defaults are the paper's where it names one (arXiv 2601.18795) and fits any task; sizes are set by each experiment.
 """
 
+import json
+from pathlib import Path
+from typing import Any
+
 from ml_collections import ConfigDict
 
 
@@ -137,3 +141,22 @@ def get_config() -> ConfigDict:
     c.log = ConfigDict()
     c.log.samples_every = 10  # training steps between readable samples
     return c
+
+
+def saved_config(path: Path) -> ConfigDict:
+    """The configuration of a run from its config.json; raises ValueError if there is none, or it has unknown fields."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; a work directory of a run is expected")
+    config = get_config()
+    try:
+        config.update(_with_tuples(json.loads(path.read_text())))
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a configuration of this version: {error}") from error
+    return config
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON has no tuples."""
+    if isinstance(value, dict):
+        return {k: _with_tuples(v) for k, v in value.items()}
+    return tuple(value) if isinstance(value, list) else value

@@ -47,6 +47,11 @@ from prefixrl_jax.traces import Trace
 from prefixrl_jax.train import Loop, progress_note
 
 
+def generation_config(s: Settings) -> dict[str, Any]:
+    """How an exported model is to be sampled, in the fields of generation_config.json."""
+    return {"eos_token_id": list(s.task.stop_ids), "do_sample": True, "temperature": float(s.sampling.temperature)}
+
+
 class Experiment:
     """A run in a work directory. Constructing it checks everything; `run` spends compute."""
 
@@ -216,12 +221,7 @@ class Experiment:
             f"- plain pass@1, {name} hard set: {x['before']['avg@1']:.4f} -> {x['after']['avg@1']:.4f}"
             for name, x in after.items()
         )
-        generation = {
-            "eos_token_id": list(self.s.task.stop_ids),
-            "do_sample": True,
-            "temperature": float(self.config.sampling.temperature),
-        }
-        directory = self.workdir / "hf"
+        directory, generation = self.workdir / "hf", generation_config(self.s)
         export_hf(self._params("train"), self.s.model, self.s.task.tokenizer, directory, generation=generation, card=card)
         return {"line": f"{self.s.model.family} in {directory}"}
 

@@ -95,12 +95,12 @@ def on_primary(function: Callable, *args: Any) -> Any:
         try:
             outcome = {"value": function(*args)}
         except Exception as error:
-            failure, outcome = error, {"error": str(error), "kind": type(error).__name__}
+            failure, outcome = error, {"error": str(error), "refused": isinstance(error, ValueError)}
     outcome = gather(outcome)[0]
     if failure is not None:
         raise failure
     if "error" in outcome:
-        raise (ValueError if "ValueError" in outcome["kind"] else OSError)(outcome["error"])
+        raise (ValueError if outcome["refused"] else OSError)(outcome["error"])
     return outcome["value"]
 
 

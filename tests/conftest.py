@@ -1,10 +1,15 @@
 """What the tests of the model and the sampler share: CPU, tiny models, and log-probs as training computes them."""
 
 import os
+import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Many tests compile the same functions, here and in the processes they start.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +22,9 @@ from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import abstract_params
 
 SLOW = ("test_kill.py", "test_processes.py", "test_pipeline.py", "test_smollm2.py")
+
+# How tests start the command line in a process of its own; `make test` lets the short ones count for the coverage.
+PYTHON = [sys.executable, *os.environ.get("COVERED", "").split()]
 
 TINY = ModelConfig(vocab_size=37, hidden_size=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=40)
 

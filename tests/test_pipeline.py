@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PYTHON
+from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 
 
 def command(workdir: Path, *flags: str, config: str = "smoke") -> list[str]:
-    return [sys.executable, "-m", "prefixrl_jax.main", f"--config=configs/{config}.py", f"--workdir={workdir}", *flags]
+    return [*PYTHON, "-m", "prefixrl_jax.main", f"--config=configs/{config}.py", f"--workdir={workdir}", *flags]
 
 
 def run(workdir: Path, *flags: str, expect: int = 0) -> subprocess.CompletedProcess:
@@ -164,6 +166,34 @@ def test_gsm8k_questions_through_bytes(tmp_path):
     assert summary["corpus"]["solved"] == 0
     sample = json.loads((tmp_path / "run" / "samples" / "after.jsonl").read_text().splitlines()[0])
     assert sample["problem"].startswith("<bos>Question: ") and sample["verdict"] in ("unparsed", "wrong")
+
+
+def export(workdir: Path, out: Path, *flags: str) -> subprocess.CompletedProcess:
+    arguments = [*PYTHON, "-m", "prefixrl_jax.export", f"--workdir={workdir}", f"--out={out}", *flags]
+    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_any_kept_checkpoint_is_exported_in_any_precision(finished, tmp_path):
+    done = export(finished, tmp_path / "last")
+    assert done.returncode == 0 and done.stdout.startswith("step 3 of "), done.stderr
+    last, whole = (load_file(d / "model.safetensors") for d in (tmp_path / "last", finished / "hf"))
+    assert last.keys() == whole.keys() and all(last[k].tobytes() == whole[k].tobytes() for k in whole)
+    assert "plain pass@1 of the finished run, train hard set" in (tmp_path / "last" / "README.md").read_text()
+    assert export(finished, tmp_path / "half", "--step=2", "--dtype=bfloat16").stdout.startswith("step 2 of ")
+    half = load_file(tmp_path / "half" / "model.safetensors")
+    assert {x.dtype.name for x in half.values()} == {"bfloat16"}
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+    for name in whole:
+        np.testing.assert_allclose(half[name].astype(np.float32), whole[name], atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--step=99"], r"error: --step=99: the checkpoints kept are those of steps .*2, 3"),
+    (["--workdir={tmp}"], r"error: .*config\.json: no such file; a work directory of a run is expected"),
+])  # fmt: skip
+def test_what_cannot_be_exported_is_named(finished, tmp_path, flags, message):
+    done = export(finished, tmp_path / "out", *(flag.format(tmp=tmp_path) for flag in flags))
+    assert done.returncode == 2 and re.match(message, done.stderr.splitlines()[-1]), done.stderr
 
 
 def test_dry_run_spends_nothing(tmp_path):

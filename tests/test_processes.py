@@ -12,12 +12,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PYTHON
 from safetensors import safe_open
 
 from benchmarks.kills import ROOT, Command, completed, samples, wait_for
@@ -154,7 +154,7 @@ def test_a_process_that_dies_stops_the_other_with_a_message(command, runs, tmp_p
 
 def test_without_anything_to_join_the_variables_are_named(tmp_path):
     child = subprocess.run(
-        [sys.executable, "-m", "prefixrl_jax.main", "--config=configs/smoke.py", f"--workdir={tmp_path}", "--multihost"],
+        [*PYTHON, "-m", "prefixrl_jax.main", "--config=configs/smoke.py", f"--workdir={tmp_path}", "--multihost"],
         cwd=ROOT, env={k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | {"JAX_PLATFORMS": "cpu"},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
