@@ -1,7 +1,9 @@
 """metrics.jsonl survives a kill and a resume; what a reader sees without a terminal."""
 
+import io
 import json
 import math
+import os
 import re
 
 import jax.numpy as jnp
@@ -55,6 +57,29 @@ def test_events_are_written_beside_the_lines(tmp_path):
     metrics.close()
     written = b"".join(p.read_bytes() for p in (tmp_path / "events").iterdir())
     assert b"reward/mean" in written and b"reward/plain" not in written
+
+
+class Full(io.BytesIO):
+    """Takes half of what it is given, as a file does when the disk becomes full."""
+
+    def write(self, data):
+        return super().write(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("broken", ["line", "events"])
+def test_a_full_disk_is_an_error_that_names_the_file_and_the_step(tmp_path, broken, monkeypatch):
+    metrics = Metrics(tmp_path / "metrics.jsonl", tmp_path / "events", 0)
+    metrics.write(1, {"loss": 0.5})
+    if broken == "line":
+        monkeypatch.setattr(metrics, "_file", Full())
+    else:
+        monkeypatch.setattr(metrics._writer, "flush", lambda: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
+    with pytest.raises(
+        OSError, match=r"No space left on device: step 2 was not written.* intact: .*metrics"
+    ):
+        metrics.write(2, {"loss": 0.25})
+    metrics.close()
+    assert steps_in(tmp_path / "metrics.jsonl")[0] == 1
 
 
 def test_a_plain_line_a_step_where_there_is_no_terminal(capsys):
