@@ -238,6 +238,13 @@ def run_stage(params, path, stage, limit, task, ledger, after_chunk=lambda known
         return attempt_all(stage, make_engine(), params, task, PROBLEMS, limit, SAMPLING, stream, ledger, log, after_chunk)
 
 
+def test_a_job_that_knows_no_finished_sample_is_handed_none():
+    job = FixedJob("p", [1], 2)
+    assert job.known_length(0) == 0
+    with pytest.raises(LookupError, match="p: sample 0 was not finished before"):
+        job.redeliver(0)
+
+
 class Killed(Exception):
     """Stands for a kill between two chunks."""
 

@@ -91,6 +91,7 @@ def test_what_cannot_be_asked_is_refused(folder, tmp_path):
         make(tmp_path)
     with pytest.raises(ValueError, match=r"model\.path='x' with task\.name='water_jugs'.*tasks for pretrained models: math"):
         make_task("water_jugs", {}, "x")
+    assert make(folder).base_source() == "" and make(folder).strategies(Problem("p", {}), [1]) == {}
     for call in (lambda: make(folder).generate("train", 1, 0), lambda: make(folder).base_text(None, 1)):
         with pytest.raises(ValueError, match=r"set data\.path|set model\.path"):
             call()

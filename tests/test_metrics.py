@@ -74,9 +74,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_the_step(tmp_path, brok
         monkeypatch.setattr(metrics, "_file", Full())
     else:
         monkeypatch.setattr(metrics._writer, "flush", lambda: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
-    with pytest.raises(
-        OSError, match=r"No space left on device: step 2 was not written.* intact: .*metrics"
-    ):
+    with pytest.raises(OSError, match=r"No space left on device: step 2 was not written.* intact: .*metrics"):
         metrics.write(2, {"loss": 0.25})
     metrics.close()
     assert steps_in(tmp_path / "metrics.jsonl")[0] == 1

@@ -5,10 +5,12 @@ import sys
 import time
 
 import pytest
+from conftest import PYTHON
 
 from prefixrl_jax.tasks.pool import Pool
 from prefixrl_jax.tasks.task import Verdict
 from prefixrl_jax.tasks.worker import load
+from prefixrl_jax.tasks.worker import symbolic as symbolic_equal
 
 C, W = Verdict.CORRECT, Verdict.WRONG
 
@@ -58,6 +60,17 @@ def test_computer_algebra_decides_what_strings_cannot(symbolic, gold, answer, ve
 def symbolic():
     with Pool(workers=1, timeout=3.0) as pool:
         yield pool
+
+
+def test_a_worker_answers_line_by_line():
+    command = [*PYTHON, "-m", "prefixrl_jax.tasks.worker", "graders:hostile", str(4 << 30)]
+    lines = '["a", "a"]\n["a", "b"]\n["a", "raise"]\n'
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["ready", '["correct", ""]', '["wrong", ""]', """["error", "KeyError: 'no such thing'"]"""]
+
+
+def test_answers_may_be_equal_in_more_ways_than_written():
+    assert symbolic_equal("x^2+1", "1+x^2") and not symbolic_equal("x", "y")
 
 
 def test_grading_imports_no_jax():

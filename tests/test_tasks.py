@@ -474,6 +474,7 @@ def test_base_text_is_checked_line_by_line_and_known_by_its_content(tmp_path):
 
 
 def test_word_problems_have_no_generator_and_need_base_text():
+    assert GSM8K().strategies(Problem("p", {}), [1]) == {}
     with pytest.raises(ValueError, match=r"no generator: set data\.path"):
         GSM8K().generate("train", 1, 0)
     with pytest.raises(ValueError, match=r"task\.gsm8k\.base_path is empty"):
