@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct on grade-school word problems it does not solve: a real model, small enough for two CPU cores.
 
 `--config.data.path=gsm8k_train.jsonl --config.model.path=SmolLM2-135M-Instruct` (a folder, a hub id or a GGUF file). Sizes are
-cut to what a CPU does in minutes: tens of problems, answers of at most 96 tokens; the method's numbers are the paper's.
+cut for a CPU: tens of problems, few samples, answers of at most 96 tokens. Not yet run from end to end.
 """
 
 from ml_collections import ConfigDict

@@ -70,7 +70,7 @@ def find_config(argument: str) -> str:
     if name != "--config" or file.exists():
         return argument
     if not (installed := Path(__file__).parent / file).exists():
-        raise OSError(f"--config={path}: no such file here, nor among the package's own (configs/demo.py, configs/smoke.py)")
+        raise OSError(f"--config={path}: no such file here, nor among the package's own (demo, smoke, gsm8k_smollm2 in configs/)")
     return f"--config={installed.parent / Path(path).name}"
 
 

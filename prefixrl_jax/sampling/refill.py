@@ -182,7 +182,7 @@ class _Loop:
         left = np.where((ids >= 0) & ~drawn, np.minimum(self.known - self.ages, self.e.chunk), 0).max()
         crowded = max(sum(i // self.per_block == b for i in waiting) for b in range(self.local_blocks))
         own = (int((ids >= 0).sum()), -(-crowded // self.per_call), int(fresh.any() or self.stale), int(drawn.any()), int(left))
-        work = _Work(*agree(own, np.max))  # the one agreement of a chunk: trip counts never differ
+        work = _Work(*agree(own, np.max))  # agreed at once, so that trip counts never differ
         for _ in range(work.replacements):
             self._send_contexts(waiting)
         if work.changed:
