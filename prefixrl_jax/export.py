@@ -59,6 +59,7 @@ def run(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # no accelerator is needed to copy weights
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there is as it should be
     try:
         step = export(Path(WORKDIR.value), Path(OUT.value), STEP.value, DTYPE.value)
     except (ValueError, OSError) as error:

@@ -25,6 +25,7 @@ def run(argv: list[str]) -> None:
     """Runs the experiment the flags describe; a bad input ends with one clear line and exit status 2."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; fields are set as --config.train.steps=100")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there is as it should be
     import jax
 
     from prefixrl_jax import interrupt, processes

@@ -74,12 +74,11 @@ class Stages:
                  machine: dict[str, Any] | None = None):  # fmt: skip
         """files: a fingerprint, by the first stage that reads them, of the files that a configuration only names.
         machine: what the last bits of a result depend on (versions, devices), as JSON values."""
-        self._directory, self._config = workdir / "stages", config
-        self._files, self._machine = files or {}, machine or {}
-
-    def _fields(self, stage: str) -> dict[str, Any]:
-        read = NAMES[: NAMES.index(stage) + 1]
-        return fields_of(self._config, stage) | {FILES[s]: digest for s, digest in self._files.items() if s in read and digest}
+        self._directory, self._machine = workdir / "stages", machine or {}
+        self._fields = {stage: fields_of(config, stage) for stage in NAMES}
+        for first, digest in (files or {}).items():
+            for stage in NAMES[NAMES.index(first) :] if digest else ():
+                self._fields[stage][FILES[first]] = digest
 
     def _path(self, stage: str) -> Path:
         return self._directory / f"{stage}.json"
@@ -91,7 +90,7 @@ class Stages:
             return None
         record = json.loads(path.read_text())
         # A field that the version of then did not have had what is its default now.
-        absent = {k: v for k, v in _DEFAULTS.items() if k in self._fields(stage) and k not in record["fields"]}
+        absent = {k: v for k, v in _DEFAULTS.items() if k in self._fields[stage] and k not in record["fields"]}
         return record | {"fields": absent | record["fields"]}
 
     def result(self, stage: str) -> dict[str, Any]:
@@ -107,7 +106,7 @@ class Stages:
         for stage in NAMES:
             if (record := self.record(stage)) is None:
                 continue
-            now, then = self._fields(stage), record["fields"]
+            now, then = self._fields[stage], record["fields"]
             for k in sorted({*now, *then}):
                 if k not in EXTENT and now.get(k) != then.get(k):
                     differing.setdefault(k, (stage, then.get(k), now.get(k)))
@@ -118,7 +117,7 @@ class Stages:
 
     def begin(self, stage: str) -> dict[str, Any] | None:
         """The result of a complete stage; otherwise notes that it has begun and returns None."""
-        record, fields = self.record(stage), self._fields(stage)
+        record, fields = self.record(stage), self._fields[stage]
         if record is not None and record["complete"] and record["fields"] == fields:
             return record["result"]
         self._write(stage, {"complete": False, "fields": fields, "seconds": self.seconds(stage)})
@@ -138,12 +137,12 @@ class Stages:
 
     def finish(self, stage: str, result: dict[str, Any], seconds: float) -> None:
         """Marks a stage complete, with its (JSON) result; seconds are added to those of interrupted attempts."""
-        fields = self._fields(stage)
+        fields = self._fields[stage]
         self._write(stage, {"complete": True, "fields": fields, "result": result, "seconds": self.seconds(stage) + seconds})
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Books time spent on a stage that was interrupted."""
-        record = self.record(stage) or {"complete": False, "fields": self._fields(stage)}
+        record = self.record(stage) or {"complete": False, "fields": self._fields[stage]}
         self._write(stage, record | {"seconds": self.seconds(stage) + seconds})
 
     def seconds(self, stage: str) -> float:

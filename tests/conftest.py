@@ -44,6 +44,13 @@ def config64(config) -> ModelConfig:
     return as_float64(config)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def children_without_torch():
+    """What runs in a process of its own is what a user runs: without PyTorch, which is there for the tests to compare with."""
+    paths = [str(pathlib.Path(__file__).parent / "without_torch"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+
+
 def as_float64(config: ModelConfig) -> ModelConfig:
     """The model in float64, weights included."""
     return dataclasses.replace(config, dtype="float64", param_dtype="float64")
