@@ -23,6 +23,7 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "pyarrow>=18.0",  # Parquet
         "rich>=13.7",
         "safetensors>=0.8",
         "sentencepiece>=0.2",
@@ -39,6 +40,7 @@ setup(
         "math": ["math-verify>=0.8"],
         "test": [
             "accelerate>=1.10",  # transformers reads GGUF files with it
+            "datasets>=4.0",
             "gguf>=0.17",
             "hypothesis>=6.120",
             "math-verify>=0.8",

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     c.sampling.rows = 8
     c.sampling.slots = 4
     c.base.steps = 120
-    c.base.batch = 64
+    c.base.batch = 32
     c.base.learning_rate = 5e-3
     c.select.samples = 8
     c.select.band = (0.0, 1.0)

@@ -37,10 +37,16 @@ def get_config() -> ConfigDict:
     c.task.math.timeout = 5.0  # seconds an answer may take to grade
 
     c.data = ConfigDict()
-    c.data.path = ""  # JSONL of training problems; empty: the task's generator
-    c.data.heldout_path = ""  # JSONL of held-out problems; empty: a part of data.path
+    c.data.path = ""  # training problems: a .jsonl or .parquet file, a TFDS folder, tfds:NAME, hf:NAME; empty: the generator
+    c.data.split = "train"  # of a TFDS or Hugging Face dataset
+    c.data.heldout_path = ""  # held-out problems, likewise; empty: a part of data.path
+    c.data.heldout_split = "test"
     c.data.heldout_fraction = 0.5  # of data.path that is held out, when heldout_path is empty
+    c.data.id_field = "id"  # of a row, if it has one; else its place in the set is its id
+    c.data.filter_field = ""  # a number in the rows of data.path, e.g. "difficulty"; empty: no filter
+    c.data.filter_band = (6.0, 8.0)  # keeps rows with filter_field in it (the paper's difficulty of OMNI-MATH problems)
     c.data.limit = 0  # rows of data.path to use at most, from the top; 0: all
+    c.data.skip_bad = False  # pass malformed rows over, counted and listed, rather than refuse the set
     c.data.train_candidates = 400  # problems generated for select to screen
     c.data.heldout_candidates = 400
 

@@ -17,6 +17,7 @@ import jax
 
 from prefixrl_jax.files import write_json
 from prefixrl_jax.flops import Costs, Ledger
+from prefixrl_jax.interrupt import Interrupted
 from prefixrl_jax.log import Log
 from prefixrl_jax.metrics import say
 from prefixrl_jax.model import tokenizer as tokenizers
@@ -25,7 +26,7 @@ from prefixrl_jax.processes import local_slice, share_charges
 from prefixrl_jax.sampling.refill import Engine, Job, Sample
 from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.shared_log import SharedLog
-from prefixrl_jax.tasks.task import Problem, Task, Verdict, graded
+from prefixrl_jax.tasks.task import Problem, Task, Verdict, begin_grading
 from prefixrl_jax.traces import Damaged, Trace, read_dataset, write_dataset
 
 HEADER = ("model", "tokenizer")  # fingerprints of what made the corpus: the log's header, and in summary.json
@@ -51,18 +52,46 @@ class Attempts:
 
 
 class _SamplingJob(Job):
-    """A job over one problem that grades what arrives and writes it to the log, so that no finished sample is drawn again."""
+    """A job over one problem that grades what arrives and writes it to the log, so that no finished sample is drawn again.
+
+    A task that grades aside is given the time of one chunk: the verdict on a sample counts when the next chunk has been begun,
+    never earlier, so that what is drawn does not depend on how long grading took.
+    """
 
     def __init__(self, stage: str, logged: Attempts, task: Task, limit: int, log: SharedLog):
         self.name, self.context_ids = logged.problem.id, task.render(logged.problem)
         self.attempts = Attempts(logged.problem, logged.context)
         self._logged, self._task, self._log, self._stage = logged, task, log, stage
         self._limit, self._ids = limit, iter(range(limit))
+        self._arrived: set[int] = set()
+        self._open: list[Callable[[], None]] = []  # samples that arrived and whose verdicts do not count yet
 
     def deliver(self, sample: Sample) -> None:
-        """Grades, logs and keeps one sample."""
+        """Has one sample graded."""
         ids = sample.token_ids.tolist()
-        verdict = graded(self._task, self.attempts.problem, ids)
+        verdict = begin_grading(self._task, self.attempts.problem, ids)
+        self._arrive(sample.sample_id, lambda: self._keep(sample, ids, verdict()))
+
+    def redeliver(self, sample_id: int) -> None:
+        """Takes a sample from the log."""
+        known = self._logged
+        verdict, length, trace = known.verdicts[sample_id], known.lengths[sample_id], known.correct.get(sample_id)
+        self._arrive(sample_id, lambda: self.attempts.add(sample_id, verdict, length, trace))
+
+    def _arrive(self, sample_id: int, settle: Callable[[], None]) -> None:
+        self._arrived.add(sample_id)
+        self._open.append(settle)
+        if not self._task.grades_aside:
+            self.settle()
+
+    def settle(self) -> None:
+        """Waits for the verdicts on all samples that have arrived; from then on they count."""
+        for settle in self._open:
+            settle()
+        self._open.clear()
+
+    def _keep(self, sample: Sample, ids: list[int], verdict: Verdict) -> None:
+        """Logs and keeps one sample."""
         record = {
             "stage": self._stage, "problem": self.name, "sample": sample.sample_id, "verdict": verdict.value, "tokens": len(ids),
         }  # fmt: skip
@@ -78,16 +107,12 @@ class _SamplingJob(Job):
         """Tokens of a sample that is in the log."""
         return self._logged.lengths.get(sample_id, 0)
 
-    def redeliver(self, sample_id: int) -> None:
-        """Takes a sample from the log."""
-        known = self._logged
-        self.attempts.add(sample_id, known.verdicts[sample_id], known.lengths[sample_id], known.correct.get(sample_id))
-
     def take_unused(self) -> list[int]:
         """Logged samples that this run did not ask for (another number of slots begins others); returns their lengths."""
         unused = sorted(self._logged.lengths.keys() - self.attempts.lengths.keys())
         for sample_id in unused:
             self.redeliver(sample_id)
+        self.settle()
         return [self._logged.lengths[i] for i in unused]
 
 
@@ -100,8 +125,8 @@ class SelectJob(_SamplingJob):
 
     @property
     def closed(self) -> bool:
-        """When all k verdicts are in."""
-        return len(self.attempts.verdicts) >= self._limit
+        """When all k samples are in."""
+        return len(self._arrived) >= self._limit
 
 
 class CollectJob(_SamplingJob):
@@ -117,10 +142,10 @@ class CollectJob(_SamplingJob):
 
     @property
     def closed(self) -> bool:
-        """When every id below the best success has failed, or the cap is used up."""
+        """When every id below the best success is in, or the cap is used up."""
         if (best := self._best) is None:
-            return len(self.attempts.verdicts) >= self._limit
-        return sum(i < best for i in self.attempts.verdicts) >= best
+            return len(self._arrived) >= self._limit
+        return sum(i < best for i in self._arrived) >= best
 
 
 def replay(records: list[dict[str, Any]], stage: str, problems: list[Problem], task: Task) -> dict[str, Attempts]:
@@ -149,7 +174,7 @@ def attempt_all(
     stream: jax.Array,
     ledger: Ledger,
     log: SharedLog,
-    after_chunk: Callable = lambda known: None,
+    show: Callable = lambda known: None,
 ) -> dict[str, Attempts]:
     """Runs one stage ("select": exactly `limit` samples; "collect": until the first success, at most `limit`).
 
@@ -159,12 +184,19 @@ def attempt_all(
     found = replay(log.records, stage, problems, task)
     jobs = [kind(stage, found[p.id], task, limit, log) for p in local_slice(problems)]
 
-    def between(wait: bool = False) -> None:
-        _take(found, log.share(wait), stage)
-        after_chunk(found)
+    def settle(due: bool, wait: bool = False) -> None:
+        for job in jobs:
+            job.settle()
+        if due:
+            _take(found, log.share(wait), stage)
+            show(found)
 
-    engine.run(params, jobs, sampling, stream, ledger, (stage, stage), between)
-    between(wait=True)
+    try:
+        engine.run(params, jobs, sampling, stream, ledger, (stage, stage), settle)
+    except Interrupted:
+        settle(due=True, wait=True)
+        raise
+    settle(due=True, wait=True)
     for job in jobs:
         if unused := job.take_unused():  # drawn, so paid for
             ledger.add_group(engine.cost, (stage, stage), job.attempts.context, unused)

@@ -34,7 +34,6 @@ from prefixrl_jax.model.hub import find_model
 from prefixrl_jax.model.weights import Params, count_params, init_params, params_fingerprint
 from prefixrl_jax.prefixrl import OnPolicy, readable_samples, write_samples
 from prefixrl_jax.processes import on_primary, primary, share_charges
-from prefixrl_jax.report import write_report
 from prefixrl_jax.rl.step import TrainState, abstract_state, init_state, make_optimizer, make_train_step
 from prefixrl_jax.rollout import Prompt
 from prefixrl_jax.sampling.noise import stream_key
@@ -59,12 +58,12 @@ class Experiment:
         self.config, self.workdir = config, workdir
         self.s: Settings = resolve(config)
         self.ledger = Ledger()
-        sets = candidates(self.s.task, config.data, config.seed)
-        self._check_fit(sets)
-        files = {"base": self.s.task.base_source(), "corpus": fingerprint(sets)}
+        self.sets = candidates(self.s.task, config.data, config.seed)
+        self._check_fit(self.sets.problems)
+        files = {"base": self.s.task.base_source(), "corpus": fingerprint(self.sets.problems)}
         self.stages = Stages(workdir, config, files, self._machine())
         self.stages.check()
-        self.candidates = {name: {p.id: p for p in problems} for name, problems in sets.items()}
+        self.candidates = {name: {p.id: p for p in problems} for name, problems in self.sets.problems.items()}
 
     def _check_fit(self, sets: dict[str, list[Problem]]) -> None:
         largest = max(self.config.sampling.context_buckets)
@@ -82,6 +81,7 @@ class Experiment:
         if last not in NAMES:
             raise ValueError(f"--stage={last!r}: one of {', '.join(NAMES)}")
         on_primary(write_json, self.workdir / "config.json", self.config.to_dict())
+        self._tell_left_out()
         with jax.set_mesh(self.s.mesh):
             for name in NAMES[: NAMES.index(last) + 1]:
                 if moved := on_primary(self.stages.moved, name):
@@ -92,6 +92,15 @@ class Experiment:
                 if "ledger" in result:
                     self.ledger = Ledger(result["ledger"])
         return self.workdir
+
+    def _tell_left_out(self) -> None:
+        """Says which rows were malformed and which held-out problems are trained on; all of them stand in left_out.json."""
+        found = {"malformed rows": self.sets.skipped, "held-out problems that are trained on": self.sets.overlap}
+        for what, sentences in found.items():
+            if sentences:
+                say(f"data: {len(sentences)} {what} left out; all are in {self.workdir}/left_out.json, the first: {sentences[0]}")
+        if any(found.values()):
+            on_primary(write_json, self.workdir / "left_out.json", found)
 
     def _do(self, name: str) -> dict[str, Any]:
         """One stage from where it is to its end; returns its result, which is then on record."""
@@ -227,6 +236,8 @@ class Experiment:
 
     def report(self) -> dict[str, Any]:
         """summary.json and report.html."""
+        from prefixrl_jax.report import write_report  # here: importing matplotlib takes half a second
+
         on_primary(write_json, self.workdir / "summary.json", self.summary())
         return {"line": on_primary(lambda: str(write_report(self.workdir)))}
 
@@ -311,6 +322,7 @@ class Experiment:
             "success_by_prefix_fraction": results["evaluate"]["by_fraction"],
             "flops": flops, "seconds": {name: self.stages.seconds(name) for name in NAMES},
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "left_out": {"malformed": len(self.sets.skipped), "overlap": len(self.sets.overlap)},
             "corpus": found, "hard_set": {**found["hard"], "candidates": found["candidates"], "k": found["k"]},
             "prefixes": {k: v for k, v in results["prefixes"].items() if k != "line"},
             "model": {"parameters": count_params(self.s.model)["total"], "family": self.s.model.family},

@@ -21,7 +21,7 @@ class Interrupted(Exception):
 
 
 def listen() -> None:
-    """From now on the first SIGTERM is noted for `check`, and the second ends the process."""
+    """From now on the first SIGTERM is noted, and the second ends the process."""
     signal.signal(signal.SIGTERM, _note)
 
 
@@ -36,10 +36,9 @@ def received() -> bool:
     return bool(agree(_received, np.max))
 
 
-def check() -> None:
-    """Raises Interrupted if any process was asked to stop, unless that has to wait (`deferred`)."""
-    if not _deferred and received():
-        raise Interrupted
+def wanted() -> bool:
+    """Whether this process was asked to stop, and it need not wait (`deferred`)."""
+    return _received and not _deferred
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from prefixrl_jax.model.weights import Params
 from prefixrl_jax.processes import agree
 from prefixrl_jax.sampling.refill import Engine, FixedJob, Sample
 from prefixrl_jax.sampling.sampler import Sampling
-from prefixrl_jax.tasks.task import Problem, Task, Verdict, graded
+from prefixrl_jax.tasks.task import Problem, Task, Verdict, begin_grading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +46,28 @@ class Rollouts:
         return np.array([[v.reward for v in row] for row in self.verdicts], np.float32)
 
 
+class _GradedJob(FixedJob):
+    """n samples of a prompt, each graded from the moment it is finished."""
+
+    def __init__(self, task: Task, prompt: Prompt, samples: int):
+        super().__init__(prompt.name, task.render(prompt.problem) + list(prompt.prefix), samples)
+        self._task, self._prompt = task, prompt
+        self.verdicts: dict[int, Callable[[], Verdict]] = {}
+
+    def deliver(self, sample: Sample) -> None:
+        """Keeps the sample and has it graded."""
+        super().deliver(sample)
+        response = [*self._prompt.prefix, *sample.token_ids.tolist()]
+        self.verdicts[sample.sample_id] = begin_grading(self._task, self._prompt.problem, response)
+
+
 def sample_and_grade(engine: Engine, params: Params, task: Task, prompts: Sequence[Prompt], n: int, sampling: Sampling,
                      stream: jax.Array, ledger: Ledger, phases: tuple[str, str]) -> Rollouts:  # fmt: skip
     """n samples of each of this process's prompts, graded here; other processes do theirs."""
-    jobs = [FixedJob(p.name, task.render(p.problem) + list(p.prefix), n) for p in prompts]
+    jobs = [_GradedJob(task, p, n) for p in prompts]
     engine.run(params, list(jobs), sampling, stream, ledger, phases)
     samples = [[job.samples[i] for i in range(n)] for job in jobs]
-    verdicts = [
-        [graded(task, p.problem, [*p.prefix, *s.token_ids.tolist()]) for s in row]
-        for p, row in zip(prompts, samples, strict=True)
-    ]
+    verdicts = [[job.verdicts[i]() for i in range(n)] for job in jobs]
     return Rollouts(list(prompts), samples, verdicts)
 
 

@@ -46,7 +46,7 @@ def test_samples_come_prompt_by_prompt(lm):
 
 def test_logprobs_are_those_of_the_samples(lm):
     prompt = lm.render("w1 w2 w3")
-    for c in lm.generate(["w1 w2 w3"], n=4, max_new_tokens=8):
+    for c in lm.generate(["w1 w2 w3"], n=2, max_new_tokens=8):
         found = lm.logprobs([[*prompt, *c.token_ids]])
         np.testing.assert_allclose(found[0, len(prompt) - 1 :], c.logprobs, atol=1e-5)
         logits = jax.nn.log_softmax(lm.logits([[*prompt, *c.token_ids]]))[0, len(prompt) - 1 : -1]

@@ -1,7 +1,10 @@
 """Select and collect under any order of finishing, across a kill, and on the real sampler."""
 
 import dataclasses
+import itertools
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -15,6 +18,7 @@ from prefixrl_jax.flops import Ledger, causal_pairs, costs
 from prefixrl_jax.log import Log
 from prefixrl_jax.mesh import make_mesh
 from prefixrl_jax.model.tokenizer import fingerprint, word_tokenizer
+from prefixrl_jax.rollout import Prompt, sample_and_grade
 from prefixrl_jax.sampling import refill
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.sampling.refill import Engine, FixedJob, Sample
@@ -33,6 +37,7 @@ class FirstToken:
 
     stop_ids = (0, 1)
     tokenizer = word_tokenizer(["a", "b"])
+    grades_aside = False
 
     def __init__(self, limit: int = 2):
         self.limit = limit
@@ -42,6 +47,23 @@ class FirstToken:
 
     def grade(self, problem, response):
         return Verdict.CORRECT if response[0] < self.limit else Verdict.WRONG
+
+
+class Aside(FirstToken):
+    """The same, graded by a thread that takes its time: `delay(number of the response)` seconds."""
+
+    grades_aside = True
+
+    def __init__(self, limit: int, delay=lambda i: 0.001 * (i % 3)):
+        super().__init__(limit)
+        self._delay, self._count, self._thread = delay, itertools.count(), ThreadPoolExecutor(1)
+
+    def grade(self, problem, response):
+        return self._thread.submit(self._later, next(self._count), super().grade(problem, response))
+
+    def _later(self, number, verdict):
+        time.sleep(self._delay(number))
+        return verdict
 
 
 def sample(i: int, correct: bool) -> Sample:
@@ -232,10 +254,10 @@ def test_a_slot_idles_only_when_nothing_is_left_for_it(params, monkeypatch):
 PROBLEMS = [Problem(name, {}) for name in CONTEXTS]
 
 
-def run_stage(params, path, stage, limit, task, ledger, after_chunk=lambda known: None):
+def run_stage(params, path, stage, limit, task, ledger, show=lambda known: None):
     stream = stream_key(0, stage)
     with SharedLog(path / "log.jsonl", HEADER) as log:
-        return attempt_all(stage, make_engine(), params, task, PROBLEMS, limit, SAMPLING, stream, ledger, log, after_chunk)
+        return attempt_all(stage, make_engine(), params, task, PROBLEMS, limit, SAMPLING, stream, ledger, log, show)
 
 
 def test_a_job_that_knows_no_finished_sample_is_handed_none():
@@ -250,10 +272,10 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("stage", ["select", "collect"])
-@pytest.mark.parametrize("torn", [0, 2])
-def test_a_stage_killed_again_and_again_ends_as_one_that_was_not(params, tmp_path, stage, torn):
+@pytest.mark.parametrize(("make_task", "torn"), [(FirstToken, 0), (FirstToken, 2), (Aside, 2)])
+def test_a_stage_killed_again_and_again_ends_as_one_that_was_not(params, tmp_path, stage, make_task, torn):
     """Equal to the bit: verdicts, traces with their log-probs, the log's records in order, and the ledger."""
-    task, expected = FirstToken(limit=3), Ledger()
+    task, expected = make_task(limit=3), Ledger()
     whole = run_stage(params, tmp_path / "whole", stage, 12, task, expected)
     path, kills = tmp_path / "killed" / "log.jsonl", 0
     while True:
@@ -274,6 +296,35 @@ def test_a_stage_killed_again_and_again_ends_as_one_that_was_not(params, tmp_pat
     assert kills > 3 and resumed == whole and ledger.state == expected.state
     records = [Log(tmp_path / name / "log.jsonl", HEADER).records for name in ("whole", "killed")]
     assert len(records[0]) == len(records[1]) and all(r in records[1] for r in records[0])
+
+
+@pytest.mark.parametrize("stage", ["select", "collect"])
+def test_what_is_drawn_does_not_depend_on_how_long_grading_takes(params, tmp_path, stage):
+    tasks = [Aside(3, delay) for delay in (lambda i: 0.0, lambda i: 0.05 * (i % 4 == 1))]
+    ledgers = [Ledger(), Ledger()]
+    fast, slow = (run_stage(params, tmp_path / str(i), stage, 12, tasks[i], ledgers[i]) for i in range(2))
+    assert fast == slow and ledgers[0].state == ledgers[1].state
+    at_once = run_stage(params, tmp_path / "at once", stage, 12, FirstToken(3), Ledger())
+    traces = [{name: first_traces({name: a}, COST) for name, a in found.items()} for found in (fast, at_once)]
+    for name, found in traces[0].items():  # the first correct trace is the same; a chunk more may have been begun beside it
+        assert [t.token_ids for t in found] == [t.token_ids for t in traces[1][name]]
+
+
+def test_a_verdict_given_aside_counts_from_the_next_chunk_on(tmp_path):
+    log = SharedLog(tmp_path / "log.jsonl", HEADER)
+    job = CollectJob("collect", Attempts(PROBLEM, 2), Aside(2), 9, log)
+    assert [job.next_sample() for _ in range(3)] == [0, 1, 2]
+    job.deliver(sample(0, correct=True))
+    assert job.attempts.correct == {} and job.next_sample() == 3 and not job.closed
+    job.settle()
+    assert list(job.attempts.correct) == [0] and job.next_sample() is None and job.closed
+
+
+def test_rollouts_are_graded_in_their_order_whenever_the_verdicts_come(params):
+    prompts = [Prompt(p) for p in PROBLEMS[:3]]
+    found = [sample_and_grade(make_engine(), params, task, prompts, 4, SAMPLING, stream_key(0, "r"), Ledger(), ("eval", "eval"))
+             for task in (FirstToken(9), Aside(9))]  # fmt: skip
+    assert found[0].verdicts == found[1].verdicts and 0 < found[0].rewards.mean() < 1
 
 
 def test_what_is_finished_is_not_computed_again(params, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kills import ROOT, Command, completed, differences, kill_repeatedly, wait_for
+from prefixrl_jax.stages import NAMES
 
 KILLS = 10
 FLAGS = ("--config.train.steps=10", "--config.checkpoint.every=2")
@@ -35,15 +37,32 @@ def whole(tmp_path_factory) -> tuple[Command, Path, float]:
 def test_killed_at_drawn_moments(whole, tmp_path):
     command, expected, seconds = whole
     moments = random.Random(0)
-    tally = kill_repeatedly(command, tmp_path / "run", expected, KILLS, lambda: moments.uniform(0.3, 0.7) * seconds)
+    tally = kill_repeatedly(command, tmp_path / "run", expected, KILLS, lambda: moments.uniform(0.25, 0.6) * seconds)
     assert (tally.kills, tally.lost, tally.different) == (KILLS, 0, []) and tally.runs >= 1
 
 
-@pytest.mark.parametrize("line", ["base done", "train 5/10"])
-def test_sigterm_stops_in_order_and_says_how_to_go_on(whole, tmp_path, line):
+def begun(expected: Path, workdir: Path, stages: int) -> Path:
+    """A run that has only the first of the stages of one that is finished."""
+    for name in ["config.json", *NAMES[:stages], *(f"stages/{stage}.json" for stage in NAMES[:stages])]:
+        copy = shutil.copytree if (expected / name).is_dir() else shutil.copy
+        (workdir / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(expected / name, workdir / name)
+    return workdir
+
+
+def wait_for_samples(workdir: Path, count: int) -> None:
+    """Until so many samples are in the corpus log."""
+    log, end = workdir / "corpus" / "log.jsonl", time.monotonic() + 120
+    while not log.exists() or len(log.read_bytes().splitlines()) <= count:
+        assert time.monotonic() < end, f"no {count} samples in {log}"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("stages", "line"), [(0, "base 40/120"), (1, "samples"), (3, "train 5/10")])
+def test_sigterm_stops_in_order_and_says_how_to_go_on(whole, tmp_path, stages, line):
     command, expected, _ = whole
-    child = command.start(tmp_path / "run")
-    wait_for(child, line)
+    child = command.start(begun(expected, tmp_path / "run", stages))
+    wait_for_samples(tmp_path / "run", 50) if line == "samples" else wait_for(child, line)
     child.send_signal(signal.SIGTERM)
     output = completed(child)
     assert "stopped as asked" in output and "the same command goes on" in output
@@ -67,15 +86,15 @@ def test_a_second_sigterm_ends_it_at_once():
     assert done.stdout == "True\n" and done.returncode == -signal.SIGTERM, done.stderr
 
 
-@pytest.mark.parametrize(("line", "size", "message"), [
-    ("base done", 5_000, "were not saved in the log"),
-    ("train 3/10", 20_000, "the checkpoint of step"),
+@pytest.mark.parametrize(("stages", "line", "size", "message"), [
+    (1, "samples", 5_000, "were not saved in the log"),
+    (3, "train 3/10", 20_000, "the checkpoint of step"),
 ])  # fmt: skip
-def test_a_disk_that_takes_no_more_ends_in_one_line_and_loses_nothing(whole, tmp_path, line, size, message):
+def test_a_disk_that_takes_no_more_ends_in_one_line_and_loses_nothing(whole, tmp_path, stages, line, size, message):
     """The limit on the size of a file stands for a full disk: the system refuses a write in the middle of the run."""
     command, expected, _ = whole
-    child = command.start(tmp_path / "run")
-    wait_for(child, line)
+    child = command.start(begun(expected, tmp_path / "run", stages))
+    wait_for_samples(tmp_path / "run", 0) if line == "samples" else wait_for(child, line)
     resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
     output = child.communicate(timeout=120)[0]
     assert child.returncode == 3, output[-3000:]

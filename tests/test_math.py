@@ -67,7 +67,7 @@ def test_a_bad_row_names_its_field_and_what_it_has(folder, row):
 def test_a_response_is_graded_by_the_answer_it_states(folder, response, verdict):
     task = make(folder)
     ids = task.tokenizer.encode(response.removesuffix("<eos>")) + [258] * response.endswith("<eos>")
-    assert task.grade(Problem("p", {"question": "", "answer": "72"}), ids) is verdict
+    assert task.grade(Problem("p", {"question": "", "answer": "72"}), ids).result() is verdict
 
 
 @pytest.mark.parametrize(("prefix", "leaks"), [
@@ -105,5 +105,5 @@ def test_a_run_takes_sizes_and_tokenizer_from_the_model(folder, tmp_path):
     c.data.path, c.data.limit = str(tmp_path / "rows.jsonl"), 8
     s = resolve(c)
     assert (s.model.hidden_size, s.model.num_layers, s.model.vocab_size) == (TINY.hidden_size, TINY.num_layers, 300)
-    sets = candidates(s.task, c.data, 0)
+    sets = candidates(s.task, c.data, 0).problems
     assert sorted(p.data["question"] for p in [*sets["train"], *sets["heldout"]]) == [f"{i} + {i}?" for i in range(8)]

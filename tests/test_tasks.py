@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ml_collections import ConfigDict
 
 from prefixrl_jax.tasks.gsm8k import GSM8K, final_number
 from prefixrl_jax.tasks.registry import make_task
-from prefixrl_jax.tasks.sources import candidates, read_jsonl
-from prefixrl_jax.tasks.task import Problem, Verdict, graded
+from prefixrl_jax.tasks.sources import read_problems
+from prefixrl_jax.tasks.task import Problem, Verdict, begin_grading
 from prefixrl_jax.tasks.water_jugs import WaterJugs, random_play_success
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -173,7 +172,7 @@ def test_published_problems_are_solved_as_published(row):
 def test_luchins_problems_have_his_solution():
     """B - A - 2C, written out for his first three-jar problem."""
     task = WaterJugs(max_capacity=163, jugs=3, max_moves=10)
-    problem = read_jsonl(task, str(DATA / "jugs_published.jsonl"))[1]
+    problem, _ = read_problems(task, str(DATA / "jugs_published.jsonl"))[1]
     words = [
         "fill-B",
         "A=0",
@@ -446,7 +445,7 @@ def test_answers_are_graded_as_fractions():
 
 def test_worked_solutions_of_real_rows_are_correct():
     task = GSM8K(str(DATA / "gsm8k_base.jsonl"))
-    problems = read_jsonl(task, str(DATA / "gsm8k_train.jsonl"))
+    problems = [problem for problem, _ in read_problems(task, str(DATA / "gsm8k_train.jsonl"))]
     assert [p.id for p in problems] == [f"gsm8k_train-{i}" for i in range(1, 7)]
     for p, q in itertools.product(problems, problems):
         verdict = task.grade(p, task.tokenizer.encode(" " + q.data["answer"]))
@@ -481,105 +480,6 @@ def test_word_problems_have_no_generator_and_need_base_text():
         GSM8K().base_text(np.random.default_rng(0), 1)
 
 
-# --- users' files
-
-
-def write_rows(path, *lines):
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines), encoding="utf-8")
-    return str(path)
-
-
-QA = {"question": "How many?", "answer": "#### 4"}
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ([], r"rows\.jsonl: no problem in the file"),
-        (["", "  "], r"rows\.jsonl: no problem in the file"),
-        ([QA, "", {"question": "How?"}], r"rows\.jsonl, line 3: field 'answer' is missing"),
-        ([{"question": " ", "answer": "#### 4"}], r"rows\.jsonl, line 1: field 'question'"),
-        ([{"question": 5, "answer": "#### 4"}], r"rows\.jsonl, line 1: field 'question'"),
-        ([QA, {"question": "How?", "answer": "four"}], r"rows\.jsonl, line 2: field 'answer' ends in 'four'; '#### N'"),
-        ([QA | {"id": "a"}, QA | {"id": "b"}, QA | {"id": "a"}], r"rows\.jsonl, line 3: id 'a' stands in an earlier line"),
-        ([QA, '{"question": '], r"rows\.jsonl, line 2: "),
-        ([QA, "[1, 2]"], r"rows\.jsonl, line 2: list found where a JSON object"),
-    ],
-)
-def test_a_malformed_file_is_refused_with_line_and_field(tmp_path, lines, message):
-    with pytest.raises(ValueError, match=message):
-        read_jsonl(GSM8K(), write_rows(tmp_path / "rows.jsonl", *lines))
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"data\.path='.*none\.jsonl': no such file"):
-        read_jsonl(GSM8K(), str(tmp_path / "none.jsonl"))
-
-
-def test_a_line_ends_at_a_newline_only(tmp_path):
-    row = QA | {"question": "one\u2028two\x85three"}
-    path = write_rows(tmp_path / "rows.jsonl", json.dumps(row, ensure_ascii=False), QA)
-    assert [p.data["question"] for p in read_jsonl(GSM8K(), path)] == [row["question"], QA["question"]]
-
-
-def data_section(**fields):
-    return ConfigDict(
-        {
-            "path": "",
-            "heldout_path": "",
-            "heldout_fraction": 0.5,
-            "train_candidates": 4,
-            "limit": 0,
-            "heldout_candidates": 3,
-            **fields,
-        }
-    )
-
-
-def test_candidates_of_the_generator():
-    task = WaterJugs(max_capacity=8, max_moves=6, band=(0.02, 0.2))
-    sets = candidates(task, data_section(), seed=1)
-    assert sets == {"train": task.generate("train", 4, 1), "heldout": task.generate("heldout", 3, 1)}
-    assert candidates(task, data_section(heldout_candidates=0), seed=1)["heldout"] == []
-
-
-def test_candidates_of_two_files():
-    sets = candidates(
-        GSM8K(), data_section(path=str(DATA / "gsm8k_train.jsonl"), heldout_path=str(DATA / "gsm8k_heldout.jsonl")), 0
-    )
-    assert (len(sets["train"]), len(sets["heldout"])) == (6, 4)
-
-
-def test_one_file_is_divided_by_ids_and_stays_divided(tmp_path):
-    rows = [{"id": f"q{i}", "question": f"{i}?", "answer": f"#### {i}"} for i in range(400)]
-
-    def divide(rows, fraction):
-        path = write_rows(tmp_path / "rows.jsonl", *rows)
-        return candidates(GSM8K(), data_section(path=path, heldout_fraction=fraction), 0)
-
-    few, many = divide(rows[:200][::-1], 0.25), divide(rows, 0.25)
-    held = {p.id for p in many["heldout"]}
-    assert len(many["train"]) + len(held) == 400 and 70 < len(held) < 130
-    assert {p.id for p in few["heldout"]} == held & {f"q{i}" for i in range(200)}
-    with pytest.raises(ValueError, match=r"data\.heldout_fraction=1\.0 leaves none of 400"):
-        divide(rows, 1.0)
-
-
-def test_a_problem_in_both_sets_is_named(tmp_path):
-    train = write_rows(tmp_path / "train.jsonl", QA | {"id": "a"}, {"id": "b", "question": "?", "answer": "#### 1"})
-    heldout = write_rows(tmp_path / "heldout.jsonl", QA | {"id": "c"})
-    with pytest.raises(ValueError, match=r"held-out problem 'c' is training problem 'a'"):
-        candidates(GSM8K(), data_section(path=train, heldout_path=heldout), 0)
-
-
-def test_an_id_in_both_sets_is_named(tmp_path):
-    """Noise, logs and traces know a problem by its id, so one id may not mean two problems."""
-    train = write_rows(tmp_path / "train.jsonl", QA | {"id": "same"})
-    heldout = write_rows(tmp_path / "heldout.jsonl", {"id": "same", "question": "Another?", "answer": "#### 1"})
-    with pytest.raises(ValueError, match="'same'"):
-        candidates(GSM8K(), data_section(path=train, heldout_path=heldout), 0)
-
-
 @pytest.mark.parametrize("reward", [1, 1.5, True, None, "correct"])
 def test_a_grade_that_is_no_verdict_is_refused(reward):
     class Generous(GSM8K):
@@ -587,5 +487,6 @@ def test_a_grade_that_is_no_verdict_is_refused(reward):
             return reward
 
     with pytest.raises(ValueError, match=rf"task gsm8k: grade returned {reward!r} for problem 'p'; accepted: Verdict\.CORRECT"):
-        graded(Generous(), Problem("p", {}), [1])
-    assert graded(GSM8K(), Problem("p", {"answer": "#### 7"}), GSM8K().tokenizer.encode(" #### 7")) is Verdict.CORRECT
+        begin_grading(Generous(), Problem("p", {}), [1])()
+    verdict = begin_grading(GSM8K(), Problem("p", {"answer": "#### 7"}), GSM8K().tokenizer.encode(" #### 7"))
+    assert verdict() is Verdict.CORRECT

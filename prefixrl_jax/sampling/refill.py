@@ -14,7 +14,8 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -30,6 +31,8 @@ from prefixrl_jax.model.weights import Params
 from prefixrl_jax.processes import agree
 from prefixrl_jax.sampling import noise, sampler
 from prefixrl_jax.sampling.sampler import Sampling
+
+SHARE_SECONDS = 1.0  # how long a process may keep finished samples from the others: what the kill of one can cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,19 +119,20 @@ class Engine:
     buckets: tuple[int, ...]
 
     def run(self, params: Params, jobs: Sequence[Job], sampling: Sampling, stream: jax.Array, ledger: Ledger,
-            phases: tuple[str, str], after_chunk=lambda: None) -> None:  # fmt: skip
+            phases: tuple[str, str], meanwhile: Callable[[bool], None] = lambda due: None) -> None:  # fmt: skip
         """Samples until every job of every process is closed. Each process passes its own jobs.
 
         params: placed by the "decode" rules. stream: key of the stage and step (`noise.stream_key`). The ledger is charged
-        under phases = (of prefill, of decode). `after_chunk` is called between chunks, with every delivered sample handled.
-        Raises Interrupted, between chunks, when the process was asked to stop.
+        under phases = (of prefill, of decode). `meanwhile` is called while the device decodes a chunk: the place for what the
+        samples delivered before it have left to do. Its argument says whether it is time to tell other processes, the same on
+        each. Raises Interrupted, between chunks, when any process was asked to stop.
         """
         longest = agree(max((len(j.context_ids) for j in jobs), default=1), np.max)
         loop = _Loop(self, params, iter(jobs), sampling, stream, ledger, phases, bucket(longest, self.buckets))
         while (work := loop.fill()).running:
-            loop.decode(work)
-            after_chunk()
-            interrupt.check()
+            if work.stop:
+                raise interrupt.Interrupted
+            loop.decode(work, meanwhile)
 
 
 class _Work(NamedTuple):
@@ -139,6 +143,8 @@ class _Work(NamedTuple):
     changed: int  # whether any slot starts or drops a sample
     drawn: int  # whether any slot draws a sample, rather than replay one
     replayed: int  # tokens that replayed samples advance
+    stop: int  # whether any process was asked to stop
+    due: int  # whether any has waited long enough to tell the others what it has
 
 
 class _Loop:
@@ -164,6 +170,7 @@ class _Loop:
         self.ages = np.zeros((self.local, engine.slots), np.int32)
         self.known = np.zeros((self.local, engine.slots), np.int32)  # length of the sample in the slot if it is replayed, or 0
         self.stale = False  # whether the device still runs samples that were dropped
+        self.told = time.monotonic()  # when the processes last told each other what they have
 
     def _contexts(self, jobs: list[Job | None]) -> Context:
         tokens, lengths = pad_rows([[0] if job is None else job.context_ids for job in jobs], self.size)
@@ -181,8 +188,11 @@ class _Loop:
         ids, drawn = self._held()
         left = np.where((ids >= 0) & ~drawn, np.minimum(self.known - self.ages, self.e.chunk), 0).max()
         crowded = max(sum(i // self.per_block == b for i in waiting) for b in range(self.local_blocks))
-        own = (int((ids >= 0).sum()), -(-crowded // self.per_call), int(fresh.any() or self.stale), int(drawn.any()), int(left))
+        due = jax.process_count() == 1 or time.monotonic() - self.told > SHARE_SECONDS
+        own = _Work(int((ids >= 0).sum()), -(-crowded // self.per_call), int(fresh.any() or self.stale), int(drawn.any()),
+                    int(left), int(interrupt.wanted()), int(due))  # fmt: skip
         work = _Work(*agree(own, np.max))  # agreed at once, so that trip counts never differ
+        self.told = time.monotonic() if work.due else self.told
         for _ in range(work.replacements):
             self._send_contexts(waiting)
         if work.changed:
@@ -242,7 +252,7 @@ class _Loop:
         self.stale |= bool(dropped)
         row.slots[:], row.lengths = -1, []
 
-    def decode(self, work: _Work) -> None:
+    def decode(self, work: _Work, meanwhile: Callable[[bool], None]) -> None:
         """One chunk, then delivery of what finished in it."""
         ids, drawn = self._held()
         replayed = (ids >= 0) & ~drawn
@@ -251,6 +261,8 @@ class _Loop:
             self.state = sampler.decode_chunk(
                 self.params, self.state, config=self.e.config, sampling=self.sampling, steps=self.e.chunk
             )
+        meanwhile(bool(work.due))
+        if work.drawn:
             steps = max(steps, int(self.state.ticks) - self.ticks)
             active, age = meshes.to_local(self.state.active), meshes.to_local(self.state.age)
             self.ages, ended = np.where(drawn, age, self.ages), replayed | ~active

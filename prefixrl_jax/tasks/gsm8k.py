@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from prefixrl_jax.model.tokenizer import byte_tokenizer
-from prefixrl_jax.tasks.sources import fingerprint, read_jsonl
+from prefixrl_jax.tasks.sources import fingerprint, read_problems
 from prefixrl_jax.tasks.task import Problem, Verdict
 
 NUMBER = re.compile(r"([-\u2212]\s?)?\$?(\d[\d,]*(?:\.\d+)?|\.\d+)(?:/(\d+))?")
@@ -38,6 +38,7 @@ class GSM8K:
     """The task. Rows are {"question": text, "answer": worked solution ending in "#### N"}."""
 
     name = "gsm8k"
+    grades_aside = False
 
     def __init__(self, base_path: str = ""):
         self.tokenizer = byte_tokenizer()
@@ -87,7 +88,8 @@ class GSM8K:
         if not self._base_path:
             raise ValueError("task.gsm8k.base_path is empty: a model trained from scratch needs a JSONL file of worked solutions")
         if not self._base_problems:
-            self._base_problems = read_jsonl(self, self._base_path, "task.gsm8k.base_path")
+            found = read_problems(self, self._base_path, "task.gsm8k.base_path")
+            self._base_problems = [problem for problem, _ in found]
         return fingerprint({"base": self._base_problems})
 
     def base_text(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:

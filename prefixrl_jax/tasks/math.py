@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ class Math:
     """
 
     name = "math"
+    grades_aside = True
 
     def __init__(self, model_path: str, prompt: str, system: str, opening: str, kind: str, question_field: str, answer_field: str,
                  workers: int, timeout: float):  # fmt: skip
@@ -72,10 +74,10 @@ class Math:
         """As the tokenizer decodes it."""
         return str(self.tokenizer.decode(list(ids)))
 
-    def grade(self, problem: Problem, response: Sequence[int]) -> Verdict:
+    def grade(self, problem: Problem, response: Sequence[int]) -> Future[Verdict]:
         """By the answer the response states, wherever it ended."""
         text = str(self.tokenizer.decode(list(response), skip_special_tokens=True))
-        return self._grader.submit(problem.data["answer"], text).result()
+        return self._grader.submit(problem.data["answer"], text)
 
     def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
         """Whether the turn has ended, or an answer is stated or begun."""

@@ -1,67 +1,116 @@
-"""Where problems come from: the task's generator, or a JSONL file that a user brings; and the checks on both."""
+"""Where problems come from: the task's generator, or a set that a user brings; and the checks on both."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from pathlib import Path
+import re
+from typing import Any
 
+from prefixrl_jax.tasks.rows import read_rows
 from prefixrl_jax.tasks.task import Problem, Task
 
 
-def read_jsonl(task: Task, path: str, field: str = "data.path") -> list[Problem]:
-    """Problems from the JSONL file that `field` of the configuration names: one object a line, with an optional "id" (default:
-    the line's number).
+@dataclasses.dataclass(frozen=True)
+class Sets:
+    """The problems that select screens, and what became of those that it does not.
 
-    Raises ValueError naming file, line and field of a malformed row, of a duplicate id, or for an empty file.
+    Attributes:
+      problems: {"train": [...], "heldout": [...]}, which share no problem.
+      skipped: one sentence for each malformed row that was passed over.
+      overlap: one sentence for each held-out problem left out because the training set has it.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"{field}={path!r}: no such file")
-    problems: dict[str, Problem] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
+
+    problems: dict[str, list[Problem]]
+    skipped: list[str]
+    overlap: list[str]
+
+
+def read_problems(task: Task, name: str, field: str = "data.path", split: str = "train", id_field: str = "id",
+                  skipped: list[str] | None = None) -> list[tuple[Problem, dict[str, Any]]]:  # fmt: skip
+    """The problems of a set (see `rows.read_rows`), each with its row. An id is the row's `id_field`, or its place in the set.
+
+    Raises ValueError naming place and field of a malformed row or of a duplicate id, unless a list `skipped` takes the
+    sentence; and for a set without a problem.
+    """
+    found: dict[str, tuple[Problem, dict[str, Any]]] = {}
+    stem = re.sub(r"\.\w+$", "", name.rsplit("/", 1)[-1])
+    for where, row in read_rows(name, split, field):
         try:
-            row = json.loads(line)
+            if isinstance(row, ValueError):
+                raise row
             if not isinstance(row, dict):
                 raise ValueError(f"{type(row).__name__} found where a JSON object is expected")
-            problem = Problem(str(row.get("id", f"{file.stem}-{number}")), task.parse(row))
+            problem = Problem(str(row.get(id_field, f"{stem}-{where.rsplit(' ', 1)[-1]}")), task.parse(row))
+            if problem.id in found:
+                raise ValueError(f"id {problem.id!r} stands in an earlier row too; ids must differ")
+            found[problem.id] = problem, row
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
-        if problem.id in problems:
-            raise ValueError(f"{path}, line {number}: id {problem.id!r} stands in an earlier line too; ids must differ")
-        problems[problem.id] = problem
-    if not problems:
-        raise ValueError(f"{path}: no problem in the file; one JSON object a line is expected")
-    return list(problems.values())
+            if skipped is None:
+                raise ValueError(f"{where}: {error}") from error
+            skipped.append(f"{where}: {error}")
+    if not found:
+        raise ValueError(f"{name}: no problem in it{'; ' + skipped[0] if skipped else ''}")
+    return list(found.values())
 
 
-def candidates(task: Task, data, seed: int) -> dict[str, list[Problem]]:
-    """{"train": [...], "heldout": [...]}: the problems that select screens, disjoint by id and by content.
+def candidates(task: Task, data, seed: int) -> Sets:
+    """The problems that select screens, disjoint by id and by content.
 
-    data: the `data` section of the configuration. Without `heldout_path` a file is divided by a hash of the ids, so a
-    problem stays on its side when rows are added. Raises ValueError when a problem stands in both sets.
+    data: the `data` section of the configuration. Without `heldout_path` a set is divided by a hash of the problems' content,
+    so a problem stays on its side when rows are added, and one that stands there twice is on one side. Raises ValueError when
+    ids of the two sets are equal and the problems are not.
     """
+    skipped: list[str] = []
     if not data.path:
         sets = {"train": task.generate("train", data.train_candidates, seed)}
         sets["heldout"] = task.generate("heldout", data.heldout_candidates, seed) if data.heldout_candidates else []
     else:
-        rows = read_jsonl(task, data.path)[: data.limit or None]
+        options = {"id_field": data.id_field, "skipped": skipped if data.skip_bad else None}
+        rows = _filtered(read_problems(task, data.path, split=data.split, **options), data)[: data.limit or None]
         if data.heldout_path:
-            sets = {"train": rows, "heldout": read_jsonl(task, data.heldout_path, "data.heldout_path")}
+            held = read_problems(task, data.heldout_path, "data.heldout_path", data.heldout_split, **options)
+            sets = {"train": rows, "heldout": [problem for problem, _ in held]}
         else:
-            held = {p.id for p in rows if _unit_hash(p.id) < data.heldout_fraction}
-            sets = {"train": [p for p in rows if p.id not in held], "heldout": [p for p in rows if p.id in held]}
-            if not sets["train"]:
-                raise ValueError(f"data.heldout_fraction={data.heldout_fraction} leaves none of {len(rows)} problems to train on")
-    content, ids = {_content(p): p.id for p in sets["train"]}, {p.id for p in sets["train"]}
-    for p in sets["heldout"]:
-        if p.id in ids:
+            sides = {p.id: _unit_hash(_content(p)) < data.heldout_fraction for p in rows}
+            sets = {"train": [p for p in rows if not sides[p.id]], "heldout": [p for p in rows if sides[p.id]]}
+        if not sets["train"]:
+            raise ValueError(f"data.heldout_fraction={data.heldout_fraction} leaves none of {len(rows)} problems to train on")
+    sets["heldout"], overlap = _without(sets["heldout"], sets["train"])
+    return Sets(sets, skipped, overlap)
+
+
+def _filtered(rows: list[tuple[Problem, dict[str, Any]]], data) -> list[Problem]:
+    """The problems whose `data.filter_field` is a number in `data.filter_band`; all of them without such a field."""
+    if not data.filter_field:
+        return [problem for problem, _ in rows]
+    low, high = data.filter_band
+    values: list[float] = []
+    for problem, row in rows:
+        value = row.get(data.filter_field)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"data.filter_field={data.filter_field!r}: problem {problem.id!r} has {value!r} there, where a "
+                             f"number is expected; its fields are {', '.join(map(repr, row))}")  # fmt: skip
+        values.append(value)
+    if not (kept := [p for (p, _), value in zip(rows, values, strict=True) if low <= value <= high]):
+        raise ValueError(f"data.filter_band=({low}, {high}): none of {len(rows)} problems has its {data.filter_field!r} inside; "
+                         f"they go from {min(values)} to {max(values)}")  # fmt: skip
+    return kept
+
+
+def _without(heldout: list[Problem], train: list[Problem]) -> tuple[list[Problem], list[str]]:
+    """The held-out problems that are not trained on, and a sentence for each other; capitals and spaces make no problem new."""
+    known, ids = {_content(p): p.id for p in train}, {p.id for p in train}
+    kept, overlap = [], []
+    for p in heldout:
+        if (other := known.get(_content(p))) is not None:
+            overlap.append(f"held-out problem {p.id!r} is training problem {other!r}")
+        elif p.id in ids:
             raise ValueError(f"id {p.id!r} stands in the training set and in the held-out set; ids must differ")
-        if (other := content.get(_content(p))) is not None:
-            raise ValueError(f"held-out problem {p.id!r} is training problem {other!r}: the sets must not share problems")
-    return sets
+        else:
+            kept.append(p)
+    return kept, overlap
 
 
 def fingerprint(sets: dict[str, list[Problem]]) -> str:
@@ -69,12 +118,14 @@ def fingerprint(sets: dict[str, list[Problem]]) -> str:
     digest = hashlib.sha256()
     for name, problems in sets.items():
         for p in problems:
-            digest.update(f"{name} {p.id} {_content(p)}\n".encode())
+            digest.update(f"{name} {p.id} {json.dumps(p.data, sort_keys=True)}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def _content(problem: Problem) -> str:
-    return json.dumps(problem.data, sort_keys=True)
+    """What a problem asks, without what only sets apart two writings of it."""
+    question = {k: " ".join(v.casefold().split()) if isinstance(v, str) else v for k, v in problem.data.items() if k != "answer"}
+    return json.dumps(question, sort_keys=True)
 
 
 def _unit_hash(name: str) -> float:

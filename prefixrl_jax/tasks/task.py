@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,12 +37,18 @@ class Problem:
     data: dict[str, Any]
 
 
-def graded(task: Task, problem: Problem, response: Sequence[int]) -> Verdict:
-    """The task's verdict; raises ValueError for anything else, a number above all: a reward is 0 or 1."""
-    verdict = task.grade(problem, response)
-    if not isinstance(verdict, Verdict):
-        raise ValueError(f"task {task.name}: grade returned {verdict!r} for problem {problem.id!r}; accepted: "
-                         f"{', '.join(str(v) for v in Verdict)}")  # fmt: skip
+def begin_grading(task: Task, problem: Problem, response: Sequence[int]) -> Callable[[], Verdict]:
+    """Has the task grade a response. What is returned waits for the verdict and gives it; it raises ValueError when the task
+    gives anything else, a number above all: a reward is 0 or 1."""
+    found = task.grade(problem, response)
+
+    def verdict() -> Verdict:
+        given = found.result() if isinstance(found, Future) else found
+        if not isinstance(given, Verdict):
+            raise ValueError(f"task {task.name}: grade returned {given!r} for problem {problem.id!r}; accepted: "
+                             f"{', '.join(str(v) for v in Verdict)}")  # fmt: skip
+        return given
+
     return verdict
 
 
@@ -51,6 +58,7 @@ class Task(Protocol):
     name: str
     tokenizer: Any  # a transformers fast tokenizer
     stop_ids: tuple[int, ...]  # any of these ends a response and belongs to it
+    grades_aside: bool  # whether `grade` gives a Future, whose verdict is waited for while the next tokens are sampled
 
     def parse(self, row: dict[str, Any]) -> dict[str, Any]:
         """A problem's data from a row of a user's file; raises ValueError naming the field that is missing or wrong."""
@@ -61,8 +69,8 @@ class Task(Protocol):
     def render(self, problem: Problem) -> list[int]:
         """The prompt's token ids, the assistant's turn left open."""
 
-    def grade(self, problem: Problem, response: Sequence[int]) -> Verdict:
-        """The verdict on a whole response. A pure, fast function of its arguments."""
+    def grade(self, problem: Problem, response: Sequence[int]) -> Verdict | Future[Verdict]:
+        """The verdict on a whole response, a pure function of its arguments: at once, or as a Future if it may take long."""
 
     def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
         """Whether a prefix gives the answer away."""

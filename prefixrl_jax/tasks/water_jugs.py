@@ -62,6 +62,7 @@ class WaterJugs:
     """The task. Problems come from the generator or from rows {"capacities": [9, 4], "start": [0, 0], "goal": 6}."""
 
     name = "water_jugs"
+    grades_aside = False
 
     def __init__(self, max_capacity: int = 11, jugs: int = 2, max_moves: int = 16, pour_weight: float = 5.0,
                  band: Sequence[float] = (1e-3, 1e-2)):  # fmt: skip
