@@ -14,7 +14,6 @@ def get_config() -> ConfigDict:
     c = config.get_config()
     c.task.name = "math"
     c.task.math.kind = "gsm8k"
-    c.task.math.question_field = "question"
     c.task.math.prompt = '{question} Give a short calculation and finish with "The answer is" and the number.'
     c.model.path = "HuggingFaceTB/SmolLM2-135M-Instruct"
     c.data.limit = 64

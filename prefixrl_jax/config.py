@@ -30,9 +30,9 @@ def get_config() -> ConfigDict:
     c.task.math.prompt = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
     c.task.math.system = ""  # system message; empty: what the chat template says without one
     c.task.math.opening = ""  # how every answer begins, e.g. "<think>\n"
-    c.task.math.kind = "math"  # how answers are graded: "math" (needs the [math] extra), or "gsm8k" (numbers only)
-    c.task.math.question_field = "problem"  # of the rows in data.path
-    c.task.math.answer_field = "answer"  # the gold answer, or a worked solution that ends in #### and the answer
+    c.task.math.kind = "math"  # grader: "math" ([math] extra), "gsm8k" (numbers), or MODULE:FUNCTION (gold, response) -> bool
+    c.task.math.question_field = "problem,question"  # of a row: the first of these that it has
+    c.task.math.answer_field = "answer"  # likewise: the gold answer, or a worked solution that ends in #### and the answer
     c.task.math.workers = 2  # grading processes
     c.task.math.timeout = 5.0  # seconds an answer may take to grade
 
@@ -93,13 +93,14 @@ def get_config() -> ConfigDict:
     c.base.weight_decay = 0.01
 
     c.select = ConfigDict()
-    c.select.samples = 32  # k: fresh samples of every candidate; the paper's is 512
+    c.select.samples = 32  # k: fresh samples of every candidate; the paper's is 512. 0: every candidate is taken for hard
     c.select.band = (0.0, 0.0)  # pass rates that make a problem hard; (0, 0): never solved in k
     c.select.train_problems = 320  # at most so many hard problems to train on (paper: 1,000)
     c.select.heldout_problems = 320
 
     c.collect = ConfigDict()
-    c.collect.cap = 256  # samples of a hard problem before it is given up (paper: 2,500)
+    c.collect.cap = 256  # samples of a hard problem before it is given up (paper: 2,500). 0: no corpus
+    c.collect.traces_path = ""  # JSONL of traces to use instead of sampling them; see prefixrl_jax/imported.py
 
     c.prefix = ConfigDict()
     c.prefix.cuts = 3  # per trace, drawn once and frozen
@@ -108,7 +109,7 @@ def get_config() -> ConfigDict:
 
     c.train = ConfigDict()
     c.train.seed = 0  # of batches and rollouts
-    c.train.steps = 400  # paper: 400
+    c.train.steps = 400  # paper: 400. 0: the base model is evaluated alone
     c.train.batch = 128  # contexts per step (paper: 128 prompts)
     c.train.group = 8  # rollouts per context (paper: n = 8)
     c.train.loss = "reinforce"  # or ppo_clip

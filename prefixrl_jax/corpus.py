@@ -151,11 +151,12 @@ class CollectJob(_SamplingJob):
 def replay(records: list[dict[str, Any]], stage: str, problems: list[Problem], task: Task) -> dict[str, Attempts]:
     """What the log already knows of a stage, by problem id, in the problems' order."""
     known = {p.id: Attempts(p, len(task.render(p))) for p in problems}
-    _take(known, records, stage)
+    take_records(known, records, stage)
     return known
 
 
-def _take(known: dict[str, Attempts], records: list[dict[str, Any]], stage: str) -> None:
+def take_records(known: dict[str, Attempts], records: list[dict[str, Any]], stage: str) -> None:
+    """Adds the log's records of a stage to what is known of their problems."""
     for record in records:
         attempts = known.get(record["problem"]) if record["stage"] == stage else None
         if attempts is not None:
@@ -182,13 +183,15 @@ def attempt_all(
     """
     kind, before = {"select": SelectJob, "collect": CollectJob}[stage], ledger.copy().state
     found = replay(log.records, stage, problems, task)
+    if not limit:
+        return found
     jobs = [kind(stage, found[p.id], task, limit, log) for p in local_slice(problems)]
 
     def settle(due: bool, wait: bool = False) -> None:
         for job in jobs:
             job.settle()
         if due:
-            _take(found, log.share(wait), stage)
+            take_records(found, log.share(wait), stage)
             show(found)
 
     try:
@@ -205,9 +208,10 @@ def attempt_all(
 
 
 def hard_set(attempts: dict[str, Attempts], band: tuple[float, float], count: int) -> list[Problem]:
-    """The first `count` problems whose pass rate in select lies in `band` (both ends included; (0, 0) is "never solved")."""
+    """The first `count` problems whose pass rate in select lies in `band` (both ends included; (0, 0) is "never solved"); any
+    problem if select drew no sample."""
     low, high = band
-    return [a.problem for a in attempts.values() if low <= a.successes / len(a.verdicts) <= high][:count]
+    return [a.problem for a in attempts.values() if not a.verdicts or low <= a.successes / len(a.verdicts) <= high][:count]
 
 
 def spent(attempts: Attempts, cost: Costs) -> float:
@@ -216,9 +220,11 @@ def spent(attempts: Attempts, cost: Costs) -> float:
 
 
 def first_traces(attempts: dict[str, Attempts], cost: Costs) -> list[Trace]:
-    """The lowest-id success of every solved problem, with the samples begun and the FLOPs spent until it was certain."""
-    found = [(a, min(a.correct)) for a in attempts.values() if a.correct]
-    return [dataclasses.replace(a.correct[i], samples=len(a.verdicts), flops=spent(a, cost)) for a, i in found]
+    """The lowest-id success of every solved problem; one that was sampled with the samples begun and the FLOPs spent until it
+    was certain."""
+    found = [(a, a.correct[min(a.correct)]) for a in attempts.values() if a.correct]
+    return [dataclasses.replace(t, samples=len(a.verdicts), flops=spent(a, cost)) if t.source == "sampled" else t
+            for a, t in found]  # fmt: skip
 
 
 def statistics(attempts: dict[str, Attempts]) -> dict[str, dict[str, Any]]:
@@ -233,13 +239,14 @@ def statistics(attempts: dict[str, Attempts]) -> dict[str, dict[str, Any]]:
     }
 
 
-def summarise(attempts: dict[str, Attempts], cap: int) -> dict[str, Any]:
-    """Totals of collect, and what became of the problems that reached the cap."""
+def summarise(attempts: dict[str, Attempts], cap: int | None) -> dict[str, Any]:
+    """Totals of collect, and what became of the problems without a trace. cap: None for traces that were brought."""
     solved = sum(bool(a.correct) for a in attempts.values())
     samples, capped = sum(len(a.verdicts) for a in attempts.values()), len(attempts) - solved
+    how = "have no correct trace in the file" if cap is None else f"reached the cap of {cap} samples without a correct trace"
     treatment = (
-        f"{capped} problems reached the cap of {cap} samples without a correct trace. They have no prefixes, stay in the "
-        "training set as plain problems, and are part of every figure on the hard set."
+        f"{capped} problems {how}. They have no prefixes, stay in the training set as plain problems, and are part of every "
+        "figure on the hard set."
     )
     return {
         "problems": len(attempts), "solved": solved, "capped": capped, "samples": samples, "cap": cap,

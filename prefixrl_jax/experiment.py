@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from prefixrl_jax import corpus, prefixes
+from prefixrl_jax import corpus, imported, prefixes
 from prefixrl_jax import mesh as meshes
 from prefixrl_jax.base import BaseText
 from prefixrl_jax.checkpoint import Checkpoints
@@ -40,7 +40,7 @@ from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.settings import Settings, resolve
 from prefixrl_jax.shared_log import SharedLog
 from prefixrl_jax.stages import NAMES, Stages
-from prefixrl_jax.tasks.sources import candidates, fingerprint
+from prefixrl_jax.tasks.sources import candidates, fingerprint, fitting
 from prefixrl_jax.tasks.task import Problem
 from prefixrl_jax.traces import Trace
 from prefixrl_jax.train import Loop, progress_note
@@ -58,18 +58,16 @@ class Experiment:
         self.config, self.workdir = config, workdir
         self.s: Settings = resolve(config)
         self.ledger = Ledger()
-        self.sets = candidates(self.s.task, config.data, config.seed)
-        self._check_fit(self.sets.problems)
+        sampled = config.collect.cap and not config.collect.traces_path
+        prefix = int(max(config.prefix.band[1], *config.eval.fractions) * config.sampling.max_new_tokens) if sampled else 0
+        found = candidates(self.s.task, config.data, config.seed)
+        self.sets = fitting(found, self.s.task, max(config.sampling.context_buckets), prefix, config.data.skip_bad)
         files = {"base": self.s.task.base_source(), "corpus": fingerprint(self.sets.problems)}
+        if config.collect.traces_path:
+            files["corpus"] += " " + imported.fingerprint(imported.read_traces(config.collect.traces_path, self.s.task))
         self.stages = Stages(workdir, config, files, self._machine())
         self.stages.check()
         self.candidates = {name: {p.id: p for p in problems} for name, problems in self.sets.problems.items()}
-
-    def _check_fit(self, sets: dict[str, list[Problem]]) -> None:
-        largest = max(self.config.sampling.context_buckets)
-        for p in (p for problems in sets.values() for p in problems):
-            if (n := len(self.s.task.render(p))) > largest:
-                raise ValueError(f"problem {p.id!r} renders to {n} tokens; the largest of sampling.context_buckets is {largest}")
 
     def _machine(self) -> dict[str, Any]:
         """What the bits of a result depend on besides the configuration."""
@@ -150,9 +148,12 @@ class Experiment:
                     f"select.band={tuple(c.select.band)}: none of {len(self.candidates['train'])} candidates has a pass rate "
                     f"inside it after {c.select.samples} samples; widen it or change the problems"
                 )
-            collected = self._attempts("collect", hard["train"], c.collect.cap, params, log)
+            if c.collect.traces_path:
+                collected = self._import_traces(hard["train"], log)
+            else:
+                collected = self._attempts("collect", hard["train"], c.collect.cap, params, log)
         traces = corpus.first_traces(collected, self.s.cost)
-        summary = header | corpus.summarise(collected, c.collect.cap) | {
+        summary = header | corpus.summarise(collected, None if c.collect.traces_path else c.collect.cap) | {
             "candidates": {k: len(v) for k, v in self.candidates.items()}, "hard": {k: len(v) for k, v in hard.items()},
             "k": c.select.samples,
         }  # fmt: skip
@@ -173,6 +174,8 @@ class Experiment:
     def train(self) -> dict[str, Any]:
         """PrefixRL: on-policy rollouts from the frozen prefixes and from the plain problems."""
         c, s = self.config, self.s
+        if not c.train.steps:
+            return {"ledger": self.ledger.state, "last": {}, "line": "no step; the base model is evaluated"}
         problems = self._hard("train")
         frozen = prefixes.read_cuts(problems, self.workdir / "prefixes" / "prefixes.jsonl")
         contexts = prefixes.ContextStream(
@@ -207,6 +210,10 @@ class Experiment:
         evaluator, before = Evaluator(s.engine, s.task, s.eval_sampling(), c.seed), self.ledger.copy().state
         out: dict[str, Any] = {"plain": {}, "by_fraction": {}}
         for when, source in (("before", "base"), ("after", "train")):
+            if when == "after" and not c.train.steps:  # nothing was trained: both are the base model
+                out["plain"] = {name: x | {when: x["before"]} for name, x in out["plain"].items()}
+                out["by_fraction"][when] = out["by_fraction"]["before"]
+                continue
             params, step, rows = self._decode_params(self._params(source)), c.train.steps if when == "after" else 0, []
             for name in ("train", "heldout"):
                 if problems := list(self._hard(name).values()):
@@ -279,8 +286,23 @@ class Experiment:
                 stage, self.s.engine, params, self.s.task, problems, limit, self.s.sampling, stream, self.ledger, log, show
             )
 
+    def _import_traces(self, problems: list[Problem], log: SharedLog) -> dict[str, Attempts]:
+        """Traces brought in a file, in place of collect; what the file says they have cost is in the total."""
+        c = self.config
+        prompt = max(len(self.s.task.render(p)) for p in problems)
+        longest = int((max(c.sampling.context_buckets) - prompt) / max(c.prefix.band[1], *c.eval.fractions))
+        rejected = self.workdir / "corpus" / "rejected.jsonl"
+        lines = imported.read_traces(c.collect.traces_path, self.s.task)
+        found, flops = imported.import_traces(lines, problems, self.s.task, longest, log, rejected)
+        for accounting in ("paper", "actual", "hardware"):
+            self.ledger.add(accounting, "collect", flops)
+        if count := on_primary(lambda: len(rejected.read_text().splitlines())):
+            say(f"corpus: {count} lines of {c.collect.traces_path} are not used; {rejected} says why")
+        return found
+
     def _params(self, source: str) -> Params:
         """The newest parameters of the "base" or the "train" stage."""
+        source = source if self.config.train.steps else "base"
         if source == "base" and self.config.model.path:
             return import_hf(find_model(self.config.model.path), self.s.model.param_dtype,
                              lambda model: meshes.param_shardings(model, self.s.mesh, "train"))[0]  # fmt: skip

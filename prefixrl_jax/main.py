@@ -71,7 +71,8 @@ def find_config(argument: str) -> str:
     if name != "--config" or file.exists():
         return argument
     if not (installed := Path(__file__).parent / file).exists():
-        raise OSError(f"--config={path}: no such file here, nor among the package's own (demo, smoke, gsm8k_smollm2 in configs/)")
+        own = ", ".join(sorted(f.stem for f in (Path(__file__).parent / "configs").glob("[a-z]*.py"))) or "none is installed"
+        raise OSError(f"--config={path}: no such file here, nor among the package's own ({own})")
     return f"--config={installed.parent / Path(path).name}"
 
 

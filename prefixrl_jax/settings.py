@@ -100,11 +100,12 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
     low, high = config.select.band
     if not 0 <= low <= high <= 1:
         raise ValueError(f"select.band=({low}, {high}): pass rates with 0 <= low <= high <= 1 are expected")
-    for section, name in (("base", "steps"), ("select", "samples"), ("collect", "cap"), ("train", "steps"), ("eval", "samples"),
-                          ("eval", "fraction_samples"), ("sampling", "slots"), ("sampling", "chunk"),
-                          ("select", "train_problems")):  # fmt: skip
-        if config[section][name] < 1:
-            raise ValueError(f"{section}.{name}={config[section][name]}: must be at least 1")
+    for field, least in (("base.steps", 1), ("select.samples", 0), ("collect.cap", 0), ("train.steps", 0), ("eval.samples", 1),
+                         ("eval.fraction_samples", 1), ("sampling.slots", 1), ("sampling.chunk", 1),
+                         ("select.train_problems", 1)):  # fmt: skip
+        section, name = field.split(".")
+        if (value := config[section][name]) < least:
+            raise ValueError(f"{field}={value}: must be at least {least}")
     for section in ("base", "train"):
         if (schedule := config[section].schedule) not in SCHEDULES:
             raise ValueError(f"{section}.schedule={schedule!r}: one of {', '.join(SCHEDULES)}")

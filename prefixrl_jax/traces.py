@@ -19,25 +19,29 @@ import numpy as np
 from prefixrl_jax.log import sync, to_json
 
 FINISH_REASONS = ("stop", "length")
+SOURCES = ("sampled", "imported", "foreign")  # by this model; brought as token ids; brought as text, and tokenised here
 
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """The first correct continuation sampled for a problem."""
+    """The first correct continuation sampled for a problem, or one that was brought."""
 
     problem_id: str
     sample_id: int
     context_ids: list[int]  # the rendered problem
     token_ids: list[int]  # the continuation, the stop id included
-    logprobs: list[float]  # float32 values: of each continuation token when it was sampled
+    logprobs: list[float]  # float32 values: of each continuation token when it was sampled; none if it was brought
     finish_reason: str  # "stop" or "length"
     samples: int  # begun for the problem until this one was found
     flops: float  # spent on the problem, in paper accounting
+    source: str = "sampled"
 
     def __post_init__(self):
         if self.finish_reason not in FINISH_REASONS:
             raise ValueError(f"finish_reason {self.finish_reason!r} of {self._name()}; accepted: {', '.join(FINISH_REASONS)}")
-        if len(self.logprobs) != len(self.token_ids):
+        if self.source not in SOURCES:
+            raise ValueError(f"source {self.source!r} of {self._name()}; accepted: {', '.join(SOURCES)}")
+        if len(self.logprobs) != len(self.token_ids) and (self.logprobs or self.source == "sampled"):
             raise ValueError(f"{self._name()} has {len(self.logprobs)} logprobs for {len(self.token_ids)} token_ids; one each")
 
     def _name(self) -> str:
@@ -54,12 +58,14 @@ class Trace:
             "finish_reason": self.finish_reason,
             "samples": int(self.samples),
             "flops": float(self.flops),
+            "source": self.source,
         }
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Trace:
         """The inverse of to_record; raises ValueError naming the fields that are missing or unknown."""
         fields = {field.name for field in dataclasses.fields(cls)}
+        record = {"source": "sampled", **record}  # older ones know no other
         if record.keys() != fields:
             missing, unknown = sorted(fields - record.keys()), sorted(record.keys() - fields)
             raise ValueError(f"not the record of a trace: missing fields {missing}, unknown fields {unknown}")
@@ -146,6 +152,7 @@ def _build(records: list[dict[str, Any]], root: pathlib.Path, metadata: dict[str
         "samples": np.int64,
         # As bytes: TFDS would round a plain float64 to float32.
         "flops": tfds.features.Tensor(shape=(), dtype=np.float64, encoding=tfds.features.Encoding.BYTES),
+        "source": tfds.features.Text(),
     }
 
     class PrefixrlTraces(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS is lazy

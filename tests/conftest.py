@@ -9,6 +9,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).pa
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import dataclasses
+import shutil
 import sys
 
 import jax
@@ -20,6 +21,7 @@ from prefixrl_jax.group import Context, pad_rows, row_inputs
 from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import abstract_params
+from prefixrl_jax.stages import NAMES
 
 SLOW = ("test_kill.py", "test_processes.py", "test_pipeline.py", "test_smollm2.py")
 
@@ -54,6 +56,15 @@ def children_without_torch():
 def as_float64(config: ModelConfig) -> ModelConfig:
     """The model in float64, weights included."""
     return dataclasses.replace(config, dtype="float64", param_dtype="float64")
+
+
+def begun(expected: pathlib.Path, workdir: pathlib.Path, stages: int) -> pathlib.Path:
+    """A run that has only the first of the stages of one that is finished."""
+    for name in ["config.json", *NAMES[:stages], *(f"stages/{stage}.json" for stage in NAMES[:stages])]:
+        copy = shutil.copytree if (expected / name).is_dir() else shutil.copy
+        (workdir / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(expected / name, workdir / name)
+    return workdir
 
 
 def random_params(config: ModelConfig, seed: int = 0):

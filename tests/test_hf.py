@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from functools import cache, partial
 
 import jax
@@ -14,8 +11,6 @@ import pytest
 import torch
 import transformers
 from conftest import TINY, as_context, random_params
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -25,7 +20,7 @@ from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import RopeScaling
 from prefixrl_jax.model.hf import export_hf, import_hf
 from prefixrl_jax.model.hf_config import hf_config, model_config_from_hf
-from prefixrl_jax.model.tokenizer import byte_tokenizer, fingerprint, load_tokenizer, word_tokenizer
+from prefixrl_jax.model.tokenizer import fingerprint, load_tokenizer, word_tokenizer
 from prefixrl_jax.sampling import noise, sampler
 
 torch.set_num_threads(1)  # its threads spin, and the models are tiny
@@ -398,64 +393,6 @@ def test_old_llama_files_may_leave_out_sizes_and_overrides_win(saved):
 def test_what_transformers_cannot_express_is_not_exported(fields, message):
     with pytest.raises(ValueError, match=message):
         hf_config(dataclasses.replace(TINY, **fields), word_tokenizer(words(33)))
-
-
-# Tokenizers
-
-
-def test_word_ids_are_stable_and_text_is_joined_by_spaces():
-    tokenizer = word_tokenizer(["fill", "A", "B"])
-    assert [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id] == [0, 1, 2, 3]
-    assert tokenizer.encode("fill B  A\nnever") == [4, 6, 5, 3]
-    assert tokenizer.decode([1, 4, 6, 2]) == "<bos> fill B <eos>"
-    assert tokenizer.decode([1, 4, 6, 2], skip_special_tokens=True) == "fill B"
-    for bad, message in ((["a", "a"], "'a' occurs 2 times"), (["<eos>"], "'<eos>' occurs 2"), (["a b"], "'a b'"), ([""], "''")):
-        with pytest.raises(ValueError, match=message):
-            word_tokenizer(bad)
-
-
-BYTES = byte_tokenizer()
-PIECES = st.sampled_from(["<eos>", " ", "'s", "\r\n", "é"])
-TEXTS = st.text(st.characters(exclude_categories=["Cs"])) | st.lists(PIECES).map("".join)
-
-
-@settings(max_examples=200, deadline=None)
-@given(TEXTS)
-def test_bytes_round_trip_exactly(text):
-    ids = BYTES.encode(text)
-    assert ids == list(text.encode())
-    assert BYTES.decode(ids) == text
-    assert BYTES.decode([BYTES.bos_token_id, *ids, BYTES.eos_token_id], skip_special_tokens=True) == text
-
-
-@pytest.mark.parametrize("make", [byte_tokenizer, lambda: word_tokenizer(words())], ids=["bytes", "words"])
-def test_fingerprint_survives_use_saving_and_a_model_beside_it(make, tmp_path):
-    tokenizer = make()
-    expected = fingerprint(tokenizer)
-    tokenizer(["w1 w2", "w3"], padding=True, truncation=True, max_length=2)
-    assert fingerprint(tokenizer) == expected
-    tokenizer.save_pretrained(tmp_path)
-    for model_type in ("llama", "qwen2", "qwen3"):
-        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
-        loaded = load_tokenizer(tmp_path)
-        assert fingerprint(loaded) == expected
-        assert loaded.decode(loaded.encode("w1 <eos> w2")) == "w1 <eos> w2"
-
-
-def test_fingerprint_tells_tokenizers_apart_and_is_the_same_in_another_process():
-    code = "from prefixrl_jax.model.tokenizer import *; print(fingerprint(word_tokenizer(['a', 'b'])))"
-    environment = os.environ | {"PYTHONHASHSEED": "7"}
-    other = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    assert other.stdout.strip() == fingerprint(word_tokenizer(["a", "b"]))
-    templated = word_tokenizer(["a", "b"])
-    templated.chat_template = "{{ messages }}"
-    variants = [byte_tokenizer(), byte_tokenizer(eos="<end>"), word_tokenizer(["a", "b"]), word_tokenizer(["b", "a"]), templated]
-    assert len({fingerprint(t) for t in variants}) == len(variants)
-
-
-def test_a_directory_without_a_tokenizer_is_named(tmp_path):
-    with pytest.raises(ValueError, match=f"tokenizer '{tmp_path}': cannot be loaded"):
-        load_tokenizer(tmp_path)
 
 
 def test_safetensors_files_carry_the_format_transformers_asks_for(tmp_path):

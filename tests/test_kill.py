@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import begun
 
 from benchmarks.kills import ROOT, Command, completed, differences, kill_repeatedly, wait_for
-from prefixrl_jax.stages import NAMES
 
 KILLS = 10
 FLAGS = ("--config.train.steps=10", "--config.checkpoint.every=2")
@@ -39,15 +38,6 @@ def test_killed_at_drawn_moments(whole, tmp_path):
     moments = random.Random(0)
     tally = kill_repeatedly(command, tmp_path / "run", expected, KILLS, lambda: moments.uniform(0.25, 0.6) * seconds)
     assert (tally.kills, tally.lost, tally.different) == (KILLS, 0, []) and tally.runs >= 1
-
-
-def begun(expected: Path, workdir: Path, stages: int) -> Path:
-    """A run that has only the first of the stages of one that is finished."""
-    for name in ["config.json", *NAMES[:stages], *(f"stages/{stage}.json" for stage in NAMES[:stages])]:
-        copy = shutil.copytree if (expected / name).is_dir() else shutil.copy
-        (workdir / name).parent.mkdir(parents=True, exist_ok=True)
-        copy(expected / name, workdir / name)
-    return workdir
 
 
 def wait_for_samples(workdir: Path, count: int) -> None:

@@ -44,7 +44,7 @@ def test_a_question_becomes_one_open_turn(folder):
 
 @pytest.mark.parametrize(("row", "data"), [
     ({"problem": "a?", "answer": "\\frac{1}{2}", "level": 3}, {"question": "a?", "answer": "\\frac{1}{2}"}),
-    ({"problem": "a?", "answer": 72}, {"question": "a?", "answer": "72"}),
+    ({"question": "a?", "answer": 72}, {"question": "a?", "answer": "72"}),
     ({"problem": "a?", "answer": "48 + 24 = 72\n#### 72"}, {"question": "a?", "answer": "72"}),
 ])  # fmt: skip
 def test_rows_of_the_usual_sets(folder, row, data):
@@ -53,10 +53,10 @@ def test_rows_of_the_usual_sets(folder, row, data):
 
 @pytest.mark.parametrize("row", [
     {"problem": "a?"}, {"problem": "", "answer": "1"}, {"problem": "a?", "answer": " "}, {"problem": 1.5},
-    {"question": "a?", "answer": "1"}, {"problem": "a?", "answer": True},
+    {"text": "a?", "answer": "1"}, {"problem": "a?", "answer": True}, {"question": "a?"},
 ])  # fmt: skip
 def test_a_bad_row_names_its_field_and_what_it_has(folder, row):
-    with pytest.raises(ValueError, match=r"field '(problem|answer)' is missing, empty or no text; the row has '"):
+    with pytest.raises(ValueError, match=r"field '(problem|question|answer)' is missing, empty or no text; the row has '"):
         make(folder).parse(row)
 
 
@@ -68,6 +68,25 @@ def test_a_response_is_graded_by_the_answer_it_states(folder, response, verdict)
     task = make(folder)
     ids = task.tokenizer.encode(response.removesuffix("<eos>")) + [258] * response.endswith("<eos>")
     assert task.grade(Problem("p", {"question": "", "answer": "72"}), ids).result() is verdict
+
+
+def test_a_grader_of_ones_own_is_called_with_gold_answer_and_whole_response(folder, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "tests")
+    task = make(folder, kind="graders:hostile", timeout=1.0)
+    problem = Problem("p", {"question": "", "answer": "so \\boxed{72}"})
+    cases = {"so \\boxed{72}": Verdict.CORRECT, "\\boxed{72}": Verdict.WRONG, "hang": Verdict.TIMEOUT, "raise": Verdict.ERROR}
+    verdicts = [task.grade(problem, task.tokenizer.encode(text)) for text in cases]
+    assert [v.result() for v in verdicts] == list(cases.values())
+
+
+@pytest.mark.parametrize(("kind", "message"), [
+    ("graders:absent", "module 'graders' has no attribute 'absent'"), ("no_such_module:f", "No module named 'no_such_module'"),
+    ("chess", "one of gsm8k, math, or MODULE:FUNCTION"),
+])  # fmt: skip
+def test_a_grader_that_is_not_there_is_refused_at_once(folder, monkeypatch, kind, message):
+    monkeypatch.setenv("PYTHONPATH", "tests")
+    with pytest.raises(ValueError, match=message):
+        make(folder, kind=kind)
 
 
 @pytest.mark.parametrize(("prefix", "leaks"), [

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PYTHON
+from conftest import PYTHON, begun
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parent.parent
@@ -134,11 +134,41 @@ def test_another_configuration_is_refused_with_the_fields(finished):
     assert "prefix.cuts: 3 there, 2 now" in done.stderr
 
 
+def test_traces_from_a_file_take_the_place_of_collect(finished, tmp_path):
+    """Those that the run found itself, written as text: the same prefixes, at the cost that the file declares."""
+    from prefixrl_jax.model.tokenizer import load_tokenizer
+    from prefixrl_jax.traces import read_dataset
+
+    tokenizer, found = load_tokenizer(finished / "hf"), read_dataset(finished / "corpus" / "dataset")
+    text = {t.problem_id: tokenizer.decode(t.token_ids, skip_special_tokens=True) for t in found}
+    rows = [{"problem": name, "trace": trace, "flops": 1e6} for name, trace in text.items()] + [{"problem": "?", "trace": "A=1"}]
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run(begun(finished, tmp_path / "run", 1), f"--config.collect.traces_path={tmp_path}/traces.jsonl", "--stage=train")
+    assert f"1 lines of {tmp_path}/traces.jsonl are not used" in done.stdout
+    assert (tmp_path / "run/prefixes/prefixes.jsonl").read_text() == (finished / "prefixes/prefixes.jsonl").read_text()
+    brought = read_dataset(tmp_path / "run" / "corpus" / "dataset")
+    assert [(t.problem_id, t.token_ids, t.source) for t in brought] == [(t.problem_id, t.token_ids, "foreign") for t in found]
+    ledger = json.loads((tmp_path / "run" / "stages" / "corpus.json").read_text())["result"]["ledger"]
+    assert ledger["paper"]["collect"] == 1e6 * len(found) and ledger["paper"]["select"] > 0
+
+
+def test_a_model_is_evaluated_alone(finished, tmp_path):
+    """No screening, no corpus, no step: pass@k of the base model on every problem, with a report."""
+    flags = ("--config.select.samples=0", "--config.collect.cap=0", "--config.train.steps=0", "--config.select.train_problems=99")
+    run(begun(finished, tmp_path / "run", 1), *flags)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    plain = summary["plain_pass_at_1"]["train"]
+    assert plain["before"] == plain["after"] and summary["hard_set"]["train"] == summary["hard_set"]["candidates"]["train"] == 16
+    assert summary["flops"]["paper"]["total"] == 0 < summary["flops"]["paper"]["eval"]
+    assert "16 training" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_published_jug_problems_from_a_file(tmp_path):
     """Luchins' and Polya's problems: three jugs of up to 163; an untrained model solves none, and every stage says so."""
     flags = [f"--config.data.path={DATA / 'jugs_published.jsonl'}", "--config.task.water_jugs.max_capacity=163",
              "--config.task.water_jugs.jugs=3", "--config.base.steps=2", "--config.collect.cap=4", "--config.select.samples=2",
-             "--config.sampling.max_new_tokens=25", "--config.prefix.share=0.0"]  # fmt: skip
+             "--config.sampling.max_new_tokens=25", "--config.sampling.context_buckets=(40,)",
+             "--config.prefix.share=0.0"]  # fmt: skip
     run(tmp_path / "run", *flags)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["corpus"]["problems"] > 0

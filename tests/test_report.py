@@ -201,7 +201,7 @@ def test_numbers_are_shown(whole):
     assert ["sample", "900 ms", "3 min 0 s"] in page.table("steps")
     for words in (
         "Peak memory of the process: 1.23 GB.", "Median speed of a training step: 5,100 tokens a second.",
-        "117 gave a correct trace and 11 reached the cap",
+        "117 gave a correct trace and 11 gave none",
         "45,678 samples were begun, 212.5 for", "They were left in the training set without a prefix.",
         "128 training and 64 held-out problems, selected from 1,500 and 500 candidates",
         "14 cuts were redrawn", "3 were dropped", "qwen2, 826 k parameters", "method prefix_rl", "train.rate 0.001", "jax 0.10.2",

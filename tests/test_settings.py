@@ -1,5 +1,7 @@
 """Every bad line of a configuration is refused before any compute, and a work directory belongs to one configuration."""
 
+import dataclasses
+import importlib
 import itertools
 import json
 import re
@@ -9,6 +11,7 @@ from unittest import mock
 
 import pytest
 from absl import flags
+from conftest import TINY, random_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import config_flags
@@ -16,6 +19,8 @@ from ml_collections import config_flags
 from configs import demo, smoke
 from prefixrl_jax import config as base
 from prefixrl_jax.files import write_json
+from prefixrl_jax.model.hf import export_hf
+from prefixrl_jax.model.tokenizer import byte_tokenizer
 from prefixrl_jax.settings import resolve
 from prefixrl_jax.stages import EXTENT, NAMES, Stages, WorkdirMismatch, fields_of, flatten
 
@@ -67,7 +72,7 @@ def test_the_configurations_that_come_along_resolve(module):
         ({"train__learning_rate": 0.0}, r"train\.learning_rate=0\.0"),
         ({"train__learning_rate": float("nan")}, r"train\.learning_rate=nan"),
         ({"train__clip_low": 1.5}, r"train\.clip_low=1\.5"),
-        ({"train__steps": 0}, r"train\.steps=0"),
+        ({"train__steps": -1}, r"train\.steps=-1"),
         ({"train__max_logp_diff": -1.0}, r"train\.max_logp_diff=-1\.0"),
         ({"train__min_entropy": -0.1}, r"train\.min_entropy=-0\.1"),
         ({"sampling__top_p": 0.9}, r"sampling\.top_p=0\.9.*top_p=1"),
@@ -82,8 +87,8 @@ def test_the_configurations_that_come_along_resolve(module):
         ({"prefix__share": 1.5}, r"prefix\.share=1\.5"),
         ({"prefix__cuts": 0}, r"prefix\.cuts=0"),
         ({"select__band": (0.5, 0.2)}, r"select\.band=\(0\.5, 0\.2\)"),
-        ({"select__samples": 0}, r"select\.samples=0"),
-        ({"collect__cap": 0}, r"collect\.cap=0"),
+        ({"select__samples": -1}, r"select\.samples=-1"),
+        ({"collect__cap": -1}, r"collect\.cap=-1"),
         ({"eval__fractions": (0.5, 1.0)}, r"eval\.fractions=\(0\.5, 1\.0\)"),
         ({"eval__temperature": -0.5}, r"temperature=-0\.5"),
         ({"model__num_kv_heads": 3}, r"model\.num_heads=2.*num_kv_heads=3"),
@@ -233,6 +238,26 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(name
     for field, value in merged.items():
         expected = given_fields.get(field, file[field])
         assert value == (list(expected) if isinstance(expected, tuple) else expected), field
+
+
+def test_every_configuration_has_the_known_fields_and_resolves(tmp_path):
+    """Those for pretrained models with a tiny one in their place."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    model = dataclasses.replace(TINY, vocab_size=300)
+    export_hf(random_params(model), model, tokenizer, tmp_path)
+    files = sorted(set((ROOT / "configs").glob("*.py")) - {ROOT / "configs" / "__init__.py"})
+    assert len(files) == 6
+    for file in files:
+        c = importlib.import_module(f"configs.{file.stem}").get_config()
+        assert flatten(c).keys() == flatten(base.get_config()).keys()
+        pretrained = c.task.name == "math"
+        c.model.path = str(tmp_path) if pretrained else ""
+        s = resolve(c)
+        assert s.model.hidden_size == (TINY.hidden_size if pretrained else c.model.hidden_size)
+        # A prefix of the longest trace fits behind a prompt.
+        room = max(c.sampling.context_buckets) - c.prefix.band[1] * c.sampling.max_new_tokens
+        assert not c.collect.cap or room >= min(c.sampling.context_buckets) * 0.9, file
 
 
 def test_the_machine_an_unfinished_stage_was_begun_on_is_told(tmp_path):

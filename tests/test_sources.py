@@ -13,7 +13,7 @@ import tensorflow_datasets
 from prefixrl_jax.config import get_config
 from prefixrl_jax.tasks.gsm8k import GSM8K
 from prefixrl_jax.tasks.rows import read_rows
-from prefixrl_jax.tasks.sources import candidates, read_problems
+from prefixrl_jax.tasks.sources import candidates, fitting, read_problems
 from prefixrl_jax.tasks.water_jugs import WaterJugs
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -108,6 +108,24 @@ def test_malformed_rows_are_passed_over_if_asked_and_each_is_listed(tmp_path):
     assert [p.id for p in sets.problems["train"]] == ["rows-1", "b"]
     assert [s.split(": ", 1)[0] for s in sets.skipped] == [f"{path}, line 2", f"{path}, line 3"]
     assert "field 'answer' is missing" in sets.skipped[0]
+
+
+def test_a_prompt_that_leaves_no_room_for_a_prefix_is_refused_or_passed_over(tmp_path):
+    task = GSM8K()
+    path = write_rows(
+        tmp_path / "rows.jsonl", QA, {"id": "long", "question": "How " + "very " * 20 + "many?", "answer": "#### 4"}
+    )
+    sets = candidates(task, data_section(path=path, heldout_fraction=0.0), 0)
+    short, long = (len(task.render(p)) for p in sets.problems["train"])
+    assert fitting(sets, task, long + 9, 9, False) == sets
+    with pytest.raises(
+        ValueError, match=rf"problem 'long' renders to {long} tokens, and a prefix may have 9; the largest .* 100"
+    ):
+        fitting(sets, task, 100, 9, False)
+    found = fitting(sets, task, short + 9, 9, True)
+    assert [p.id for p in found.problems["train"]] == ["rows-1"] and len(found.skipped) == 1 and "'long'" in found.skipped[0]
+    with pytest.raises(ValueError, match="no problem is left to train on"):
+        fitting(sets, task, short + 8, 9, True)
 
 
 def test_rows_are_chosen_by_a_number_in_them(tmp_path):

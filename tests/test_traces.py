@@ -109,7 +109,13 @@ def test_dataset_opens_where_tensorflow_cannot_be_imported(tmp_path):
     count, token_ids, flops, found, dtypes = json.loads(outcome.stdout)
     assert (count, token_ids, flops, found) == (12, [0, 1, 2, 3, 4, 5], 1e15 / 3, metadata)
     integers = {"sample_id": "int", "samples": "int", "context_ids": "int32", "token_ids": "int32"}
-    assert dtypes == integers | {"logprobs": "float32", "flops": "float64", "problem_id": "bytes", "finish_reason": "bytes"}
+    assert dtypes == integers | {
+        "logprobs": "float32",
+        "flops": "float64",
+        "problem_id": "bytes",
+        "finish_reason": "bytes",
+        "source": "bytes",
+    }
 
 
 def test_dataset_keeps_order_and_is_replaced_in_silence(tmp_path, capfd):

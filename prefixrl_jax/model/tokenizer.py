@@ -14,6 +14,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from prefixrl_jax.model.sentencepiece import from_sentencepiece
+
 
 def word_tokenizer(
     words: Sequence[str], pad: str = "<pad>", bos: str = "<bos>", eos: str = "<eos>", unk: str = "<unk>"
@@ -73,14 +75,17 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
-    """The fast tokenizer saved at `path`, a directory with tokenizer.json, or a name on the Hugging Face Hub.
+    """The fast tokenizer saved at `path`, a directory with tokenizer.json or a SentencePiece tokenizer.model, or a name on the
+    Hugging Face Hub.
 
-    Raises ValueError naming `path` when there is none.
+    Raises ValueError naming `path` when there is none, or when a SentencePiece model cannot be rebuilt as it is.
     """
     try:
+        if (Path(path) / "tokenizer.model").is_file() and not (Path(path) / "tokenizer.json").is_file():
+            return from_sentencepiece(Path(path))
         # Not AutoTokenizer: from transformers 5 on it rebuilds some families' pipeline (Qwen2's, for one) around the bare
         # vocabulary, so that a tokenizer of another kind beside such a model would come back changed without a word.
         return PreTrainedTokenizerFast.from_pretrained(str(path))
     except (OSError, ValueError) as error:
-        raise ValueError(f"tokenizer {str(path)!r}: cannot be loaded; a directory with tokenizer.json and tokenizer_config.json "
-                         f"is accepted ({error})") from error  # fmt: skip
+        raise ValueError(f"tokenizer {str(path)!r}: cannot be loaded; a directory with tokenizer_config.json and tokenizer.json "
+                         f"or tokenizer.model is accepted ({error})") from error  # fmt: skip

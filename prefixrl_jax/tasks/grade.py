@@ -7,29 +7,35 @@ import importlib.util
 from concurrent.futures import Future
 
 from prefixrl_jax.tasks.grading import final_answer, same
-from prefixrl_jax.tasks.pool import Pool
+from prefixrl_jax.tasks.pool import SYMBOLIC, Pool
 from prefixrl_jax.tasks.task import Verdict
 
 KINDS = ("gsm8k", "math")
 
 
 class Grader:
-    """Grades responses of one kind: "gsm8k" (numbers: the exact layer alone) or "math" (computer algebra decides the rest).
+    """Grades responses of one kind: "gsm8k" (numbers: the exact layer alone), "math" (computer algebra decides the rest), or
+    "module:function", a function of (gold, whole response) -> bool or Verdict, called in processes that may be killed.
 
-    Raises ValueError for an unknown kind, or when "math" lacks its extra.
+    Raises ValueError for an unknown kind, a function that cannot be imported, or when "math" lacks its extra.
     """
 
     def __init__(self, kind: str, workers: int = 2, timeout: float = 5.0):
-        if kind not in KINDS:
-            raise ValueError(f"grader kind {kind!r}: one of {', '.join(KINDS)}")
+        self._own = ":" in kind
+        if kind not in KINDS and not self._own:
+            raise ValueError(f"grader kind {kind!r}: one of {', '.join(KINDS)}, or MODULE:FUNCTION")
         if kind == "math" and importlib.util.find_spec("math_verify") is None:
             raise ValueError("grader kind 'math' needs the [math] extra: pip install 'prefixrl_jax[math]'")
-        self._pool = Pool(workers=workers, timeout=timeout) if kind == "math" else None
+        self._pool = None if kind == "gsm8k" else Pool(kind if self._own else SYMBOLIC, workers, timeout)
+        if self._pool is not None and self._own:
+            self._pool.check()
 
     def submit(self, answer: str, response: str) -> Future[Verdict]:
         """The verdict, perhaps later. Raises ValueError for an empty gold answer."""
         if not answer.strip():
             raise ValueError("the gold answer is empty; no response could be graded against it")
+        if self._pool is not None and self._own:
+            return self._pool.submit(answer, response)
         stated = final_answer(response)
         decided = None if stated is None else same(answer, stated)
         if stated is not None and decided is None and self._pool is not None:

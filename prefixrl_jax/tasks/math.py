@@ -41,23 +41,26 @@ class Math:
         if not self.tokenizer.chat_template:
             raise ValueError(f"{path}: the tokenizer has no chat template, by which task 'math' asks its questions")
         self.stop_ids = stop_ids(path, self.tokenizer)
-        self._prompt, self._system, self._fields = prompt, system, (question_field, answer_field)
+        self._prompt, self._system = prompt, system
+        self._fields = {"question": question_field.split(","), "answer": answer_field.split(",")}
         self._opening = self.tokenizer.encode(opening, add_special_tokens=False)
         self._grader = Grader(kind, workers, timeout)
 
     def parse(self, row: dict[str, Any]) -> dict[str, Any]:
         """Checks one row. A worked solution (GSM8K's `#### 72`) is reduced to its answer."""
         found = {}
-        for field in self._fields:
+        for what, names in self._fields.items():
+            field = next((name for name in names if name in row), names[0])
             value = row.get(field)
             if isinstance(value, int | float) and not isinstance(value, bool):
                 value = str(value)
             if not isinstance(value, str) or not value.strip():
                 raise ValueError(f"field {field!r} is missing, empty or no text; the row has {', '.join(map(repr, row))} "
                                  "(task.math.question_field and answer_field name them)")  # fmt: skip
-            found[field] = value
-        question, answer = (found[field] for field in self._fields)
-        return {"question": question, "answer": (final_answer(answer) or answer) if "####" in answer else answer}
+            found[what] = value
+        if "####" in found["answer"]:
+            found["answer"] = final_answer(found["answer"]) or found["answer"]
+        return found
 
     def generate(self, split: str, count: int, seed: int) -> list[Problem]:
         """There is no generator: the problems are the user's."""

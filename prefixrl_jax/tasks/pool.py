@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from prefixrl_jax.tasks.task import Verdict
 from prefixrl_jax.tasks.worker import READY
 
+SYMBOLIC = "prefixrl_jax.tasks.worker:symbolic"
 STARTUP = 60.0  # seconds a worker may take to import its grader
 
 
@@ -30,8 +31,9 @@ class Pool:
         memory: bytes of address space of a worker; more is Verdict.ERROR, as is an exception or a dead worker.
     """
 
-    def __init__(self, grader: str = "prefixrl_jax.tasks.worker:symbolic", workers: int = 2, timeout: float = 5.0,
+    def __init__(self, grader: str = SYMBOLIC, workers: int = 2, timeout: float = 5.0,
                  memory: int = 4 << 30):  # fmt: skip
+        self._grader = grader
         self._command = [sys.executable, "-m", "prefixrl_jax.tasks.worker", grader, str(memory)]
         self._timeout = timeout
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grading")
@@ -42,6 +44,13 @@ class Pool:
     def submit(self, gold: str, response: str) -> Future[Verdict]:
         """Grades in the background; the future never raises."""
         return self._threads.submit(self._grade, gold, response)
+
+    def check(self) -> None:
+        """Raises ValueError, with the reason, when a worker cannot import the grader."""
+        code = "import sys; from prefixrl_jax.tasks.worker import load; load(sys.argv[1])"
+        done = subprocess.run([sys.executable, "-c", code, self._grader], capture_output=True, text=True, timeout=STARTUP)
+        if done.returncode:
+            raise ValueError(done.stderr.strip().splitlines()[-1].removeprefix("ValueError: "))
 
     def _grade(self, gold: str, response: str) -> Verdict:
         worker = self._idle.get()

@@ -81,6 +81,27 @@ def candidates(task: Task, data, seed: int) -> Sets:
     return Sets(sets, skipped, overlap)
 
 
+def fitting(sets: Sets, task: Task, largest: int, prefix: int, skip_bad: bool) -> Sets:
+    """The sets without the problems whose prompt, with a prefix of `prefix` tokens behind it, is longer than `largest` tokens.
+
+    Those are refused with a ValueError, or with `skip_bad` listed as skipped.
+    """
+    skipped, problems = list(sets.skipped), {}
+    for name, found in sets.problems.items():
+        sizes = [len(task.render(p)) for p in found]
+        problems[name] = [p for p, n in zip(found, sizes, strict=True) if n + prefix <= largest]
+        for p, n in zip(found, sizes, strict=True):
+            if n + prefix > largest:
+                sentence = (f"problem {p.id!r} renders to {n} tokens, and a prefix may have {prefix}; the largest of "
+                            f"sampling.context_buckets is {largest}")  # fmt: skip
+                if not skip_bad:
+                    raise ValueError(sentence)
+                skipped.append(sentence)
+    if not problems["train"]:
+        raise ValueError(f"no problem is left to train on: {skipped[-1]}")
+    return Sets(problems, skipped, sets.overlap)
+
+
 def _filtered(rows: list[tuple[Problem, dict[str, Any]]], data) -> list[Problem]:
     """The problems whose `data.filter_field` is a number in `data.filter_band`; all of them without such a field."""
     if not data.filter_field:

@@ -1,0 +1,88 @@
+"""The same work by this package, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.peers.cases import LEARNING_RATE, SHAPES, Case
+from prefixrl_jax.flops import Costs, Ledger, costs
+from prefixrl_jax.group import Context, Group
+from prefixrl_jax.mesh import make_mesh
+from prefixrl_jax.model.config import ModelConfig
+from prefixrl_jax.model.hf import export_hf, import_hf
+from prefixrl_jax.model.tokenizer import word_tokenizer
+from prefixrl_jax.model.weights import count_params, init_params
+from prefixrl_jax.rl.loss import LossSettings
+from prefixrl_jax.rl.step import OptimizerSettings, init_state, make_optimizer, make_train_step
+from prefixrl_jax.sampling.noise import stream_key
+from prefixrl_jax.sampling.refill import Engine, FixedJob
+from prefixrl_jax.sampling.sampler import Sampling
+
+
+def export_models(folder: Path) -> None:
+    """Random models of every shape, for the peers to load."""
+    for name, (hidden, layers, heads, kv_heads, intermediate, vocabulary) in SHAPES.items():
+        config = ModelConfig(vocab_size=vocabulary, hidden_size=hidden, num_layers=layers, num_heads=heads, num_kv_heads=kv_heads,
+                             head_dim=hidden // heads, intermediate_size=intermediate, attention_bias=True)  # fmt: skip
+        tokenizer = word_tokenizer([f"w{i}" for i in range(vocabulary - 4)])
+        export_hf(init_params(config, 0), config, tokenizer, folder / name)
+
+
+def tokens(case: Case, columns: int, vocabulary: int, rows: int) -> np.ndarray:
+    """int32 [rows, columns] of random ids."""
+    return np.random.default_rng(0).integers(3, vocabulary, (rows, columns)).astype(np.int32)
+
+
+class Ours:
+    """The exported models in `folder`, unrolled on a mesh of one device."""
+
+    def __init__(self, folder: Path):
+        self._folder, self.mesh = folder, make_mesh(devices=jax.devices()[:1])
+
+    def model(self, name: str) -> tuple[dict, ModelConfig, Costs]:
+        """Weights, configuration, and what a token costs."""
+        params, config = import_hf(self._folder / name)
+        config = dataclasses.replace(config, unroll_layers=True)
+        return params, config, costs(count_params(config)["matmul"], config.num_layers, config.num_heads, config.head_dim)
+
+    def sampler(self, case: Case) -> Callable[[], object]:
+        """Prefill and decoding of every row to its full length."""
+        params, config, cost = self.model(case.model)
+        prompts = tokens(case, case.context, config.vocab_size, case.contexts).tolist()
+        engine = Engine(config, self.mesh, cost, case.contexts, case.group, case.new, (case.context,))
+        sampling = Sampling(case.new, (config.vocab_size,))  # an id that is never drawn
+
+        def call():
+            jobs = [FixedJob(str(i), ids, case.group) for i, ids in enumerate(prompts)]
+            engine.run(params, list(jobs), sampling, stream_key(0, "bench"), Ledger(), ("eval", "eval"))
+            return jobs
+
+        return call
+
+    def step(self, case: Case, shared: bool) -> tuple[Callable[[], object], float]:
+        """One update of every row, with shared or with repeated contexts, and the FLOPs of its products."""
+        params, config, cost = self.model(case.model)
+        p, g = (case.contexts, case.group) if shared else (case.rows, 1)
+        context = Context(jnp.asarray(tokens(case, case.context, config.vocab_size, p)), jnp.full((p,), case.context, jnp.int32))
+        shape = (p, g, case.new)
+        group = Group(context=context, tokens=jnp.asarray(tokens(case, case.new, config.vocab_size, p * g)).reshape(shape),
+                      lengths=jnp.full((p, g), case.new, jnp.int32), logprobs=jnp.zeros(shape),
+                      rewards=jnp.asarray(np.arange(case.rows) % 2 - 0.5, jnp.float32).reshape(p, g))  # fmt: skip
+        optimizer = make_optimizer(OptimizerSettings(learning_rate=LEARNING_RATE))
+        update = make_train_step(config, optimizer, LossSettings(logprob_chunk=case.new), "none", 1, self.mesh)
+        state = [init_state(params, config, optimizer, self.mesh)]
+
+        def call():
+            state[0], metrics = update(state[0], group)
+            return jax.block_until_ready(metrics)
+
+        positions = p * case.context + case.rows * case.new
+        pairs = p * case.context**2 + case.rows * case.new * (case.context + case.new)
+        head = 2 * p * case.context * config.vocab_size * config.hidden_size  # the head is not applied to contexts
+        return call, cost.tokens(positions, train=True) - 3 * head + cost.pairs(pairs, train=True)

@@ -1,0 +1,78 @@
+"""transformers' `generate`, and a policy-gradient step as one writes it by hand in PyTorch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from benchmarks.peers.cases import LEARNING_RATE, SAMPLER, STEP, Case
+from benchmarks.peers.server import serve
+
+
+def tokens(case: Case, columns: int, vocabulary: int) -> torch.Tensor:
+    """int64 [rows, columns]: every context repeated for its group."""
+    ids = torch.randint(3, vocabulary, (case.contexts, columns), generator=torch.Generator().manual_seed(0))
+    return ids.repeat_interleave(case.group, 0)
+
+
+class Peer:
+    """The exported models in `folder`."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def _model(self, name: str):
+        return AutoModelForCausalLM.from_pretrained(self._folder / name, dtype=torch.float32)
+
+    def prepare(self, what: str, name: str) -> Callable[[], object]:
+        """The call that a case times."""
+        if what == "logits":
+            model = self._model(name).eval()
+            with torch.no_grad():
+                return lambda: model(torch.arange(3, 35)[None]).logits[0, -1, :8].tolist()
+        return self._sampler(SAMPLER[name]) if what == "sampler" else self._step(STEP[name])
+
+    def _sampler(self, case: Case) -> Callable[[], int]:
+        model = self._model(case.model).eval()
+        ids = tokens(case, case.context, model.config.vocab_size)
+        model.generation_config.eos_token_id = None
+
+        def call() -> int:
+            with torch.no_grad():
+                out = model.generate(
+                    ids, attention_mask=torch.ones_like(ids), max_new_tokens=case.new, do_sample=True, temperature=1.0, top_k=0,
+                    top_p=1.0, pad_token_id=0,
+                )  # fmt: skip
+            return out.shape[1] - case.context
+
+        return call
+
+    def _step(self, case: Case) -> Callable[[], float]:
+        model = self._model(case.model).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+        ids = torch.cat([tokens(case, case.context, model.config.vocab_size),
+                         torch.randint(3, model.config.vocab_size, (case.rows, case.new))], 1)  # fmt: skip
+        advantages = (torch.arange(case.rows) % 2).float() - 0.5
+
+        def call() -> float:
+            # Logits of the continuation alone, as a careful author asks for them.
+            logits = model(ids, logits_to_keep=case.new + 1).logits[:, :-1]
+            logprobs = torch.log_softmax(logits, -1).gather(2, ids[:, case.context :, None])[..., 0]
+            loss = -(advantages[:, None] * logprobs).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            return loss.item()
+
+        return call
+
+
+if __name__ == "__main__":
+    serve(Peer(Path(sys.argv[1])).prepare)
