@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
-import resource
 import time
 from functools import partial
 from pathlib import Path
@@ -31,7 +29,7 @@ from prefixrl_jax.metrics import Bar, human_flops, say
 from prefixrl_jax.model import tokenizer as tokenizers
 from prefixrl_jax.model.hf import export_hf, import_hf
 from prefixrl_jax.model.hub import find_model
-from prefixrl_jax.model.weights import Params, count_params, init_params, params_fingerprint
+from prefixrl_jax.model.weights import Params, init_params, params_fingerprint
 from prefixrl_jax.prefixrl import OnPolicy, readable_samples, write_samples
 from prefixrl_jax.processes import on_primary, primary, share_charges
 from prefixrl_jax.rl.step import TrainState, abstract_state, init_state, make_optimizer, make_train_step
@@ -40,15 +38,11 @@ from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.settings import Settings, resolve
 from prefixrl_jax.shared_log import SharedLog
 from prefixrl_jax.stages import NAMES, Stages
+from prefixrl_jax.summary import summary
 from prefixrl_jax.tasks.sources import candidates, fingerprint, fitting
 from prefixrl_jax.tasks.task import Problem
 from prefixrl_jax.traces import Trace
 from prefixrl_jax.train import Loop, progress_note
-
-
-def generation_config(s: Settings) -> dict[str, Any]:
-    """How an exported model is to be sampled, in the fields of generation_config.json."""
-    return {"eos_token_id": list(s.task.stop_ids), "do_sample": True, "temperature": float(s.sampling.temperature)}
 
 
 class Experiment:
@@ -237,7 +231,7 @@ class Experiment:
             f"- plain pass@1, {name} hard set: {x['before']['avg@1']:.4f} -> {x['after']['avg@1']:.4f}"
             for name, x in after.items()
         )
-        directory, generation = self.workdir / "hf", generation_config(self.s)
+        directory, generation = self.workdir / "hf", self.s.generation_config()
         export_hf(self._params("train"), self.s.model, self.s.task.tokenizer, directory, generation=generation, card=card)
         return {"line": f"{self.s.model.family} in {directory}"}
 
@@ -245,7 +239,7 @@ class Experiment:
         """summary.json and report.html."""
         from prefixrl_jax.report import write_report  # here: importing matplotlib takes half a second
 
-        on_primary(write_json, self.workdir / "summary.json", self.summary())
+        on_primary(write_json, self.workdir / "summary.json", summary(self.s, self.stages, self.ledger, self.sets))
         return {"line": on_primary(lambda: str(write_report(self.workdir)))}
 
     # What the stages share
@@ -331,23 +325,3 @@ class Experiment:
     def _traces(self) -> list[Trace]:
         load = partial(corpus.load, self.workdir / "corpus", self._hard("train"), self.s.task, self.s.cost)
         return list(map(Trace.from_record, on_primary(lambda: [trace.to_record() for trace in load()])))
-
-    def summary(self) -> dict[str, Any]:
-        """summary.json of a finished run."""
-        results = {name: (self.stages.record(name) or {}).get("result", {}) for name in NAMES}
-        plain = results["evaluate"]["plain"]
-        pick = lambda key: {name: {when: x[key] for when, x in sets.items()} for name, sets in plain.items()}  # noqa: E731
-        found = results["corpus"]["summary"]
-        flops = self.ledger.summary()
-        return {
-            "plain_pass_at_1": pick("avg@1"), "plain_pass_at_1_interval": pick("interval"), "pass_at_k": pick("pass@k"),
-            "success_by_prefix_fraction": results["evaluate"]["by_fraction"],
-            "flops": flops, "seconds": {name: self.stages.seconds(name) for name in NAMES},
-            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "left_out": {"malformed": len(self.sets.skipped), "overlap": len(self.sets.overlap)},
-            "corpus": found, "hard_set": {**found["hard"], "candidates": found["candidates"], "k": found["k"]},
-            "prefixes": {k: v for k, v in results["prefixes"].items() if k != "line"},
-            "model": {"parameters": count_params(self.s.model)["total"], "family": self.s.model.family},
-            "task": self.config.task.name,
-            "versions": {p: importlib.metadata.version(p) for p in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")},
-        }  # fmt: skip

@@ -25,7 +25,6 @@ def export(workdir: Path, out: Path, step: int | None, dtype: str | None) -> int
 
     from prefixrl_jax.checkpoint import Checkpoints
     from prefixrl_jax.config import saved_config
-    from prefixrl_jax.experiment import generation_config
     from prefixrl_jax.model.hf import export_hf
     from prefixrl_jax.rl.step import abstract_state, make_optimizer
     from prefixrl_jax.settings import resolve
@@ -41,7 +40,7 @@ def export(workdir: Path, out: Path, step: int | None, dtype: str | None) -> int
         found = checkpoints.restore(abstract_state(s.model, make_optimizer(s.optimizer("train")), s.mesh), step)
         assert found is not None
         card = f"PrefixRL, training step {found[0]}.\n{_figures(workdir)}"
-        export_hf(found[1].params, s.model, s.task.tokenizer, out, dtype, generation=generation_config(s), card=card)
+        export_hf(found[1].params, s.model, s.task.tokenizer, out, dtype, generation=s.generation_config(), card=card)
     return found[0]
 
 

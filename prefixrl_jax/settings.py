@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -42,6 +43,10 @@ class Settings:
         names = {f.name for f in dataclasses.fields(OptimizerSettings)}
         fields = {k: v for k, v in self.config[section].items() if k in names}
         return OptimizerSettings(total_steps=self.config[section].steps, **fields)
+
+    def generation_config(self) -> dict[str, Any]:
+        """How an exported model is to be sampled, in the fields of generation_config.json."""
+        return {"eos_token_id": list(self.task.stop_ids), "do_sample": True, "temperature": float(self.sampling.temperature)}
 
     def eval_sampling(self) -> Sampling:
         """How evaluation draws tokens."""

@@ -88,6 +88,10 @@ class GGUF:
         """The Hugging Face names of the tensors."""
         return list(self._tensors)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of one tensor, in Hugging Face's order."""
+        return tuple(int(n) for n in reversed(self._tensors[name].shape))
+
     def get_tensor(self, name: str) -> np.ndarray:
         """float32 values of one tensor, in Hugging Face's layout."""
         tensor = self._tensors[name]

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from prefixrl_jax.files import write_json
 from prefixrl_jax.model.config import ModelConfig
-from prefixrl_jax.model.gguf import open_gguf
+from prefixrl_jax.model.gguf import GGUF, open_gguf
 from prefixrl_jax.model.hf_config import hf_config, model_config_from_hf, special_ids
 from prefixrl_jax.model.tokenizer import fingerprint
 from prefixrl_jax.model.weights import Params, Weight, leaf_of, tree_from, weight_table
@@ -160,7 +160,7 @@ def import_hf(
         config = model_config_from_hf(config_json, param_dtype=dtype, dtype=dtype)
         table = weight_table(config)
         shardings = None if place is None else place(config)
-        _check_names(source, {w.hf for w, _ in _tensors(table, config)}, config, directory)
+        _check_tensors(source, {w.hf: w.hf_shape for w, _ in _tensors(table, config)}, config, directory)
 
         def leaf(w: Weight) -> jax.Array:
             host = np.empty(w.full_shape(config), jnp.dtype(dtype))
@@ -201,13 +201,21 @@ def _open(directory: Path, stack: contextlib.ExitStack) -> tuple[dict[str, Any],
     return config_json, source
 
 
-def _check_names(source: dict[str, Any], expected: set[str], config: ModelConfig, directory: Path) -> None:
+def _shape(file: Any, name: str) -> tuple[int, ...]:
+    return file.shape(name) if isinstance(file, GGUF) else tuple(file.get_slice(name).get_shape())
+
+
+def _check_tensors(source: dict[str, Any], expected: dict[str, tuple[int, ...]], config: ModelConfig, directory: Path) -> None:
+    """Raises ValueError naming every tensor that is missing, left over or of another shape than expected."""
     present = {name for name in source if not name.endswith("rotary_emb.inv_freq")}
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
     if config.tie_embeddings and {head, embedding} <= present:
         if not np.array_equal(source[head].get_tensor(head), source[embedding].get_tensor(embedding)):
             raise ValueError(f"{directory}: {head} differs from {embedding}, yet config.json says tie_word_embeddings=true")
         present.discard(head)
-    found = {"missing": expected - present, "not of this model": present - expected}
+    shapes = {name: _shape(source[name], name) for name in present & expected.keys()}
+    misshaped = {f"{name} {shape} where the configuration asks for {expected[name]}"
+                 for name, shape in shapes.items() if shape != expected[name]}  # fmt: skip
+    found = {"missing": expected.keys() - present, "not of this model": present - expected.keys(), "of another shape": misshaped}
     if problems := [f"{what}: {', '.join(sorted(names))}" for what, names in found.items() if names]:
         raise ValueError(f"{directory}: tensors {'; '.join(problems)}")
