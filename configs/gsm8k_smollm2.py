@@ -1,7 +1,8 @@
 """SmolLM2-135M-Instruct on grade-school word problems it does not solve: a real model, small enough for two CPU cores.
 
 `--config.data.path=gsm8k_train.jsonl --config.model.path=SmolLM2-135M-Instruct` (a folder, a hub id or a GGUF file). Sizes are
-cut for a CPU: tens of problems, few samples, answers of at most 96 tokens. Not yet run from end to end.
+cut for a CPU: 16 hard problems, few samples, answers of at most 96 tokens, a quarter of an hour on two cores. That shows every
+stage at work; to learn something takes an accelerator, more problems, longer answers and more steps.
 """
 
 from ml_collections import ConfigDict
@@ -18,24 +19,21 @@ def get_config() -> ConfigDict:
     c.model.path = "HuggingFaceTB/SmolLM2-135M-Instruct"
     c.data.limit = 40
     c.data.heldout_fraction = 0.25
-    c.sampling.temperature = 0.7  # at 1 this small model wanders off
     c.sampling.max_new_tokens = 96
     c.sampling.context_buckets = (192, 272)
     c.sampling.rows = 8
     c.sampling.slots = 8  # every count of samples below is a multiple of it, so that no slot is idle
     c.sampling.chunk = 8
     c.select.samples = 8
-    c.select.band = (0.0, 0.125)  # at most one of the eight is right
     c.select.train_problems = 16
     c.select.heldout_problems = 8
     c.collect.cap = 32
-    c.train.steps = 8
+    c.train.steps = 5
     c.train.batch = 8
     c.train.group = 8
     c.train.micro_batches = 8
     c.train.learning_rate = 5e-6
     c.eval.samples = 8
-    c.eval.temperature = 0.7
     c.eval.k = (1, 2, 4, 8)
     c.eval.fractions = (0.0, 0.6)
     c.eval.fraction_samples = 8

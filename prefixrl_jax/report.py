@@ -253,14 +253,20 @@ def flatten(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
 
 
 def estimates(run: Run, name: str, corpus: float | None) -> list[Estimate]:
-    """Plain accuracy of a set against FLOPs: before training (at the corpus's cost), then each evaluation of the run."""
-    key, points = f"eval/{name}/avg@1", []
-    before = run.find("plain_pass_at_1", name, "before")
-    if finite(before) and corpus is not None:
-        low, high = run.find("plain_pass_at_1_interval", name, "before") or (None, None)
-        points.append(Estimate(corpus, before, low, high))
+    """Plain accuracy of a set against FLOPs: before training (at the corpus's cost), each evaluation of the run, and after."""
+    key, end = f"eval/{name}/avg@1", series(run.rows, "step", "flops/total")[1]
+
+    def final(when: str, flops: float | None) -> list[Estimate]:
+        value = run.find("plain_pass_at_1", name, when)
+        if not finite(value) or flops is None:
+            return []
+        low, high = run.find("plain_pass_at_1_interval", name, when) or (None, None)
+        return [Estimate(flops, value, low, high)]
+
+    last = final("after", end[-1] if end else None)  # drawn with more samples than the run's own at the last step
     kept = [row for row in run.rows if finite(row.get(key)) and finite(row.get("flops/total"))]
-    return points + [Estimate(row["flops/total"], row[key], row.get(f"{key}_low"), row.get(f"{key}_high")) for row in kept]
+    during = [Estimate(row["flops/total"], row[key], row.get(f"{key}_low"), row.get(f"{key}_high")) for row in kept]
+    return final("before", corpus) + [e for e in during if not last or e.x < last[0].x] + last
 
 
 def corpus_flops(run: Run) -> float | None:

@@ -406,6 +406,8 @@ def test_safetensors_files_carry_the_format_transformers_asks_for(tmp_path):
     export_hf(params_of(TINY), TINY, word_tokenizer(words(33)), tmp_path / "out")
     with safe_open(tmp_path / "out/model.safetensors", framework="numpy") as file:
         assert file.metadata() == {"format": "pt"}
+    modes = {name: (tmp_path / "out" / name).stat().st_mode for name in ("model.safetensors", "config.json")}
+    assert len(set(modes.values())) == 1, modes  # whoever may read one may read all
 
 
 MEMORY = """

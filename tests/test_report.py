@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html.parser
+import itertools
 import json
 import math
 import pathlib
@@ -326,6 +327,17 @@ def test_a_broken_summary_is_an_error_that_names_the_file(tmp_path, text, words)
     (tmp_path / "summary.json").write_text(text)
     with pytest.raises(ValueError, match=rf"summary\.json: {words}"):
         report.write_report(tmp_path)
+
+
+def test_accuracy_goes_from_before_training_to_after_it(tmp_path):
+    """The evaluation after the last step takes the place of the short one at it; the others stay between."""
+    run = report.read_run(make_run(tmp_path))
+    points = report.estimates(run, "train", CORPUS)
+    assert points[0] == figures.Estimate(CORPUS, 0.00125, 0.0005, 0.003)
+    assert points[-1] == figures.Estimate(CORPUS + 8e11, 0.6, 0.55, 0.64)
+    assert len(points) == 9 and all(a.x < b.x for a, b in itertools.pairwise(points))
+    run.rows.clear()
+    assert report.estimates(run, "train", CORPUS) == points[:1]
 
 
 def test_accuracy_axis_starts_at_zero_and_shades_the_corpus():

@@ -72,6 +72,8 @@ def export_hf(
     _write_weights(params, config, staging, jnp.dtype(fields["dtype"]), max_shard_bytes, writes)
     if writes:
         write_json(staging / "config.json", fields)
+        for file in staging.glob("*.safetensors"):  # which safetensors makes for the owner's eyes alone
+            shutil.copymode(staging / "config.json", file)
         write_json(staging / "generation_config.json", special_ids(tokenizer) | (generation or {}))
         tokenizer.save_pretrained(staging)
         header = "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n"
