@@ -60,7 +60,8 @@ def test_shared_attention_is_one_softmax_over_context_and_row(heads, kv_heads):
     seen = np.array([[True, False, True, True, False], [False] * 5])  # the second context is hidden altogether
     with jax.enable_x64(True):
         context = (k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), seen)
-        own = (own_k.transpose(0, 1, 3, 4, 2), own_v.swapaxes(2, 3), np.tri(t, dtype=bool))
+        rows_k, rows_v = (x.reshape(p * g, t, kv_heads, d) for x in (own_k, own_v))
+        own = (rows_k.transpose(0, 2, 3, 1), rows_v.swapaxes(1, 2), np.tri(t, dtype=bool))
         out = shared_attention(*map(jnp.asarray, (q, *context, *own)))
     for i, j, n in np.ndindex(p, g, t):
         keys = np.concatenate([k[i, seen[i]], own_k[i, j, : n + 1]])
@@ -72,7 +73,7 @@ def test_shared_attention_is_stable_when_one_part_dominates():
     q, seen = jnp.ones((1, 1, 1, 1, 2)), jnp.ones((1, 1), bool)
     for scale, expected in ((1e4, 3.0), (-1e4, 5.0)):
         context = jnp.full((1, 1, 2, 1), scale), jnp.full((1, 1, 1, 2), 3.0), seen
-        own = jnp.full((1, 1, 1, 2, 1), -scale), jnp.full((1, 1, 1, 1, 2), 5.0), seen[..., None, None]
+        own = jnp.full((1, 1, 2, 1), -scale), jnp.full((1, 1, 1, 2), 5.0), seen[..., None, None]
         np.testing.assert_array_equal(shared_attention(q, *context, *own).ravel(), expected)
 
 

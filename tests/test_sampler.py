@@ -219,13 +219,14 @@ def test_replacing_some_rows_leaves_the_others_alone(config, params, contexts):
         np.testing.assert_allclose(np.take(got, 1, axis), np.take(now, 0, axis), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("slots", [1, 4])
 @pytest.mark.parametrize("unroll", [False, True], ids=["scanned", "unrolled"])
-def test_the_cache_is_updated_in_place(unroll):
+def test_the_cache_is_updated_in_place(unroll, slots):
     """Temporaries of a decode chunk stay below a quarter of the rows' cache, in a model where the cache is what is large."""
     config = dataclasses.replace(TINY, num_layers=8, unroll_layers=unroll)
     params = abstract_params(config)
     context = jax.eval_shape(lambda: as_context([[1] * SIZE] * 4, SIZE))
-    state = jax.eval_shape(lambda p, c: sampler.start(p, c, config=config, slots=4, columns=1024), params, context)
+    state = jax.eval_shape(lambda p, c: sampler.start(p, c, config=config, slots=slots, columns=1024), params, context)
     lowered = sampler.decode_chunk.lower(params, state, config=config, sampling=Sampling(1024, (0,)), steps=16)
     memory = lowered.compile().memory_analysis()
     cache = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.own_kv))

@@ -39,21 +39,22 @@ def shared_attention(q, context_k, context_v, context_mask, own_k, own_v, own_ma
         q: [P, G, T, H, D] queries (T = 1 when decoding).
         context_k: [P, K, D, S]; context_v: [P, K, S, D].
         context_mask: bool [P, S], false on padding and on the last context token (the rows carry that one).
-        own_k: [P, G, K, D, U]; own_v: [P, G, K, U, D]: keys and values of the rows themselves.
+        own_k: [P·G, K, D, U]; own_v: [P·G, K, U, D]: keys and values of the rows themselves. Contexts and rows are one axis,
+            since in groups of one XLA would drop theirs and, on CPU, copy the whole cache at every token.
         own_mask: bool, broadcastable to [P, G, T, U].
 
     Returns [P, G, T, H, D].
     """
     p, g, t, h, d = q.shape
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    kv, s, u = context_v.shape[1], context_v.shape[2], own_v.shape[3]
+    kv, s, u = context_v.shape[1], context_v.shape[2], own_v.shape[2]
     r = h // kv
     scale = jnp.asarray(d**-0.5, q.dtype)
     q = (q * scale).reshape(p, g, t, kv, r, d).transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, r, T, D]
     to_context = jnp.einsum("pkqd,pkds->pkqs", q.reshape(p, kv, g * r * t, d), context_k, preferred_element_type=wide)
     to_context = to_context.reshape(p, kv, g, r, t, s)
-    own_q = q.transpose(0, 2, 1, 3, 4, 5).reshape(p, g, kv, r * t, d)
-    to_own = jnp.einsum("pgkqd,pgkdu->pgkqu", own_q, own_k, preferred_element_type=wide)
+    own_q = q.transpose(0, 2, 1, 3, 4, 5).reshape(p * g, kv, r * t, d)
+    to_own = jnp.einsum("nkqd,nkdu->nkqu", own_q, own_k, preferred_element_type=wide)
     to_own = to_own.reshape(p, g, kv, r, t, u)
 
     to_context = jnp.where(context_mask[:, None, None, None, None, :], to_context, NEG)
@@ -67,7 +68,7 @@ def shared_attention(q, context_k, context_v, context_mask, own_k, own_v, own_ma
 
     from_context = jnp.einsum("pkqs,pksd->pkqd", e_context.reshape(p, kv, g * r * t, s).astype(q.dtype), context_v,
                               preferred_element_type=wide)  # fmt: skip
-    from_own = jnp.einsum("pgkqu,pgkud->pgkqd", e_own.reshape(p, g, kv, r * t, u).astype(q.dtype), own_v,
+    from_own = jnp.einsum("nkqu,nkud->nkqd", e_own.reshape(p * g, kv, r * t, u).astype(q.dtype), own_v,
                           preferred_element_type=wide)  # fmt: skip
     from_context = from_context.reshape(p, kv, g, r, t, d).transpose(0, 2, 1, 3, 4, 5)
     out = (from_context + from_own.reshape(p, g, kv, r, t, d)) / total[..., None]

@@ -131,7 +131,8 @@ def continue_group(params: Params, config: ModelConfig, context: Context, contex
         w, (context_k, context_v) = layer_inputs
 
         def attend(q, k, v):
-            k, v = k.transpose(0, 1, 3, 4, 2), v.swapaxes(2, 3)
+            k, v = (x.reshape(-1, *x.shape[2:]) for x in (k, v))  # [P·G, T, K, D]
+            k, v = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)
             return shared_attention(q, context_k, context_v, context_mask, k, v, causal), None
 
         return layer(x, w, config, cos, sin, attend)
@@ -145,8 +146,8 @@ def decode_token(params, config, tokens, positions, context_kv, context_mask, ow
     Args:
         tokens, positions: int32 [P, G]; a row's token and its absolute position.
         context_kv: as from `encode_context`; context_mask: bool [P, S].
-        own_kv: per layer k [P, G, K, D, U], v [P, G, K, U, D]; the column is scalar: where a key lies
-            says nothing about its position.
+        own_kv: per layer k [P·G, K, D, U], v [P·G, K, U, D]; the column is scalar: where a key lies says nothing about its
+            position.
         own_mask: bool [P, G, U], true on the columns of the row's present sample, `column` included.
 
     Returns hidden [P, G, d] and the updated cache (in place when the caller donates or loops over it).
@@ -155,6 +156,7 @@ def decode_token(params, config, tokens, positions, context_kv, context_mask, ow
 
     def attend_over(context_k, context_v, write):
         def attend(q, k, v):
+            k, v = (x.reshape(-1, *x.shape[2:]) for x in (k, v))  # [P·G, K, D]
             own_k, own_v, kept = write(k[..., None], v[..., None, :])
             out = shared_attention(q[:, :, None], context_k, context_v, context_mask, own_k, own_v, own_mask[:, :, None])
             return out[:, :, 0], kept
@@ -167,8 +169,8 @@ def decode_token(params, config, tokens, positions, context_kv, context_mask, ow
         for i, ((ck, cv), (k_cache, v_cache)) in enumerate(zip(context_kv, own_kv, strict=True)):
 
             def write(k, v, k_cache=k_cache, v_cache=v_cache):
-                k = jax.lax.dynamic_update_slice_in_dim(k_cache, k, column, axis=4)
-                v = jax.lax.dynamic_update_slice_in_dim(v_cache, v, column, axis=3)
+                k = jax.lax.dynamic_update_slice_in_dim(k_cache, k, column, axis=3)
+                v = jax.lax.dynamic_update_slice_in_dim(v_cache, v, column, axis=2)
                 return k, v, (k, v)
 
             x, kept = layer(x, jax.tree.map(lambda p, i=i: p[i], params["layers"]), config, cos, sin, attend_over(ck, cv, write))
@@ -179,8 +181,8 @@ def decode_token(params, config, tokens, positions, context_kv, context_mask, ow
         x, (k_all, v_all) = carry
 
         def write(k, v):
-            k_new = jax.lax.dynamic_update_slice(k_all, k[None], (i, 0, 0, 0, 0, column))
-            v_new = jax.lax.dynamic_update_slice(v_all, v[None], (i, 0, 0, 0, column, 0))
+            k_new = jax.lax.dynamic_update_slice(k_all, k[None], (i, 0, 0, 0, column))
+            v_new = jax.lax.dynamic_update_slice(v_all, v[None], (i, 0, 0, column, 0))
             return k_new[i], v_new[i], (k_new, v_new)
 
         w = jax.tree.map(lambda p: p[i], params["layers"])

@@ -77,8 +77,8 @@ def distribution(logits: jax.Array, sampling: Sampling) -> jax.Array:
 
 
 def empty_cache(config: ModelConfig, contexts: int, slots: int, columns: int) -> transformer.KV:
-    """Zeroed keys [P, G, K, D, T] and values [P, G, K, T, D] of the rows, per layer."""
-    rows = (contexts, slots, config.num_kv_heads)
+    """Zeroed keys [P·G, K, D, T] and values [P·G, K, T, D] of the rows, per layer."""
+    rows = (contexts * slots, config.num_kv_heads)
     shapes = (*rows, config.head_dim, columns), (*rows, columns, config.head_dim)
     if config.unroll_layers:
         return tuple(tuple(jnp.zeros(s, config.compute_dtype) for s in shapes) for _ in range(config.num_layers))
@@ -91,11 +91,8 @@ def _spread(state: SamplerState) -> SamplerState:
     Left alone, the partitioner replicates what `start` fills with zeros, the rows' cache among it.
     """
     rest = jax.tree.map(meshes.constrain_batch, state.replace(context_kv=None, own_kv=None, ticks=None))
-    return rest.replace(
-        context_kv=jax.tree.map(lambda x: meshes.constrain_batch(x, x.ndim - 4, heads=x.ndim - 3), state.context_kv),
-        own_kv=jax.tree.map(lambda x: meshes.constrain_batch(x, x.ndim - 5, heads=x.ndim - 3), state.own_kv),
-        ticks=state.ticks,
-    )
+    caches = jax.tree.map(lambda x: meshes.constrain_batch(x, x.ndim - 4, heads=x.ndim - 3), (state.context_kv, state.own_kv))
+    return rest.replace(context_kv=caches[0], own_kv=caches[1], ticks=state.ticks)
 
 
 @partial(jax.jit, static_argnames=("config", "slots", "columns"))
