@@ -105,10 +105,9 @@ def _record(line: Line, problem: Problem, task: Task, verdict: Verdict) -> dict[
               "tokens": len(line.token_ids)}  # fmt: skip
     if verdict is not Verdict.CORRECT:
         return record
-    ids = line.token_ids
-    return record | {
-        "trace": Trace(problem.id, line.number, task.render(problem), ids, [], "stop", 0, line.flops, line.source).to_record()
-    }
+    context = task.render(problem)
+    trace = Trace(problem.id, line.number, context, line.token_ids, [], "stop", 0, line.flops, line.source)
+    return record | {"trace": trace.to_record()}
 
 
 def _ids(row: Mapping[str, Any], task: Task, own: str) -> tuple[list[int], str]:
@@ -119,7 +118,7 @@ def _ids(row: Mapping[str, Any], task: Task, own: str) -> tuple[list[int], str]:
             raise ValueError(f"field 'token_ids': ids from 0 to {len(task.tokenizer) - 1} are expected, at least one")
     else:
         ids, source = task.tokenizer.encode(_text(row, "trace"), add_special_tokens=False), "foreign"
-    return (ids if ids[-1] in task.stop_ids else [*ids, task.stop_ids[0]]), source
+    return (ids if ids and ids[-1] in task.stop_ids else [*ids, task.stop_ids[0]]), source
 
 
 def _text(row: Mapping[str, Any], field: str) -> str:

@@ -34,10 +34,7 @@ EXTENT = ("train.steps", "train.flops_budget", "train.micro_batches", "train.log
 
 
 # What a stage's files hold, as a person is told.
-FILES = {
-    "base": "task (content of the base text's file)",
-    "corpus": "data (content of the problems)",
-}
+FILES = {"base": "task (content of the base text's file)", "corpus": "data (content of the problems)"}
 
 
 class WorkdirMismatch(ValueError):

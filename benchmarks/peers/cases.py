@@ -37,8 +37,4 @@ STEP = {
     "0.83M 115+77, 4 contexts x 8": Case("0.83M", 4, 8, 115, 77),
     "5.8M 154+102, 4 contexts x 8": Case("5.8M", 4, 8, 154, 102),
 }
-GRPO = {
-    "0.83M 64+128, 4 contexts x 8": Case("0.83M", 4, 8, 64, 128),
-    "5.8M 128+128, 4 contexts x 8": Case("5.8M", 4, 8, 128, 128),
-}
 LEARNING_RATE = 1e-5

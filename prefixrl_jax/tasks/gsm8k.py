@@ -59,7 +59,7 @@ class GSM8K:
 
     def generate(self, split: str, count: int, seed: int) -> list[Problem]:
         """There is no generator: the questions are the user's."""
-        raise ValueError("task.name='gsm8k' has no generator: set data.path to a JSONL file of questions")
+        raise ValueError("task.name='gsm8k' has no generator: set data.path to a set of questions")
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)

@@ -64,7 +64,7 @@ class Math:
 
     def generate(self, split: str, count: int, seed: int) -> list[Problem]:
         """There is no generator: the problems are the user's."""
-        raise ValueError("task math has no generator: set data.path to a JSONL file of problems")
+        raise ValueError("task math has no generator: set data.path to a set of problems")
 
     def render(self, problem: Problem) -> list[int]:
         """System and user messages, the assistant's turn begun."""

@@ -31,8 +31,7 @@ class Pool:
         memory: bytes of address space of a worker; more is Verdict.ERROR, as is an exception or a dead worker.
     """
 
-    def __init__(self, grader: str = SYMBOLIC, workers: int = 2, timeout: float = 5.0,
-                 memory: int = 4 << 30):  # fmt: skip
+    def __init__(self, grader: str = SYMBOLIC, workers: int = 2, timeout: float = 5.0, memory: int = 4 << 30):
         self._grader = grader
         self._command = [sys.executable, "-m", "prefixrl_jax.tasks.worker", grader, str(memory)]
         self._timeout = timeout

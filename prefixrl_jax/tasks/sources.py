@@ -75,8 +75,8 @@ def candidates(task: Task, data, seed: int) -> Sets:
         else:
             sides = {p.id: _unit_hash(_content(p)) < data.heldout_fraction for p in rows}
             sets = {"train": [p for p in rows if not sides[p.id]], "heldout": [p for p in rows if sides[p.id]]}
-        if not sets["train"]:
-            raise ValueError(f"data.heldout_fraction={data.heldout_fraction} leaves none of {len(rows)} problems to train on")
+            if not sets["train"]:
+                raise ValueError(f"data.heldout_fraction={data.heldout_fraction} leaves none of {len(rows)} problems to train on")
     sets["heldout"], overlap = _without(sets["heldout"], sets["train"])
     return Sets(sets, skipped, overlap)
 
