@@ -46,7 +46,7 @@ class TrainStep:
     """The demo's update as a call without arguments that advances its own state."""
 
     def __init__(self, s: Settings, group: Group, micro_batches: int, advantage: str = "group_mean"):
-        optimizer = make_optimizer(s.optimizer("train"))
+        optimizer = make_optimizer(s.optimizer("train", s.config.train.steps))
         self.update = make_train_step(s.model, optimizer, s.loss, advantage, micro_batches, s.mesh)
         self.state, self.group = init_state(init_params(s.model, 0), s.model, optimizer, s.mesh), group
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """A configuration with every field at its default."""
     c = ConfigDict()
+    c.method = "prefixrl"  # presets of prefixrl_jax/methods.py, joined by "+": they set fields below; the command line wins
     c.seed = 0  # of everything before training: initial weights, base text, select, collect, cuts, evaluation
 
     c.task = ConfigDict()
@@ -106,21 +107,44 @@ def get_config() -> ConfigDict:
     c.prefix.cuts = 3  # per trace, drawn once and frozen
     c.prefix.band = (0.4, 0.8)  # each uniform in this part of the trace's tokens
     c.prefix.share = 0.75  # of the contexts in a batch; the paper's 3:1. 0 is plain RL
+    c.prefix.schedule = "band"  # the paper's; or reverse, cosine, adaptive, shortest_solvable: see prefixrl_jax/schedules.py
+    c.prefix.anneal_steps = 0  # until a reverse or cosine schedule has no prefix left; 0: two thirds of train.schedule_steps
+    c.prefix.content = "own"  # or unrelated (a trace of another problem), wrong (a wrong response to this one): controls
+    c.prefix.place = "assistant"  # begun answer, the paper's; or user: the same tokens as a hint in the question
+
+    c.sft = ConfigDict()  # supervised fine-tuning on the traces, before RL
+    c.sft.epochs = 0  # 0: none
+    c.sft.batch = 32  # traces per step
+    c.sft.learning_rate = 1e-5
+    c.sft.warmup_steps = 0
+    c.sft.schedule = "cosine"
+    c.sft.final_fraction = 0.1
+    c.sft.weight_decay = 0.0
 
     c.train = ConfigDict()
     c.train.seed = 0  # of batches and rollouts
     c.train.steps = 400  # paper: 400. 0: the base model is evaluated alone
     c.train.batch = 128  # contexts per step (paper: 128 prompts)
     c.train.group = 8  # rollouts per context (paper: n = 8)
-    c.train.loss = "reinforce"  # or ppo_clip
+    c.train.loss = "reinforce"  # or ppo_clip, gspo, cispo
     c.train.advantage = "group_mean"  # or leave_one_out, std_normalised
     c.train.aggregation = "token_mean"  # or sequence_mean, constant; not stated in the paper
-    c.train.clip_low = 0.2  # ppo_clip only
+    c.train.clip_low = 0.2  # of the losses with a ratio
     c.train.clip_high = 0.2
-    c.train.updates_per_batch = 1  # optimizer steps on the same rollouts; above 1 use ppo_clip
+    c.train.truncate_ratio = 0.0  # reinforce: largest weight pi/sampler of a token, for a sampler in bfloat16; 0: no weights
+    c.train.kl_coef = 0.0  # of the KL divergence from the base model; the paper reports none
+    c.train.kl_estimator = "k3"  # or k1, k2
+    c.train.prefix_coef = 0.0  # of the prefixes' negative log-likelihood (UFT, Prefix-RFT); the paper has none
+    c.train.filter = "none"  # of groups all right or all wrong: none, drop (not counted in means), refill (others are drawn)
+    c.train.refills = 2  # batches drawn at most to refill one
+    c.train.off_policy = "none"  # a trace as one of the plain group: importance (pi/behaviour), shaped (LUFFY)
+    c.train.behaviour = "sampled"  # importance: log-probs as sampled, or acceptance (those of the correct ones: p/(success rate))
+    c.train.at_plain = False  # prefix.place=user: train the continuations at the plain problem (OC-GRPO)
+    c.train.updates_per_batch = 1  # optimizer steps on the same rollouts; above 1 use a loss with a ratio
     c.train.learning_rate = 1e-6  # paper: 1e-6 (8B and 4B models)
     c.train.warmup_steps = 0
     c.train.schedule = "constant"
+    c.train.schedule_steps = 0  # length of the learning-rate schedule; 0: train.steps
     c.train.final_fraction = 0.0
     c.train.weight_decay = 0.0  # not stated in the paper
     c.train.b2 = 0.999  # not stated in the paper

@@ -42,6 +42,7 @@ class Attempts:
     lengths: dict[int, int] = dataclasses.field(default_factory=dict)
     correct: dict[int, Trace] = dataclasses.field(default_factory=dict)
     successes: int = 0
+    wrong: list[int] = dataclasses.field(default_factory=list)  # token ids of sample 0 if it was not correct
 
     def add(self, sample_id: int, verdict: Verdict, tokens: int, trace: Trace | None) -> None:
         """Takes one finished sample; the trace is kept when it is given."""
@@ -100,6 +101,8 @@ class _SamplingJob(Job):
             logprobs = sample.logprobs.tolist()
             trace = Trace(self.name, sample.sample_id, self.context_ids, ids, logprobs, sample.finish_reason, 0, 0.0)
             record["trace"] = trace.to_record()
+        elif self._stage == "collect" and not sample.sample_id:
+            record["wrong"] = ids
         self.attempts.add(sample.sample_id, verdict, len(ids), trace)
         self._log.append(record)
 
@@ -162,6 +165,7 @@ def take_records(known: dict[str, Attempts], records: list[dict[str, Any]], stag
         if attempts is not None:
             trace = Trace.from_record(record["trace"]) if "trace" in record else None
             attempts.add(record["sample"], Verdict(record["verdict"]), record["tokens"], trace)
+            attempts.wrong = record.get("wrong", attempts.wrong)
 
 
 def attempt_all(
@@ -259,6 +263,11 @@ def save(directory: Path, traces: list[Trace], summary: dict[str, Any]) -> None:
     if traces:
         write_dataset(traces, directory / "dataset", {"statistics": summary, **{k: summary[k] for k in HEADER}})
     write_json(directory / "summary.json", summary)
+
+
+def wrong_responses(attempts: dict[str, Attempts]) -> dict[str, list[int]]:
+    """Token ids of the first response of collect to each problem, where that was not correct."""
+    return {problem: a.wrong for problem, a in attempts.items() if a.wrong}
 
 
 def load(directory: Path, problems: dict[str, Problem], task: Task, cost: Costs) -> list[Trace]:

@@ -44,7 +44,7 @@ def describe(e: Experiment) -> str:
     """The resolved configuration, parameters, shapes, memory and FLOPs as text."""
     c, s = e.config, e.s
     counts = count_params(s.model)
-    state = abstract_state(s.model, make_optimizer(s.optimizer("train")), s.mesh)
+    state = abstract_state(s.model, make_optimizer(s.optimizer("train", c.train.steps)), s.mesh)
     caches = jax.eval_shape(lambda: empty_cache(s.model, s.engine.rows, s.engine.slots, s.sampling.max_new_tokens))
     ledger = estimate(e)
     gib = 1 / 2**30

@@ -37,7 +37,7 @@ def export(workdir: Path, out: Path, step: int | None, dtype: str | None) -> int
             raise ValueError(f"{workdir}: no checkpoint of the train stage here")
         if step is not None and step not in kept:
             raise ValueError(f"--step={step}: the checkpoints kept are those of steps {', '.join(map(str, kept))}")
-        found = checkpoints.restore(abstract_state(s.model, make_optimizer(s.optimizer("train")), s.mesh), step)
+        found = checkpoints.restore(abstract_state(s.model, make_optimizer(s.optimizer("train", 1)), s.mesh), step)
         assert found is not None
         card = f"PrefixRL, training step {found[0]}.\n{_figures(workdir)}"
         export_hf(found[1].params, s.model, s.task.tokenizer, out, dtype, generation=s.generation_config(), card=card)

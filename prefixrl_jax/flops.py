@@ -88,6 +88,19 @@ class Ledger:
             self.add("actual", phase, cost.tokens(context - 1 + trained, train=True))
             self.add("attention", phase, cost.pairs(causal_pairs(context, rows), train=True))
 
+    def add_scoring(self, cost: Costs, context: int, rows: list[int]) -> None:
+        """One group's tokens passed through another model of the same size, for their log-probs."""
+        self.add("paper", "score", cost.tokens(len(rows) * context + sum(rows)))
+        self.add("actual", "score", cost.tokens(context - 1 + sum(rows)))
+        self.add("attention", "score", cost.pairs(causal_pairs(context, rows)))
+
+    def without(self, phase: str) -> Ledger:
+        """A copy in which a phase has cost nothing."""
+        out = self.copy()
+        for phases in out.state.values():
+            phases[phase] = 0.0
+        return out
+
     def total(self, accounting: str = "paper") -> float:
         """Sum over the phases that count (not base, not eval)."""
         return sum(self.state[accounting][p] for p in PHASES)

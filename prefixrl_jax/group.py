@@ -34,6 +34,10 @@ class Group:
     lengths: Array  # int32 [P, G], 0 for a row that must count for nothing
     logprobs: Array  # float32 [P, G, T] of the sampled tokens when they were sampled
     rewards: Array  # float32 [P, G]
+    # What some methods need besides; None otherwise.
+    off_policy: Array | None = None  # bool [P, G]: rows that are traces; `logprobs` are then those of the trace's policy
+    reference: Array | None = None  # float32 [P, G, T]: log-probs of the tokens under the reference model
+    prefix_lengths: Array | None = None  # int32 [P]: how many of the context's last tokens are a prefix
 
     def mask(self) -> jax.Array:
         """float32 [P, G, T]: 1 where a sampled token stands."""

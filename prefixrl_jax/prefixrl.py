@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,14 @@ from prefixrl_jax.files import write_text
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.group import Group
 from prefixrl_jax.model.weights import Params
-from prefixrl_jax.prefixes import ContextStream
-from prefixrl_jax.processes import joined, local_slice, primary
+from prefixrl_jax.processes import agree, joined, local_slice, primary
 from prefixrl_jax.rl.advantage import advantages
-from prefixrl_jax.rl.loss import informative
+from prefixrl_jax.rl.loss import LossSettings, informative
 from prefixrl_jax.rollout import Prompt, Rollouts, as_group, sample_and_grade
 from prefixrl_jax.sampling.noise import stream_key
-from prefixrl_jax.sampling.refill import Engine
+from prefixrl_jax.sampling.refill import Engine, Sample
 from prefixrl_jax.sampling.sampler import Sampling
+from prefixrl_jax.schedules import ContextStream, Memory
 from prefixrl_jax.tasks.task import Task
 from prefixrl_jax.train import Batch
 
@@ -43,74 +44,138 @@ class OnPolicy:
     contexts: ContextStream
     group: int
     advantage: str
+    loss: LossSettings
     sampling: Sampling
     seed: int
     mask_truncated: bool
     samples_directory: Path
     samples_every: int
+    refills: int = 0  # how often groups that were all right or all wrong are replaced by others (DAPO's dynamic sampling)
+    at_plain: bool = False  # whether hinted rollouts are trained as continuations of the plain problem
+    traces: Mapping[str, Sample] | None = None  # by problem: the trace that is one of its plain group
+    reference: Callable[[Group], jax.Array] | None = None  # log-probs under the reference model, for the KL divergence
 
-    def __call__(self, params: Params, step: int, ledger: Ledger) -> Batch:
-        """The batch of `step`. Rollouts are a pure function of (parameters, seed, step)."""
+    def __call__(self, params: Params, step: int, ledger: Ledger, memory: Memory) -> Batch:
+        """The batch of `step`. Rollouts are a pure function of (parameters, seed, step, memory).
+
+        memory: what the schedule has learnt, and the problems that were ever solved without a prefix.
+        """
         started = time.monotonic()
-        prompts = local_slice(self.contexts.at(step))
         decode_params = jax.device_put(params, self.decode_shardings)
-        stream = stream_key(self.seed, "rollouts", step)
-        rollouts = sample_and_grade(
-            self.engine, decode_params, self.task, prompts, self.group, self.sampling, stream, ledger, ("prefill", "decode")
-        )
-        group = as_group(self.task, rollouts, self.engine.buckets, self.sampling.max_new_tokens, self.mask_truncated)
+        known, unlocked = memory.get("schedule", {}), set(memory.get("unlocked", ()))
+        rollouts = self._sample(decode_params, step, 0, ledger, known)
+        for attempt in range(1, self.refills + 1):
+            if not agree(int((~self._informative(rollouts)).sum()), np.sum):
+                break
+            rollouts = self._refill(rollouts, self._sample(decode_params, step, attempt, ledger, known))
+        group = self._group(rollouts)
         if self.samples_every and (step % self.samples_every == 0) and primary():
             rows = readable_samples(self.task, rollouts, step + 1, per_kind=4)
             write_samples(self.samples_directory / f"train-{step + 1:05d}.jsonl", rows)
 
-        charge = partial(self._charge, rollouts, group)
-        everyone = joined(summaries(rollouts))
-        metrics = rollout_metrics(everyone) | {"time/sample": time.monotonic() - started}
-        named = ", ".join(sorted({p.problem.id for p in prompts})[:8])
+        everyone = joined(summaries(rollouts, self.task))
+        unlocked |= {g["problem"] for g in everyone if g["solved"] and not g["prefix"]}
+        metrics = rollout_metrics(everyone)
+        metrics |= {"problems/unlocked": float(len(unlocked)), "time/sample": time.monotonic() - started}
+        named = ", ".join(sorted({p.problem.id for p in rollouts.prompts})[:8])
         description, tokens = f"of step {step + 1} (problems {named}, ...)", sum(sum(g["lengths"]) for g in everyone)
-        return Batch(meshes.to_global(self.engine.mesh, group), description, tokens, metrics, charge)
+        spread = meshes.to_global(self.engine.mesh, group)
+        if self.reference is not None:
+            spread = dataclasses.replace(spread, reference=self.reference(spread))
+        after = {"schedule": self.contexts.learn(everyone, known), "unlocked": sorted(unlocked)}
+        return Batch(spread, description, tokens, metrics, partial(self._charge, rollouts, group), after)
+
+    def _sample(self, params: Params, step: int, attempt: int, ledger: Ledger, memory: Memory) -> Rollouts:
+        """This process's rollouts of a step; attempt > 0: of other contexts, with noise of their own."""
+        prompts = local_slice(self.contexts.at(step, memory, attempt))
+        stream = stream_key(self.seed, f"rollouts again {attempt}" if attempt else "rollouts", step)
+        return sample_and_grade(
+            self.engine, params, self.task, prompts, self.group, self.sampling, stream, ledger, ("prefill", "decode"), self.traces
+        )
+
+    def _informative(self, rollouts: Rollouts) -> np.ndarray:
+        return np.asarray(informative(advantages(rollouts.rewards, self.advantage)))
+
+    def _refill(self, rollouts: Rollouts, fresh: Rollouts) -> Rollouts:
+        """Groups without a gradient replaced by such of `fresh` that have one, in order, as far as those go."""
+        places, found = np.flatnonzero(~self._informative(rollouts)), np.flatnonzero(self._informative(fresh))
+        chosen = {int(place): int(i) for place, i in zip(places, found)}  # the shorter of the two
+        pick = lambda old, new: [new[chosen[i]] if i in chosen else x for i, x in enumerate(old)]  # noqa: E731
+        return Rollouts(
+            pick(rollouts.prompts, fresh.prompts), pick(rollouts.samples, fresh.samples),
+            pick(rollouts.verdicts, fresh.verdicts), np.stack(pick(rollouts.off_policy, fresh.off_policy)),
+        )  # fmt: skip
+
+    def _group(self, rollouts: Rollouts) -> Group:
+        """The rollouts as arrays, with what the loss needs besides."""
+        contexts = [self.task.render(p.problem) if self.at_plain else p.context(self.task) for p in rollouts.prompts]
+        columns = self.sampling.max_new_tokens
+        group = as_group(rollouts, contexts, self.engine.buckets, columns, self.mask_truncated)
+        if self.traces is not None:
+            group = dataclasses.replace(group, off_policy=rollouts.off_policy)
+        if self.loss.prefix_coef:
+            sizes = [0 if p.hinted else len(p.prefix) for p in rollouts.prompts]
+            group = dataclasses.replace(group, prefix_lengths=np.array(sizes, np.int32))
+        return group
 
     def _charge(self, rollouts: Rollouts, group: Group, ledger: Ledger, update: dict[str, float]) -> None:
         """Books one update on these rollouts (this process's part of the batch)."""
-        trained = np.asarray(informative(advantages(rollouts.rewards, self.advantage)))
+        trained = self._informative(rollouts) | self.loss.every_group
         for context, row, is_trained in zip(group.context.lengths.tolist(), rollouts.samples, trained, strict=True):
             lengths = [len(s.token_ids) for s in row]
+            if self.reference is not None:
+                ledger.add_scoring(self.engine.cost, context, lengths)
             ledger.add_training(self.engine.cost, "train", context, lengths, bool(is_trained))
         # What the device was given: every position of the groups computed, padding included.
         positions = group.context.tokens.shape[-1] + group.tokens[0].size
         computed = update["groups/computed"] / jax.process_count() * positions
         ledger.add("hardware", "train", self.engine.cost.trained_positions(computed))
+        if self.reference is not None:
+            ledger.add("hardware", "score", self.engine.cost.tokens(len(rollouts.prompts) * positions))
 
 
-def summaries(rollouts: Rollouts) -> list[dict[str, Any]]:
-    """What the metrics need of each group, as JSON values; few numbers a rollout, so that processes can share them."""
-    return [
-        {
-            "prefix": len(prompt.prefix), "fraction": prompt.fraction, "verdicts": [v.value for v in verdicts],
-            "rewards": [v.reward for v in verdicts], "lengths": [len(s.token_ids) for s in samples],
-            "clipped": [s.finish_reason == "length" for s in samples],
+def summaries(rollouts: Rollouts, task: Task) -> list[dict[str, Any]]:
+    """What the metrics and the schedule need of each group, as JSON values; few numbers a rollout, so that processes can share
+    them. A trace among the rollouts is left out: it says nothing of the policy."""
+    out = []
+    for i, prompt in enumerate(rollouts.prompts):
+        own = np.flatnonzero(~rollouts.off_policy[i])
+        samples, given = [rollouts.samples[i][j] for j in own], [rollouts.verdicts[i][j] for j in own]
+        rewards = [v.reward for v in given]
+        out.append({
+            "problem": prompt.problem.id, "prefix": len(prompt.prefix), "fraction": prompt.fraction,
+            "verdicts": [v.value for v in given], "rewards": rewards, "solved": float(np.mean(rewards)),
+            "lengths": [len(s.token_ids) for s in samples], "clipped": [s.finish_reason == "length" for s in samples],
             "logprob": float(sum(s.logprobs.sum(dtype=np.float64) for s in samples)),
-        }
-        for prompt, samples, verdicts in zip(rollouts.prompts, rollouts.samples, rollouts.verdicts, strict=True)
-    ]  # fmt: skip
+            "strategies": {} if prompt.prefix else _mean_strategies(task, prompt, samples),
+        })  # fmt: skip
+    return out
+
+
+def _mean_strategies(task: Task, prompt: Prompt, samples: list[Sample]) -> dict[str, float]:
+    found = [task.strategies(prompt.problem, s.token_ids.tolist()) for s in samples]
+    return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
 
 
 def rollout_metrics(groups: list[dict[str, Any]]) -> dict[str, float]:
     """Rewards, groups, lengths and prefix statistics of a batch, from the `summaries` of all its groups."""
-    rewards, lengths, clipped = (np.array([g[k] for g in groups]) for k in ("rewards", "lengths", "clipped"))
-    sizes, fractions = (np.array([g[k] for g in groups]) for k in ("prefix", "fraction"))
-    verdicts, prefixed, solved = [v for g in groups for v in g["verdicts"]], sizes > 0, rewards.mean(axis=1)
+    flat = lambda key: [x for g in groups for x in g[key]]  # noqa: E731
+    rewards, lengths, clipped, verdicts = map(flat, ("rewards", "lengths", "clipped", "verdicts"))
+    sizes, fractions, solved = (np.array([g[k] for g in groups]) for k in ("prefix", "fraction", "solved"))
+    prefixed = sizes > 0
     out = {
         # Nats a token: the mean of -log p over sampled tokens is an unbiased estimate of it.
-        "entropy": -sum(g["logprob"] for g in groups) / lengths.sum(),
-        "reward/mean": rewards.mean(), "reward/plain": _mean(rewards[~prefixed]), "reward/prefixed": _mean(rewards[prefixed]),
+        "entropy": -sum(g["logprob"] for g in groups) / sum(lengths),
+        "reward/mean": np.mean(rewards), "reward/plain": _mean(solved[~prefixed]), "reward/prefixed": _mean(solved[prefixed]),
         "reward/frac_zero_std": ((solved == 0) | (solved == 1)).mean(),
         "groups/all_zero": (solved == 0).mean(), "groups/all_one": (solved == 1).mean(),
         "groups/mixed": ((solved > 0) & (solved < 1)).mean(),
-        "completions/mean_length": lengths.mean(), "completions/min_length": lengths.min(),
-        "completions/max_length": lengths.max(),
-        "completions/clipped_ratio": clipped.mean(),
+        "completions/mean_length": np.mean(lengths), "completions/min_length": min(lengths),
+        "completions/max_length": max(lengths),
+        "completions/clipped_ratio": np.mean(clipped),
     }  # fmt: skip
+    if plain := [g["strategies"] for g in groups if g["strategies"]]:
+        out |= {f"strategy/{name}": np.mean([s[name] for s in plain]) for name in plain[0]}
     for name in ("timeout", "error", "unparsed"):
         out[f"verify/{name}_rate"] = verdicts.count(name) / len(verdicts)
     if prefixed.any():
@@ -140,9 +205,10 @@ def write_samples(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _sample_row(task: Task, rollouts: Rollouts, i: int, kind: str, step: int, set_name: str) -> dict[str, Any]:
     prompt: Prompt = rollouts.prompts[i]
-    sample, verdict = rollouts.samples[i][0], rollouts.verdicts[i][0]
+    sample, verdict = rollouts.samples[i][-1], rollouts.verdicts[i][-1]  # the last: the first may be a trace
     return {
         "step": step, "set": set_name, "kind": kind, "problem": task.text(task.render(prompt.problem)),
-        "prefix": task.text(prompt.prefix) if prompt.prefix else "", "continuation": task.text(sample.token_ids.tolist()),
+        "prefix": task.text(prompt.prefix) if prompt.prefix else "", "hinted": prompt.hinted,
+        "continuation": task.text(sample.token_ids.tolist()),
         "verdict": verdict.value, "reward": verdict.reward, "truncated": sample.finish_reason == "length",
     }  # fmt: skip

@@ -34,6 +34,7 @@ class Run:
     summary: dict[str, Any]
     samples: list[dict[str, Any]]
     notes: list[str]
+    fine_tuning: list[Row] = dataclasses.field(default_factory=list)  # steps before `rows`
 
     def find(self, *path: str) -> Any:
         """The entry of summary.json under `path`, or None if any part of it is missing."""
@@ -84,8 +85,10 @@ def read_run(workdir: pathlib.Path) -> Run:
         raise FileNotFoundError(f"{workdir}: nothing to report, expected at least one of {', '.join(names)}")
     notes = [f"{name} is missing." for name in missing]
     rows = read_metrics(workdir / "metrics.jsonl", notes) if "metrics.jsonl" not in missing else []
+    tuned = workdir / "sft" / "metrics.jsonl"
+    fine_tuning = read_metrics(tuned, notes) if tuned.is_file() else []
     samples = pick_samples(sorted((workdir / "samples").glob("*.jsonl")), notes)
-    run = Run(_read_object(workdir / "config.json"), rows, _read_object(workdir / "summary.json"), samples, notes)
+    run = Run(_read_object(workdir / "config.json"), rows, _read_object(workdir / "summary.json"), samples, notes, fine_tuning)
     notes.extend(contradictions(run))
     return run
 
@@ -254,7 +257,8 @@ def flatten(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
 
 def estimates(run: Run, name: str, corpus: float | None) -> list[Estimate]:
     """Plain accuracy of a set against FLOPs: before training (at the corpus's cost), each evaluation of the run, and after."""
-    key, end = f"eval/{name}/avg@1", series(run.rows, "step", "flops/total")[1]
+    key, steps = f"eval/{name}/avg@1", [*run.fine_tuning, *run.rows]
+    end = series(steps, "step", "flops/total")[1]
 
     def final(when: str, flops: float | None) -> list[Estimate]:
         value = run.find("plain_pass_at_1", name, when)
@@ -264,7 +268,7 @@ def estimates(run: Run, name: str, corpus: float | None) -> list[Estimate]:
         return [Estimate(flops, value, low, high)]
 
     last = final("after", end[-1] if end else None)  # drawn with more samples than the run's own at the last step
-    kept = [row for row in run.rows if finite(row.get(key)) and finite(row.get("flops/total"))]
+    kept = [row for row in steps if finite(row.get(key)) and finite(row.get("flops/total"))]
     during = [Estimate(row["flops/total"], row[key], row.get(f"{key}_low"), row.get(f"{key}_high")) for row in kept]
     return final("before", corpus) + [e for e in during if not last or e.x < last[0].x] + last
 

@@ -16,13 +16,18 @@ from prefixrl_jax.model.hf import pretrained_config
 from prefixrl_jax.model.hf_config import hf_config
 from prefixrl_jax.model.hub import find_model
 from prefixrl_jax.model.weights import count_params
+from prefixrl_jax.prefixes import CONTENTS, PLACES
 from prefixrl_jax.rl.advantage import KINDS
 from prefixrl_jax.rl.loss import LossSettings
 from prefixrl_jax.rl.step import SCHEDULES, OptimizerSettings
 from prefixrl_jax.sampling.refill import Engine
 from prefixrl_jax.sampling.sampler import Sampling
+from prefixrl_jax.schedules import SCHEDULES as SCHEDULE_KINDS
 from prefixrl_jax.tasks.registry import make_task
 from prefixrl_jax.tasks.task import Task
+
+FILTERS = ("none", "drop", "refill")
+BEHAVIOURS = ("sampled", "acceptance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +43,16 @@ class Settings:
     sampling: Sampling
     loss: LossSettings
 
-    def optimizer(self, section: str) -> OptimizerSettings:
-        """The optimizer of the "base" or the "train" section."""
+    def optimizer(self, section: str, steps: int) -> OptimizerSettings:
+        """The optimizer of the "base", the "sft" or the "train" section, which runs over so many steps."""
         names = {f.name for f in dataclasses.fields(OptimizerSettings)}
         fields = {k: v for k, v in self.config[section].items() if k in names}
-        return OptimizerSettings(total_steps=self.config[section].steps, **fields)
+        return OptimizerSettings(total_steps=steps, **fields)
+
+    @property
+    def schedule_steps(self) -> int:
+        """Steps of RL that the learning rate's schedule is made for."""
+        return self.config.train.schedule_steps or self.config.train.steps
 
     def generation_config(self) -> dict[str, Any]:
         """How an exported model is to be sampled, in the fields of generation_config.json."""
@@ -67,7 +77,9 @@ def resolve(config: ConfigDict) -> Settings:
     s, t = config.sampling, config.train
     sampling = Sampling(s.max_new_tokens, task.stop_ids, s.temperature, s.top_k, s.top_p)
     loss = LossSettings(kind=t.loss, aggregation=t.aggregation, constant_length=s.max_new_tokens, clip_low=t.clip_low,
-                        clip_high=t.clip_high, temperature=s.temperature, logprob_chunk=t.logprob_chunk)  # fmt: skip
+                        clip_high=t.clip_high, truncate_ratio=t.truncate_ratio, off_policy=t.off_policy,
+                        kl_estimator=t.kl_estimator, kl_coef=t.kl_coef, prefix_coef=t.prefix_coef,
+                        drop_uniform=t.filter != "none", temperature=s.temperature, logprob_chunk=t.logprob_chunk)  # fmt: skip
     _check(config, mesh)
     cost = costs(count_params(model)["matmul"], model.num_layers, model.num_heads, model.head_dim, model.remat)
     engine = Engine(model, mesh, cost, s.rows, s.slots, s.chunk, tuple(s.context_buckets))
@@ -79,7 +91,12 @@ def resolve(config: ConfigDict) -> Settings:
 def _check(config: ConfigDict, mesh: Mesh) -> None:
     """What no single object can check: sizes against the mesh and against each other."""
     devices, t = meshes.batch_divisor(mesh), config.train
-    for name, value in (("train.batch", t.batch), ("base.batch", config.base.batch), ("sampling.rows", config.sampling.rows)):
+    for name, value in (
+        ("train.batch", t.batch),
+        ("base.batch", config.base.batch),
+        ("sft.batch", config.sft.batch),
+        ("sampling.rows", config.sampling.rows),
+    ):
         if value < 1 or value % devices:
             raise ValueError(f"{name}={value}: must be a positive multiple of the mesh's data x fsdp = {devices}")
     if t.micro_batches < 1 or t.batch % (t.micro_batches * devices):
@@ -96,10 +113,11 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
         raise ValueError(f"train.advantage={t.advantage!r}: one of {', '.join(KINDS)}")
     if t.updates_per_batch > 1 and t.loss == "reinforce":
         raise ValueError(f"train.updates_per_batch={t.updates_per_batch} with train.loss='reinforce': the second update is "
-                         "off-policy; use ppo_clip")  # fmt: skip
+                         "off-policy; use ppo_clip, gspo or cispo")  # fmt: skip
     low, high = config.prefix.band
     if not 0 < low <= high < 1:
         raise ValueError(f"prefix.band=({low}, {high}): fractions of a trace with 0 < low <= high < 1 are expected")
+    _check_method(config)
     if not 0 <= config.prefix.share <= 1 or config.prefix.cuts < 1:
         raise ValueError(f"prefix.share={config.prefix.share}, prefix.cuts={config.prefix.cuts}: a fraction, and at least 1 cut")
     low, high = config.select.band
@@ -107,11 +125,12 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
         raise ValueError(f"select.band=({low}, {high}): pass rates with 0 <= low <= high <= 1 are expected")
     for field, least in (("base.steps", 1), ("select.samples", 0), ("collect.cap", 0), ("train.steps", 0), ("eval.samples", 1),
                          ("eval.fraction_samples", 1), ("sampling.slots", 1), ("sampling.chunk", 1),
-                         ("select.train_problems", 1)):  # fmt: skip
+                         ("select.train_problems", 1), ("sft.epochs", 0), ("sft.batch", 1), ("train.schedule_steps", 0),
+                         ("prefix.anneal_steps", 0), ("train.refills", 1)):  # fmt: skip
         section, name = field.split(".")
         if (value := config[section][name]) < least:
             raise ValueError(f"{field}={value}: must be at least {least}")
-    for section in ("base", "train"):
+    for section in ("base", "sft", "train"):
         if (schedule := config[section].schedule) not in SCHEDULES:
             raise ValueError(f"{section}.schedule={schedule!r}: one of {', '.join(SCHEDULES)}")
     if not all(0 <= f < 1 for f in config.eval.fractions):
@@ -120,3 +139,29 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
         raise ValueError(f"train.max_logp_diff={t.max_logp_diff}, train.min_entropy={t.min_entropy}: nats, at least 0 (off)")
     if not math.isfinite(t.learning_rate) or t.learning_rate <= 0:
         raise ValueError(f"train.learning_rate={t.learning_rate}: must be positive")
+
+
+def _check_method(config: ConfigDict) -> None:
+    """Fields of the method that must fit together."""
+    p, t = config.prefix, config.train
+    for field, value, known in (
+        ("prefix.schedule", p.schedule, SCHEDULE_KINDS), ("prefix.content", p.content, CONTENTS),
+        ("prefix.place", p.place, PLACES), ("train.filter", t.filter, FILTERS), ("train.behaviour", t.behaviour, BEHAVIOURS),
+    ):  # fmt: skip
+        if value not in known:
+            raise ValueError(f"{field}={value!r}: one of {', '.join(known)}")
+    if t.at_plain and (p.place != "user" or t.loss == "reinforce"):
+        raise ValueError(f"train.at_plain needs prefix.place='user' (here {p.place!r}), whose responses start from the "
+                         f"beginning, and a loss with a ratio (here {t.loss!r}): another context gave them")  # fmt: skip
+    if t.prefix_coef and p.place != "assistant":
+        raise ValueError(f"train.prefix_coef={t.prefix_coef} with prefix.place='user': only a prefix inside the answer has a "
+                         "likelihood to raise")  # fmt: skip
+    if needs_corpus(config) and not config.collect.cap and not config.collect.traces_path and t.steps + config.sft.epochs:
+        raise ValueError("collect.cap=0 and no collect.traces_path: there is no corpus, which prefix.share="
+                         f"{p.share}, sft.epochs={config.sft.epochs} or train.off_policy={t.off_policy!r} asks for")  # fmt: skip
+
+
+def needs_corpus(config: ConfigDict) -> bool:
+    """Whether anything is trained on traces."""
+    trains = config.train.steps and (config.prefix.share > 0 or config.train.off_policy != "none")
+    return bool(trains or config.sft.epochs)

@@ -1,8 +1,8 @@
 """Which stages of a run are complete, and whether they belong to the configuration at hand.
 
-Every stage has a fingerprint: the configuration fields that it and its inputs read. A complete stage of the same fingerprint is
-reused; one of another fingerprint is refused, the differing fields named, since silently mixing them would make the results of
-no configuration at all.
+Every stage has a fingerprint: the configuration fields that it and the stages before it read. A complete stage of the same
+fingerprint is reused; one of another fingerprint is refused, the differing fields named, since silently mixing them would make
+the results of no configuration at all.
 """
 
 from __future__ import annotations
@@ -16,15 +16,22 @@ from ml_collections import ConfigDict
 from prefixrl_jax.config import get_config
 from prefixrl_jax.files import write_json
 
-NAMES = ("base", "corpus", "prefixes", "train", "evaluate", "export", "report")
+NAMES = ("base", "corpus", "prefixes", "sft", "train", "baseline", "evaluate", "export", "report")
+SHARED = ("base", "corpus", "baseline")  # what the arms of a comparison have in common
 _SAMPLING = ("sampling.temperature", "sampling.top_p", "sampling.top_k", "sampling.max_new_tokens")
-# Sections (or single fields) that each stage reads, beyond those of the stages before it.
+# Stages whose fields a stage has beside its own, and theirs in turn.
+AFTER = {"base": (), "corpus": ("base",), "prefixes": ("corpus",), "sft": ("corpus",), "train": ("prefixes", "sft"),
+         "baseline": ("corpus",), "evaluate": ("train", "baseline"), "export": ("evaluate",),
+         "report": ("export",)}  # fmt: skip
+# Sections (or single fields) that each stage reads itself.
 READS = {
     "base": ("seed", "task", "model", "base"),
     "corpus": ("data", *_SAMPLING, "select", "collect"),
-    "prefixes": ("prefix.cuts", "prefix.band"),
-    "train": ("prefix.share", "train"),
-    "evaluate": ("eval",),
+    "baseline": ("eval",),
+    "prefixes": ("prefix.cuts", "prefix.band", "prefix.content", "prefix.place"),
+    "sft": ("sft",),
+    "train": ("prefix", "train"),
+    "evaluate": (),
     "export": (),
     "report": (),
 }
@@ -52,9 +59,14 @@ def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def inputs(stage: str) -> set[str]:
+    """The stage itself and all that come before it."""
+    return {stage}.union(*map(inputs, AFTER[stage]))
+
+
 def fields_of(config: ConfigDict, stage: str) -> dict[str, Any]:
     """The fields that a stage and its inputs depend on."""
-    reads = [name for s in NAMES[: NAMES.index(stage) + 1] for name in READS[s]]
+    reads = [name for s in inputs(stage) for name in READS[s]]
     own_task = f"task.{config.task.name}."
     flat = flatten(config)
     return {
@@ -71,17 +83,19 @@ class Stages:
     """The record of stages in a work directory: stages/NAME.json with fields, result and whether it is complete."""
 
     def __init__(self, workdir: Path, config: ConfigDict, files: dict[str, str] | None = None,
-                 machine: dict[str, Any] | None = None):  # fmt: skip
+                 machine: dict[str, Any] | None = None, shared: Path | None = None):  # fmt: skip
         """files: a fingerprint, by the first stage that reads them, of the files that a configuration only names.
-        machine: what the last bits of a result depend on (versions, devices), as JSON values."""
+        machine: what the last bits of a result depend on (versions, devices), as JSON values. shared: another work directory,
+        in which the stages SHARED are complete and are only read."""
         self._directory, self._machine = workdir / "stages", machine or {}
+        self._shared = shared / "stages" if shared else None
         self._fields = {stage: fields_of(config, stage) for stage in NAMES}
         for first, digest in (files or {}).items():
-            for stage in NAMES[NAMES.index(first) :] if digest else ():
+            for stage in (s for s in NAMES if digest and first in inputs(s)):
                 self._fields[stage][FILES[first]] = digest
 
     def _path(self, stage: str) -> Path:
-        return self._directory / f"{stage}.json"
+        return (self._shared if self._shared and stage in SHARED else self._directory) / f"{stage}.json"
 
     def record(self, stage: str) -> dict[str, Any] | None:
         """What is on record of a stage, or None."""
@@ -104,7 +118,7 @@ class Stages:
         """Raises WorkdirMismatch when any stage on record has other fields than the configuration gives it."""
         differing: dict[str, tuple[str, Any, Any]] = {}
         for stage in NAMES:
-            if (record := self.record(stage)) is None:
+            if (self._shared and stage in SHARED) or (record := self.record(stage)) is None:
                 continue
             now, then = self._fields[stage], record["fields"]
             for k in sorted({*now, *then}):
@@ -118,6 +132,8 @@ class Stages:
     def begin(self, stage: str) -> dict[str, Any] | None:
         """The result of a complete stage; otherwise notes that it has begun and returns None."""
         record, fields = self.record(stage), self._fields[stage]
+        if self._shared and stage in SHARED:
+            return self.result(stage)
         if record is not None and record["complete"] and record["fields"] == fields:
             return record["result"]
         self._write(stage, {"complete": False, "fields": fields, "seconds": self.seconds(stage)})

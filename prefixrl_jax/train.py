@@ -6,6 +6,7 @@ function of (state, configuration, step), so a run that was stopped goes on as i
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable
@@ -37,14 +38,19 @@ class Batch:
     tokens: int  # of all processes, for throughput
     metrics: dict[str, float]
     charge: Callable[[Ledger, dict[str, float]], None]  # books one update's FLOPs, given the update's metrics
+    memory: dict[str, Any] = dataclasses.field(default_factory=dict)  # the source's, once the step is done; JSON values
 
 
-Source = Callable[[Any, int, Ledger], Batch]  # (parameters, step from 0, ledger) -> batch
+Source = Callable[[Any, int, Ledger, dict[str, Any]], Batch]  # (parameters, step from 0, ledger, memory) -> batch
 
 
 @dataclasses.dataclass
 class Loop:
-    """Everything a run of the loop needs. `source` may sample from the current parameters."""
+    """Everything a run of the loop needs.
+
+    `source` may sample from the current parameters, and keep what it learns between steps as its memory, which is saved with
+    every checkpoint.
+    """
 
     name: str
     update: Callable[[TrainState, Group], tuple[TrainState, dict[str, jax.Array]]]
@@ -62,6 +68,7 @@ class Loop:
     gates: Callable[[int, dict[str, float]], None] = lambda step, values: None  # (step from 1, metrics); may raise Unsound
     omit: tuple[str, ...] = ()  # beginnings of metrics that mean nothing for this source
     on_step: Callable[[dict[str, float]], None] = lambda values: None
+    memory: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def run(self, state: TrainState, abstract: TrainState, ledger: Ledger) -> tuple[TrainState, Ledger]:
         """Runs from the newest checkpoint (or from `state`) to the last step.
@@ -73,27 +80,31 @@ class Loop:
             begin = 0
             if (saved := checkpoints.restore(abstract)) is not None:
                 begin, state, sidecar = saved
-                ledger = Ledger(sidecar["ledger"])
+                ledger, self.memory = Ledger(sidecar["ledger"]), sidecar.get("memory", {})
             metrics = Metrics(self.directory / "metrics.jsonl", self.directory / "events", begin)
             try:
                 with Bar(self.name, self.steps, begin) as bar:
                     for step in range(begin, self.steps):
                         if self.stop(ledger):
-                            checkpoints.save(step, state, {"ledger": ledger.copy().state})
+                            checkpoints.save(step, state, self._sidecar(ledger))
                             break
                         state, values = self._step(state, step, ledger, checkpoints)
                         metrics.write(step + 1, values)
                         self.on_step(values)
                         bar.update(step + 1, self.note(values), line=True)
                         stopping = interrupt.received()
-                        if stopping or self._save_now(step + 1):  # a copy: it is written while the next step charges it
-                            checkpoints.save(step + 1, state, {"ledger": ledger.copy().state}, values.get(self.score))
+                        if stopping or self._save_now(step + 1):
+                            checkpoints.save(step + 1, state, self._sidecar(ledger), values.get(self.score))
                         if stopping:
                             raise interrupt.Interrupted
                         self._watch(step + 1, state, values, ledger, checkpoints)
             finally:
                 metrics.close()
         return state, ledger
+
+    def _sidecar(self, ledger: Ledger) -> dict[str, Any]:
+        """What is saved beside the arrays: copies, for it is written while the next step changes them."""
+        return {"ledger": ledger.copy().state, "memory": copy.deepcopy(self.memory)}
 
     def _save_now(self, step: int) -> bool:
         return step == self.steps or (self.save_every > 0 and step % self.save_every == 0)
@@ -102,27 +113,27 @@ class Loop:
         try:
             self.gates(step, values)
         except Unsound:
-            checkpoints.save(step, state, {"ledger": ledger.copy().state})
+            checkpoints.save(step, state, self._sidecar(ledger))
             raise
 
     def _step(
         self, state: TrainState, step: int, ledger: Ledger, checkpoints: Checkpoints
     ) -> tuple[TrainState, dict[str, float]]:
         """Batch, update, evaluation; returns the new state and the step's metrics."""
-        started, before = time.monotonic(), ledger.copy().state
+        started, before = time.monotonic(), ledger.copy()
         try:
-            batch = self.source(state.params, step, ledger)
+            batch = self.source(state.params, step, ledger, self.memory)
         except interrupt.Interrupted:  # the step is abandoned, and so is what it has cost
-            checkpoints.save(step, state, {"ledger": before})
+            checkpoints.save(step, state, self._sidecar(before))
             raise
         sampled = time.monotonic()
         state, values = self._update(state, batch, ledger)
-        share_charges(ledger, before)
+        share_charges(ledger, before.state)
         if not values.pop("finite"):
-            checkpoints.save(step, state, {"ledger": ledger.copy().state})
+            checkpoints.save(step, state, self._sidecar(ledger))
             raise Diverged(f"{self.name} step {step + 1}: loss {values['loss']}, gradient norm {values['grad_norm']} on the "
                            f"batch {batch.description}; the state before it is saved as step {step}")  # fmt: skip
-        trained = time.monotonic()
+        self.memory, trained = batch.memory, time.monotonic()
         values |= batch.metrics | {
             "time/sample": batch.metrics.get("time/sample", sampled - started), "time/train": trained - sampled,
             "perf/tokens_per_second": batch.tokens / max(trained - started, 1e-9),

@@ -60,7 +60,8 @@ def as_float64(config: ModelConfig) -> ModelConfig:
 
 def begun(expected: pathlib.Path, workdir: pathlib.Path, stages: int) -> pathlib.Path:
     """A run that has only the first of the stages of one that is finished."""
-    for name in ["config.json", *NAMES[:stages], *(f"stages/{stage}.json" for stage in NAMES[:stages])]:
+    names = ["config.json", *NAMES[:stages], *(f"stages/{stage}.json" for stage in NAMES[:stages])]
+    for name in (n for n in names if (expected / n).exists()):  # not every stage has a folder
         copy = shutil.copytree if (expected / name).is_dir() else shutil.copy
         (workdir / name).parent.mkdir(parents=True, exist_ok=True)
         copy(expected / name, workdir / name)

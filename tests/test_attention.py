@@ -168,7 +168,7 @@ def test_the_training_loss_puts_no_weight_on_context_positions():
         context, lengths = as_context(contexts), jnp.array([[6, 2, 0], [1, 3, 4], [5, 6, 2]], jnp.int32)
         group = Group(context, tokens, lengths, jnp.zeros(tokens.shape), jnp.zeros(lengths.shape))
         advantages = jnp.asarray(np.random.default_rng(3).normal(size=lengths.shape))
-        total = losses.denominators(group, advantages)
+        total = losses.denominators(group, advantages, losses.LossSettings())
 
         def loss(params):
             return losses.group_loss(params, config, group, advantages, total, losses.LossSettings())[0]

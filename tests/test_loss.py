@@ -35,7 +35,7 @@ def make_group(config=SMALL, seed=0, dtype=np.float32) -> tuple[Group, np.ndarra
 
 def group_loss(params, config, group, advantages, settings):
     advantages = jnp.asarray(advantages)
-    return losses.group_loss(params, config, group, advantages, losses.denominators(group, advantages), settings)
+    return losses.group_loss(params, config, group, advantages, losses.denominators(group, advantages, settings), settings)
 
 
 loss_and_sums = jax.jit(group_loss, static_argnums=(1, 4), compiler_options=QUICK)
@@ -54,22 +54,6 @@ def expected_logprobs(params, config, group, temperature):
     return logprobs
 
 
-@pytest.mark.parametrize("kind", LOSSES)
-def test_values_per_token(kind):
-    rng = np.random.default_rng(1)
-    new, old, adv = (rng.normal(size=s) for s in ((P, G, T), (P, G, T), (P, G, 1)))
-    found = LOSSES[kind](*(jnp.asarray(x, jnp.float32) for x in (new, old, adv)), LossSettings(kind, clip_low=0.1, clip_high=0.3))
-    for at in np.ndindex(P, G, T):
-        a, rho = adv[at[:2]][0], np.exp(new[at] - old[at])
-        if kind == "reinforce":
-            expected = -a * new[at]
-        elif a > 0:  # an increase is rewarded up to 1 + high only
-            expected = -a * min(rho, 1.3)
-        else:  # a decrease up to 1 - low only
-            expected = -a * max(rho, 0.9)
-        assert found[at] == pytest.approx(expected, rel=2e-5, abs=1e-6)
-
-
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_aggregation_over_explicit_denominators(aggregation):
     rng = np.random.default_rng(2)
@@ -77,7 +61,7 @@ def test_aggregation_over_explicit_denominators(aggregation):
     settings = LossSettings(aggregation=aggregation, constant_length=11)
     group, _ = make_group()
     found = losses.aggregate(
-        jnp.asarray(values, jnp.float32), group.mask(), losses.denominators(group, jnp.ones((P, G))), settings
+        jnp.asarray(values, jnp.float32), group.mask(), losses.denominators(group, jnp.ones((P, G)), settings), settings
     )
     rows = [values[p, g, :n] for (p, g), n in np.ndenumerate(LENGTHS)]
     expected = {
@@ -100,7 +84,7 @@ def test_aggregation_is_that_of_numpy_for_any_lengths_and_any_cut_of_the_batch(a
     rng = np.random.default_rng(seed)
     values, how = rng.normal(size=(P, G, T)).astype(np.float32), LossSettings(aggregation=aggregation, constant_length=constant)
     group = dataclasses.replace(make_group()[0], lengths=jnp.asarray(lengths))
-    total = losses.denominators(group, jnp.ones((P, G)))
+    total = losses.denominators(group, jnp.ones((P, G)), LossSettings())
     rows = [values[at][:n].astype(np.float64) for at, n in np.ndenumerate(lengths)]
     expected = {
         "token_mean": sum(r.sum() for r in rows) / max(sum(map(len, rows)), 1),
@@ -116,7 +100,7 @@ def test_aggregation_is_that_of_numpy_for_any_lengths_and_any_cut_of_the_batch(a
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_parts_with_the_whole_batchs_denominators_add_up(aggregation):
     params, (group, adv), settings = random_params(SMALL), make_group(), LossSettings(aggregation=aggregation, constant_length=T)
-    total = losses.denominators(group, jnp.asarray(adv))
+    total = losses.denominators(group, jnp.asarray(adv), settings)
     loss = jax.jit(lambda part, a: losses.group_loss(params, SMALL, part, a, total, settings)[0], compiler_options=QUICK)
     parts = [loss(jax.tree.map(lambda x, i=i: x[i : i + 1], group), adv[i : i + 1]) for i in range(P)]
     assert sum(map(float, parts)) == pytest.approx(float(loss_and_sums(params, SMALL, group, adv, settings)[0]), rel=1e-5)
@@ -125,7 +109,7 @@ def test_parts_with_the_whole_batchs_denominators_add_up(aggregation):
 def test_a_batch_without_tokens_has_loss_zero():
     group, _ = make_group()
     group = group.replace(lengths=jnp.zeros_like(group.lengths))
-    total = losses.denominators(group, jnp.ones((P, G)))
+    total = losses.denominators(group, jnp.ones((P, G)), LossSettings())
     for aggregation in AGGREGATIONS:
         assert losses.aggregate(jnp.ones((P, G, T)), group.mask(), total, LossSettings(aggregation=aggregation)) == 0
 
@@ -160,7 +144,10 @@ def test_loss_and_its_sums_against_numpy_model(kind, aggregation, temperature):
     assert float(means["clip_ratio/high"]) == pytest.approx(((ratio > 1.2) & mask).sum() / mask.sum(), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", LOSSES)
+SMOOTH = [kind for kind in LOSSES if kind != "cispo"]  # whose weight is held constant: see test_surrogate.py
+
+
+@pytest.mark.parametrize("kind", SMOOTH)
 def test_gradient_is_that_of_finite_differences(kind):
     with jax.enable_x64(True):
         config = as_float64(SMALL)
@@ -168,7 +155,16 @@ def test_gradient_is_that_of_finite_differences(kind):
         sampled = jax.jit(lambda p: losses.token_logprobs(p, config, group, 1.0, T))(params)
         noise = np.random.default_rng(3).normal(size=sampled.shape)
         group = group.replace(logprobs=sampled + 0.3 * noise)  # ratios on both sides of the clip
-        rest = config, group, adv, LossSettings(kind, logprob_chunk=2)
+        if kind == "gspo":  # with every term a loss can have besides
+            group = group.replace(
+                off_policy=jnp.arange(G) == jnp.zeros((P, 1)),
+                reference=sampled - 0.2 * noise,
+                prefix_lengths=jnp.array([2, 0, 3]),
+            )
+            more = {"off_policy": "importance", "kl_coef": 0.3, "prefix_coef": 0.2}
+        else:
+            more = {"off_policy": "none", "kl_coef": 0.0, "prefix_coef": 0.0}
+        rest = config, group, adv, LossSettings(kind, logprob_chunk=2, **more)
         leaves, tree = jax.tree.flatten(params)
         rng, step = np.random.default_rng(4), 1e-6
         for i, slope in enumerate(jax.tree.leaves(gradient(params, *rest)[0])):
@@ -260,9 +256,50 @@ def test_reward_one_without_baseline_is_the_cross_entropy():
     assert float(loss) == pytest.approx(-logprobs.sum() / LENGTHS.sum(), rel=1e-5)
 
 
+def test_a_trace_in_the_group_the_divergence_and_the_prefixes_against_numpy_model():
+    """Row 0 of every group is a trace with behaviour log-probs of its own, the last tokens of two contexts are prefixes."""
+    params, (group, adv) = random_params(SMALL), make_group()
+    rng, prefix = np.random.default_rng(7), np.array([3, 0, 2], np.int32)
+    reference = -3 + rng.normal(size=(P, G, T))
+    group = group.replace(off_policy=jnp.zeros((P, G), bool).at[:, 0].set(True), reference=jnp.asarray(reference, jnp.float32),
+                          prefix_lengths=jnp.asarray(prefix))  # fmt: skip
+    settings = LossSettings("reinforce", off_policy="shaped", kl_coef=0.5, kl_estimator="k3", prefix_coef=0.25, temperature=0.8)
+    loss, (means, _) = loss_and_sums(params, SMALL, group, adv, settings)
+
+    mask, logprobs = np.arange(T) < LENGTHS[..., None], expected_logprobs(params, SMALL, group, 0.8)
+    a, p = adv[..., None].astype(np.float64), np.exp(logprobs)
+    values = np.where(np.arange(G)[None, :, None] == 0, -a * p / (p + 0.1), -a * logprobs)
+    gap = reference - logprobs
+    kl = ((np.exp(gap) - 1 - gap) * mask).sum() / mask.sum()
+    nll = 0.0
+    for i, m in enumerate(prefix):
+        tokens = np.asarray(group.context.tokens[i, : int(group.context.lengths[i])]).tolist()
+        rows = oracle.forward(params, SMALL, tokens)
+        nll -= sum(np.log(oracle.softmax(rows[at - 1])[tokens[at]]) for at in range(len(tokens) - m, len(tokens)))
+    assert float(means["kl"]) == pytest.approx(kl, rel=1e-4)
+    assert float(means["prefix/nll"]) == pytest.approx(nll / prefix.sum(), rel=1e-4)
+    assert float(loss) == pytest.approx((values * mask).sum() / mask.sum() + 0.5 * kl + 0.25 * nll / prefix.sum(), rel=1e-4)
+    own = mask & (np.arange(G)[None, :, None] > 0)  # the sampler's gap is that of its own rows
+    gaps = np.abs(logprobs - np.asarray(group.logprobs, np.float64))
+    assert float(means["sampler_trainer/logp_diff_mean"]) == pytest.approx((gaps * own).sum() / own.sum(), rel=1e-4)
+
+
+def test_groups_without_a_gradient_may_be_left_out_of_the_denominators():
+    group, _ = make_group()
+    adv = jnp.ones((P, G)).at[1].set(0.0)
+    every, useful = (losses.denominators(group, adv, LossSettings(drop_uniform=drop)) for drop in (False, True))
+    assert [float(every[k]) for k in ("tokens", "sequences", "rows")] == [38, 11, 12]
+    assert [float(useful[k]) for k in ("tokens", "sequences", "rows")] == [12 + 11, 8, 8]
+    assert float(every["trained"]) == float(useful["trained"]) == 23
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"off_policy": "luffy"}, r"train\.off_policy='luffy': one of none, importance, shaped"),
+        ({"kl_estimator": "k4"}, r"train\.kl_estimator='k4': one of k1, k2, k3"),
+        ({"kl_coef": -1.0}, r"train\.kl_coef=-1\.0: must be at least 0"),
+        ({"kind": "cispo", "truncate_ratio": 2.0}, r"train\.truncate_ratio=2\.0 with train\.loss='cispo'"),
         ({"kind": "grpo"}, r"train\.loss='grpo': one of reinforce, ppo_clip"),
         ({"aggregation": "mean"}, r"train\.aggregation='mean': one of token_mean, sequence_mean, constant"),
         ({"clip_low": 1.0}, r"train\.clip_low=1\.0"),

@@ -1,15 +1,13 @@
-"""Cuts lie in the band, by token id, frozen, and give nothing away; the stream keeps its share and its epochs."""
+"""Cuts lie in the band, by token id, frozen, and give nothing away; controls cut what they say they cut."""
 
-import collections
 import json
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from prefixrl_jax.prefixes import MAX_REDRAWS, ContextStream, Cuts, draw_cuts, fraction_cut, read_cuts, write_cuts
-from prefixrl_jax.rollout import Prompt
+from prefixrl_jax.prefixes import MAX_REDRAWS, Cuts, cut_before, draw_cuts, fraction_cut, read_cuts, sources, write_cuts
 from prefixrl_jax.tasks.task import Problem
 from prefixrl_jax.traces import Trace
 
@@ -37,7 +35,7 @@ def make_trace(name: str, length: int) -> Trace:
 def cuts_of(lengths, task=None, band=(0.4, 0.8), count=3, seed=0):
     problems = {f"p{i}": Problem(f"p{i}", {}) for i in range(len(lengths))}
     traces = [make_trace(f"p{i}", n) for i, n in enumerate(lengths)]
-    return problems, traces, draw_cuts(task or Words(), problems, traces, count, band, seed)
+    return problems, traces, draw_cuts(task or Words(), problems, sources(traces, "own", {}, 0), count, band, seed)
 
 
 @given(st.integers(0, 400), st.integers(0, 100))
@@ -65,9 +63,9 @@ def test_cuts_are_token_prefixes_inside_the_band(lengths, seed, band):
 @given(order=st.permutations(range(5)), seed=st.integers(0, 9))
 def test_a_cut_depends_on_seed_problem_and_number_alone(order, seed):
     problems, traces, cuts = cuts_of([20, 31, 42, 13, 24], seed=seed)
-    shuffled = draw_cuts(Words(), problems, [traces[i] for i in order], 3, (0.4, 0.8), seed)
+    shuffled = draw_cuts(Words(), problems, sources([traces[i] for i in order], "own", {}, 0), 3, (0.4, 0.8), seed)
     assert {p.name: p for p in shuffled.prompts} == {p.name: p for p in cuts.prompts}
-    fewer = draw_cuts(Words(), problems, traces[:2], 2, (0.4, 0.8), seed)
+    fewer = draw_cuts(Words(), problems, sources(traces[:2], "own", {}, 0), 2, (0.4, 0.8), seed)
     assert fewer.prompts == [p for p in cuts.prompts if p.problem.id in ("p0", "p1") and p.cut < 2]
 
 
@@ -146,49 +144,36 @@ def test_a_prefix_of_an_unknown_problem_is_named(tmp_path):
         read_cuts({"p0": problems["p0"]}, tmp_path / "prefixes.jsonl")
 
 
-def make_stream(prefixed=9, plain=5, share=0.75, batch=8, seed=0):
-    first = [Prompt(Problem(f"p{i}", {}), (1,), i) for i in range(prefixed)]
-    return ContextStream(first, [Prompt(Problem(f"q{i}", {})) for i in range(plain)], share, batch, seed)
+@given(st.integers(2, 12), st.integers(0, 9))
+def test_an_unrelated_prefix_is_of_another_problem_and_every_trace_serves_once(count, seed):
+    traces = [make_trace(f"p{i}", 5 + i) for i in range(count)]
+    pairs = sources(traces, "unrelated", {}, seed)
+    assert [problem for problem, _ in pairs] == [t.problem_id for t in traces]
+    assert all(ids != t.token_ids for (_, ids), t in zip(pairs, traces, strict=True))
+    assert sorted(len(ids) for _, ids in pairs) == [5 + i for i in range(count)]
 
 
-@settings(max_examples=40)
-@given(
-    prefixed=st.integers(1, 20),
-    plain=st.integers(1, 20),
-    quarter=st.integers(0, 4),
-    batch=st.sampled_from([4, 8, 12]),
-    seed=st.integers(0, 5),
+def test_a_wrong_prefix_is_of_a_wrong_response_to_the_same_problem():
+    traces = [make_trace("a", 5), make_trace("b", 6)]
+    assert sources(traces, "wrong", {"b": [7, 8], "c": [9]}, 0) == [("b", [7, 8])]
+    assert sources([], "wrong", {}, 0) == sources([], "own", {}, 0) == []
+
+
+@pytest.mark.parametrize(
+    ("traces", "content", "message"),
+    [
+        ([make_trace("a", 5)], "unrelated", r"prefix\.content='unrelated': there is one trace only"),
+        ([make_trace("a", 5)], "wrong", r"prefix\.content='wrong': none of the 1 problems with a trace has a wrong response"),
+        ([make_trace("a", 5)], "other", r"prefix\.content='other': one of own, unrelated, wrong"),
+    ],
 )
-def test_every_batch_has_its_share_and_every_epoch_every_context(prefixed, plain, quarter, batch, seed):
-    stream = make_stream(prefixed, plain, quarter / 4, batch, seed)
-    batches = [stream.at(step) for step in range(12)]
-    count = batch * quarter // 4
-    for part, size, of in (((0, count), prefixed, stream.prefixed), ((count, batch), plain, stream.plain)):
-        drawn = [p.name for b in batches for p in b[slice(*part)]]
-        assert len(drawn) == 12 * (part[1] - part[0])
-        epochs = [drawn[i : i + size] for i in range(0, len(drawn), size)]
-        for epoch in epochs:
-            assert max(collections.Counter(epoch).values()) == 1
-            assert len(epoch) < size or set(epoch) == {p.name for p in of}
-    assert all(len(b) == batch for b in batches)
+def test_contents_that_cannot_be_had_are_named(traces, content, message):
+    with pytest.raises(ValueError, match=message):
+        sources(traces, content, {}, 0)
 
 
-def test_a_batch_depends_on_seed_and_step_alone():
-    stream = make_stream()
-    late = stream.at(7)
-    assert [stream.at(step) for step in (3, 7, 0)][1] == late == make_stream().at(7)
-    assert make_stream(seed=1).at(7) != late
-    orders = {tuple(p.name for step in range(3 * e, 3 * e + 3) for p in stream.at(step)[:6]) for e in range(4)}
-    assert len(orders) == 4  # shuffled anew every epoch
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.1])
-def test_a_share_that_is_no_fraction_is_refused(share):
-    with pytest.raises(ValueError, match=rf"prefix\.share={share}"):
-        make_stream(share=share)
-
-
-def test_a_stream_without_prefixes_says_what_to_change():
-    with pytest.raises(ValueError, match=r"no trace \(raise collect\.cap"):
-        make_stream(prefixed=0)
-    assert len(make_stream(prefixed=0, share=0.0).at(0)) == 8
+@given(st.integers(1, 60), st.floats(0, 0.99), st.integers(1, 60))
+def test_a_cut_before_a_fraction_is_the_longest_sound_one(length, fraction, answer_at):
+    trace = list(range(length))
+    found = cut_before(Words(answer_at), Problem("a", {}), trace, fraction)
+    assert list(found) == trace[: min(fraction_cut(length, fraction), answer_at - 1)]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import itertools
 import json
 import re
 import sys
@@ -22,7 +21,7 @@ from prefixrl_jax.files import write_json
 from prefixrl_jax.model.hf import export_hf
 from prefixrl_jax.model.tokenizer import byte_tokenizer
 from prefixrl_jax.settings import resolve
-from prefixrl_jax.stages import EXTENT, NAMES, Stages, WorkdirMismatch, fields_of, flatten
+from prefixrl_jax.stages import AFTER, EXTENT, NAMES, Stages, WorkdirMismatch, fields_of, flatten
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,9 +45,9 @@ def test_the_configurations_that_come_along_resolve(module):
     assert s.model.vocab_size == len(s.task.tokenizer)
     assert s.loss.constant_length == s.sampling.max_new_tokens == c.sampling.max_new_tokens
     assert s.eval_sampling().temperature == c.eval.temperature
-    for section in ("base", "train"):
-        optimizer = s.optimizer(section)
-        assert (optimizer.learning_rate, optimizer.total_steps) == (c[section].learning_rate, c[section].steps)
+    for section in ("base", "sft", "train"):
+        optimizer = s.optimizer(section, 7)
+        assert (optimizer.learning_rate, optimizer.total_steps) == (c[section].learning_rate, 7)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +56,16 @@ def test_the_configurations_that_come_along_resolve(module):
         ({"task__name": "chess"}, r"task\.name='chess': known tasks are gsm8k, math, water_jugs"),
         ({"train__loss": "dpo"}, r"train\.loss='dpo': one of reinforce, ppo_clip"),
         ({"train__advantage": "gae"}, r"train\.advantage='gae': one of group_mean, leave_one_out, std_normalised"),
+        ({"prefix__schedule": "linear"}, r"prefix\.schedule='linear': one of band, reverse, cosine, adaptive, shortest_solvable"),
+        ({"prefix__content": "none"}, r"prefix\.content='none': one of own, unrelated, wrong"),
+        ({"prefix__place": "system"}, r"prefix\.place='system': one of assistant, user"),
+        ({"train__filter": "all"}, r"train\.filter='all': one of none, drop, refill"),
+        ({"train__behaviour": "known"}, r"train\.behaviour='known': one of sampled, acceptance"),
+        ({"train__at_plain": True}, r"train\.at_plain needs prefix\.place='user' \(here 'assistant'\)"),
+        ({"train__prefix_coef": 0.1, "prefix__place": "user"}, r"train\.prefix_coef=0\.1 with prefix\.place='user'"),
+        ({"collect__cap": 0}, r"collect\.cap=0 and no collect\.traces_path: there is no corpus, which prefix\.share=0\.75"),
+        ({"sft__epochs": -1}, r"sft\.epochs=-1: must be at least 0"),
+        ({"sft__schedule": "step"}, r"sft\.schedule='step': one of"),
         ({"train__aggregation": "sum"}, r"train\.aggregation='sum': one of token_mean, sequence_mean, constant"),
         ({"train__schedule": "step"}, r"train\.schedule='step': one of constant, linear, cosine"),
         ({"base__schedule": "step"}, r"base\.schedule='step': one of constant, linear, cosine"),
@@ -111,15 +120,18 @@ def test_flatten_gives_what_json_gives_back():
 
 def test_a_stage_depends_on_its_fields_and_those_of_the_stages_before():
     c = base.get_config()
-    fields = [fields_of(c, stage) for stage in NAMES]
-    for earlier, later in itertools.pairwise(fields):
-        assert earlier.items() <= later.items()
-    assert "base.steps" in fields[0] and "seed" in fields[0] and "select.samples" not in fields[0]
-    assert {"collect.cap", "sampling.temperature", "data.path"} <= fields[1].keys() and "prefix.band" not in fields[1]
-    assert "prefix.band" in fields[2] and "prefix.share" not in fields[2]
-    assert "train.group" in fields[3] and "eval.samples" not in fields[3] and "eval.samples" in fields[4]
-    assert not {"sampling.rows", "log.samples_every", "checkpoint.every", "mesh.data"} & fields[-1].keys()
-    assert not any(name.startswith("task.gsm8k") for name in fields[-1])
+    fields = {stage: fields_of(c, stage) for stage in NAMES}
+    for stage, earlier in AFTER.items():
+        assert all(fields[name].items() <= fields[stage].items() for name in earlier)
+        assert all(NAMES.index(name) < NAMES.index(stage) for name in earlier)
+    assert "base.steps" in fields["base"] and "seed" in fields["base"] and "select.samples" not in fields["base"]
+    assert {"collect.cap", "sampling.temperature", "data.path"} <= fields["corpus"].keys()
+    assert "prefix.band" not in fields["corpus"] and "prefix.band" not in fields["sft"]
+    assert "prefix.band" in fields["prefixes"] and "prefix.share" not in fields["prefixes"]
+    assert "train.group" in fields["train"] and "sft.epochs" in fields["train"] and "eval.samples" not in fields["train"]
+    assert "eval.samples" in fields["baseline"] and "eval.samples" in fields["evaluate"]
+    assert not {"sampling.rows", "log.samples_every", "checkpoint.every", "mesh.data"} & fields["report"].keys()
+    assert not any(name.startswith("task.gsm8k") for name in fields["report"])
 
 
 def finished(workdir, config, upto="train"):

@@ -99,7 +99,9 @@ def test_every_device_gives_its_own_informative_groups_first(blocks, micro_batch
 @functools.partial(jax.jit, compiler_options=QUICK)
 def gradient(params, group):
     scores = advantages(group.rewards)
-    return jax.grad(lambda p: group_loss(p, SMALL, group, scores, denominators(group, scores), LossSettings())[0])(params)
+    return jax.grad(
+        lambda p: group_loss(p, SMALL, group, scores, denominators(group, scores, LossSettings()), LossSettings())[0]
+    )(params)
 
 
 def numpy_adamw(params, grads, moments, count, s: OptimizerSettings, rate: float):

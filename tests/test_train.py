@@ -27,7 +27,7 @@ CONFIG = ModelConfig(vocab_size=11, hidden_size=16, num_layers=1, num_heads=2, n
 def source(poisoned: int | None = None):
     """Random groups, a pure function of the step; the poisoned step has a NaN reward."""
 
-    def batch(params, step: int, ledger: Ledger) -> Batch:
+    def batch(params, step: int, ledger: Ledger, memory) -> Batch:
         rng = np.random.default_rng(step)
         rewards = rng.integers(0, 2, (4, 2)).astype(np.float32)
         rewards[0, 0] = np.nan if step == poisoned else rewards[0, 0]
@@ -37,7 +37,8 @@ def source(poisoned: int | None = None):
             logprobs=jnp.zeros((4, 2, 5)), rewards=jnp.asarray(rewards),
         )  # fmt: skip
         named, metrics = f"of step {step + 1} (problems a, b)", {"reward/plain": float(np.nanmean(rewards))}
-        return Batch(group, named, 40, metrics, lambda book, update: book.add("paper", "train", 1.0))
+        remembered = {"steps": [*memory.get("steps", []), step]}
+        return Batch(group, named, 40, metrics, lambda book, update: book.add("paper", "train", 1.0), remembered)
 
     return batch
 
@@ -52,6 +53,22 @@ def fit(directory, steps: int, poisoned: int | None = None, make_source=source, 
             init_state(init_params(CONFIG, 0), CONFIG, optimizer, mesh), abstract_state(CONFIG, optimizer, mesh), Ledger()
         )
         return state, update
+
+
+def test_a_source_finds_its_memory_again(tmp_path):
+    seen = []
+
+    def watching(poisoned):
+        batches = source(poisoned)
+        return lambda params, step, ledger, memory: seen.append(memory) or batches(params, step, ledger, memory)
+
+    for steps in (2, 4):  # the second goes on from the first one's checkpoint
+        fit(tmp_path, steps, make_source=watching)
+    assert seen == [{}, {"steps": [0]}, {"steps": [0, 1]}, {"steps": [0, 1, 2]}]
+    with pytest.raises(Diverged):
+        fit(tmp_path, 6, poisoned=5, make_source=watching)
+    fit(tmp_path, 6, make_source=watching)
+    assert seen[-1] == {"steps": [0, 1, 2, 3, 4]}  # what was learnt of the step that failed is gone with it
 
 
 def leaves(tree) -> list[np.ndarray]:
@@ -105,11 +122,11 @@ def test_sigterm_while_sampling_abandons_the_step_and_what_it_cost(tmp_path):
     def stopped_source(poisoned):
         batches = source(poisoned)
 
-        def batch(params, step, ledger):
+        def batch(params, step, ledger, memory):
             if step == 2:
                 ledger.add("paper", "decode", 100.0)
                 raise interrupt.Interrupted
-            return batches(params, step, ledger)
+            return batches(params, step, ledger, memory)
 
         return batch
 

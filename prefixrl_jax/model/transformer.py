@@ -104,6 +104,11 @@ def logits(params: Params, config: ModelConfig, hidden: jax.Array) -> jax.Array:
 
 def encode_context(params: Params, config: ModelConfig, context: Context) -> KV:
     """Keys and values of every context position, each context once. Per layer: k [P, K, D, S], v [P, K, S, D]."""
+    return encode(params, config, context)[1]
+
+
+def encode(params: Params, config: ModelConfig, context: Context) -> tuple[jax.Array, KV]:
+    """Hidden states [P, S, d] of every context position, before the final norm, and its keys and values."""
     cos, sin = rope_angles(config, jnp.arange(context.tokens.shape[1]))
 
     def body(x, inputs):
@@ -113,7 +118,7 @@ def encode_context(params: Params, config: ModelConfig, context: Context) -> KV:
 
         return layer(x, inputs[0], config, cos, sin, attend)
 
-    return _run_layers(body, embed(params, config, context.tokens), params["layers"], None, config)[1]
+    return _run_layers(body, embed(params, config, context.tokens), params["layers"], None, config)
 
 
 def continue_group(params: Params, config: ModelConfig, context: Context, context_kv: KV, inputs: jax.Array) -> jax.Array:

@@ -1,21 +1,22 @@
 """Policy-gradient losses on the continuation tokens of groups.
 
-Context tokens (problem and prefix) carry no loss: they are only attended to. Denominators are counted over the whole global
-batch before it is cut into micro-batches, so neither accumulation nor sharding changes the loss.
+Context tokens (problem and prefix) carry no loss, unless the likelihood of prefixes is asked for: they are only attended to.
+Denominators are counted over the whole global batch before it is cut into micro-batches, so neither accumulation nor sharding
+changes the loss.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from prefixrl_jax.group import Group, row_inputs
+from prefixrl_jax.group import Array, Group, length_mask, row_inputs
 from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import Params
+from prefixrl_jax.rl.surrogate import KL, LOSSES, OFF_POLICY
 
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
 
@@ -29,6 +30,12 @@ class LossSettings:
     constant_length: int = 1  # the constant a row's sum is divided by under "constant" (Dr. GRPO), in tokens
     clip_low: float = 0.2
     clip_high: float = 0.2
+    truncate_ratio: float = 0.0  # reinforce: largest weight pi / sampler of a token; 0: none
+    off_policy: str = "none"  # how rows that are traces enter
+    kl_estimator: str = "k3"
+    kl_coef: float = 0.0  # of the KL divergence from the reference; 0: no reference is needed
+    prefix_coef: float = 0.0  # of the prefixes' negative log-likelihood, per prefix token
+    drop_uniform: bool = False  # whether groups without a nonzero advantage are left out of the denominators (DAPO)
     temperature: float = 1.0  # of the sampler: the log-probs trained are those of the distribution sampled from
     logprob_chunk: int = 64  # positions whose logits exist at a time
 
@@ -39,40 +46,49 @@ class LossSettings:
             raise ValueError(f"train.aggregation={self.aggregation!r}: one of {', '.join(AGGREGATIONS)}")
         if not 0 < self.clip_low < 1 or self.clip_high <= 0:
             raise ValueError(f"train.clip_low={self.clip_low}, train.clip_high={self.clip_high}: in (0, 1) and positive")
+        for name, known in (("off_policy", OFF_POLICY), ("kl_estimator", KL)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"train.{name}={getattr(self, name)!r}: one of {', '.join(known)}")
+        for name in ("truncate_ratio", "kl_coef", "prefix_coef"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 0 (off)")
+        if self.truncate_ratio and self.kind != "reinforce":
+            raise ValueError(f"train.truncate_ratio={self.truncate_ratio} with train.loss={self.kind!r}: the other losses weigh "
+                             "and clip the ratio themselves; use reinforce, or 0")  # fmt: skip
         if self.temperature <= 0:
             raise ValueError(f"sampling.temperature={self.temperature}: training needs a positive temperature")
         if self.logprob_chunk < 1 or self.constant_length < 1:
             raise ValueError(f"train.logprob_chunk={self.logprob_chunk}: must be at least 1")
 
-
-def reinforce(logprobs, sampled, advantages, settings: LossSettings) -> jax.Array:
-    """-A log pi(token), per token [P, G, T] (paper's objective; advantages [P, G, 1])."""
-    return -advantages * logprobs
-
-
-def ppo_clip(logprobs, sampled, advantages, settings: LossSettings) -> jax.Array:
-    """-min(rho A, clip(rho, 1 - low, 1 + high) A) per token, rho = pi / pi when sampled."""
-    ratio = jnp.exp(logprobs - sampled)
-    clipped = jnp.clip(ratio, 1 - settings.clip_low, 1 + settings.clip_high)
-    return -jnp.minimum(ratio * advantages, clipped * advantages)
+    @property
+    def every_group(self) -> bool:
+        """Whether also groups whose advantages are all zero have a gradient."""
+        return self.kl_coef > 0 or self.prefix_coef > 0
 
 
-LOSSES: dict[str, Callable] = {"reinforce": reinforce, "ppo_clip": ppo_clip}
+def token_logprobs(params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int) -> jax.Array:
+    """Log-probs of the continuation tokens, float32 [P, G, T]. The context is encoded once a group."""
+    return _logprobs_and_states(params, config, group, temperature, chunk)[0]
 
 
-def token_logprobs(params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int):
-    """Log-probs of the continuation tokens, float32 [P, G, T].
-
-    The context is encoded once a group. Logits exist for `chunk` positions at a time and are recomputed in the backward
-    pass, so nothing of size [P, G, T, V] is ever held.
-    """
-    kv = transformer.encode_context(params, config, group.context)
+def _logprobs_and_states(params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int):
+    """Log-probs of the continuation tokens [P, G, T], and the context's hidden states [P, S, d]."""
+    states, kv = transformer.encode(params, config, group.context)
     hidden = transformer.continue_group(params, config, group.context, kv, row_inputs(group.context, group.tokens))
-    p, g, t = group.tokens.shape
+    return pick_logprobs(params, config, hidden, group.tokens, temperature, chunk), states
+
+
+def pick_logprobs(params: Params, config: ModelConfig, hidden: jax.Array, tokens: Array, temperature: float, chunk: int):
+    """Log-probs float32 [P, G, T] of int32 tokens [P, G, T] by hidden states [P, G, T, d] at the positions before them.
+
+    Logits exist for `chunk` positions at a time and are recomputed in the backward pass, so nothing of size [P, G, T, V] is
+    ever held.
+    """
+    p, g, t = tokens.shape
     chunk = min(chunk, t)
     pad = -t % chunk
     hidden = jnp.pad(hidden, ((0, 0), (0, 0), (0, pad), (0, 0)))
-    tokens = jnp.pad(group.tokens, ((0, 0), (0, 0), (0, pad)))
+    tokens = jnp.pad(tokens, ((0, 0), (0, 0), (0, pad)))
 
     @jax.checkpoint
     def piece(_, at):
@@ -86,21 +102,34 @@ def token_logprobs(params: Params, config: ModelConfig, group: Group, temperatur
 
 
 def informative(advantages: jax.Array) -> jax.Array:
-    """bool [P]: groups with a nonzero advantage (float32 [P, G]). The others have gradient 0 under every loss here."""
+    """bool [P]: groups with a nonzero advantage (float32 [P, G]). The others have gradient 0 under every surrogate."""
     return (advantages != 0).any(axis=1)  # NaN is not 0: a bad reward is seen, not skipped
 
 
-def denominators(group: Group, advantages: jax.Array) -> dict[str, jax.Array]:
-    """Counts over the global batch, all groups: "tokens" that carry loss, "sequences" with at least one, "rows" altogether.
+def denominators(group: Group, advantages: jax.Array, settings: LossSettings) -> dict[str, jax.Array]:
+    """Counts over the global batch: "tokens" that carry loss, "sequences" with at least one, "rows" altogether, all of them
+    of informative groups alone under `drop_uniform`.
 
-    "trained" counts the tokens of informative groups, over which the metrics of the update are means.
+    "trained" counts the sampled tokens of informative groups, over which the metrics of the update are means; "scored" all
+    tokens, for the KL divergence; "prefix" the prefixes' tokens.
     """
-    per_group = group.mask().sum((1, 2))
+    useful = informative(advantages)
+    kept = (useful if settings.drop_uniform else jnp.ones_like(useful))[:, None].astype(jnp.float32)
+    per_row = group.mask().sum(2)
     counts = {
-        "tokens": per_group.sum(), "trained": (per_group * informative(advantages)).sum(),
-        "sequences": (group.lengths > 0).sum().astype(jnp.float32), "rows": jnp.float32(group.lengths.size),
+        "tokens": (per_row * kept).sum(), "sequences": ((group.lengths > 0) * kept).sum(),
+        "rows": jnp.float32(group.lengths.shape[1]) * kept.sum(), "scored": per_row.sum(),
+        "trained": (_on_policy(group) * group.mask() * useful[:, None, None]).sum(),
+        "prefix": jnp.float32(0) if group.prefix_lengths is None else group.prefix_lengths.sum().astype(jnp.float32),
     }  # fmt: skip
     return jax.tree.map(lambda n: jnp.maximum(n, 1), counts)
+
+
+def _on_policy(group: Group) -> jax.Array:
+    """float32 [P, G, 1]: 1 for a row that the policy has sampled, 0 for one that is a trace."""
+    if group.off_policy is None:
+        return jnp.ones((*group.lengths.shape, 1))
+    return 1.0 - jnp.asarray(group.off_policy)[..., None].astype(jnp.float32)
 
 
 def aggregate(values: jax.Array, mask: jax.Array, total: dict[str, jax.Array], settings: LossSettings) -> jax.Array:
@@ -123,15 +152,47 @@ def group_loss(params, config: ModelConfig, group: Group, advantages: jax.Array,
     advantages: float32 [P, G]. total: `denominators` of the whole batch.
     """
     mask = group.mask()
-    logprobs = token_logprobs(params, config, group, settings.temperature, settings.logprob_chunk)
+    logprobs, states = _logprobs_and_states(params, config, group, settings.temperature, settings.logprob_chunk)
     logprobs = jnp.where(mask > 0, logprobs, 0.0)  # a padded row's -inf must not become NaN through 0 * inf
-    values = LOSSES[settings.kind](logprobs, group.logprobs, advantages[..., None], settings)
-    trained = mask * informative(advantages)[:, None, None]
+    values = _surrogate(logprobs, group, advantages[..., None], mask, settings)
+    loss, means = aggregate(values, mask, total, settings), {}
+    if settings.kl_coef:
+        kl = (KL[settings.kl_estimator](logprobs, group.reference) * mask).sum() / total["scored"]
+        loss, means["kl"] = loss + settings.kl_coef * kl, jax.lax.stop_gradient(kl)
+    if settings.prefix_coef:
+        nll = _prefix_nll(params, config, group, states, settings) / total["prefix"]
+        loss, means["prefix/nll"] = loss + settings.prefix_coef * nll, jax.lax.stop_gradient(nll)
+    trained = mask * informative(advantages)[:, None, None] * _on_policy(group)
     gap = jax.lax.stop_gradient(jnp.abs(logprobs - group.logprobs) * trained)
     ratio = jax.lax.stop_gradient(jnp.exp(logprobs - group.logprobs))
-    sums = {
+    means |= {
         "sampler_trainer/logp_diff_mean": gap.sum() / total["trained"],
         "clip_ratio/low": ((ratio < 1 - settings.clip_low) * trained).sum() / total["trained"],
         "clip_ratio/high": ((ratio > 1 + settings.clip_high) * trained).sum() / total["trained"],
     }
-    return aggregate(values, mask, total, settings), (sums, {"sampler_trainer/logp_diff_max": gap.max()})
+    return loss, (means, {"sampler_trainer/logp_diff_max": gap.max()})
+
+
+def _surrogate(logprobs, group: Group, advantages, mask, settings: LossSettings) -> jax.Array:
+    """Per-token values [P, G, T]: the policy gradient's, and on rows that are traces their own."""
+    on_policy, off_policy = LOSSES[settings.kind], OFF_POLICY[settings.off_policy]
+    if group.off_policy is None or off_policy is None:
+        return on_policy(logprobs, group.logprobs, advantages, mask, settings)
+    off = group.off_policy[..., None]
+    # A trace's ratio may overflow, and an infinity that is not selected would still make the gradient NaN.
+    behaviour = jnp.where(off, jax.lax.stop_gradient(logprobs), group.logprobs)
+    return jnp.where(
+        off,
+        off_policy(logprobs, group.logprobs, advantages, settings),
+        on_policy(logprobs, behaviour, advantages, mask, settings),
+    )
+
+
+def _prefix_nll(params, config: ModelConfig, group: Group, states: jax.Array, settings: LossSettings) -> jax.Array:
+    """Sum of -log pi over the prefixes' tokens, the last ones of each context; at temperature 1, as any likelihood."""
+    tokens = group.context.tokens[:, None, 1:]  # the state at i predicts token i + 1
+    logprobs = pick_logprobs(params, config, states[:, None, :-1], tokens, 1.0, settings.logprob_chunk)[:, 0]
+    ends = group.context.lengths - 1
+    assert group.prefix_lengths is not None  # the batch was made for this loss
+    mask = length_mask(ends, tokens.shape[-1]) & ~length_mask(ends - group.prefix_lengths, tokens.shape[-1])
+    return -jnp.where(mask, logprobs, 0.0).sum()

@@ -1,7 +1,8 @@
 """The jitted, sharded update: one optimizer step on a batch of groups.
 
 The batch is cut into micro-batches of whole groups; gradients are summed in float32 and one AdamW update is made. Groups whose
-rollouts were all right or all wrong have gradient zero: they come last, and micro-batches of nothing else are not computed.
+rollouts were all right or all wrong have gradient zero, unless the loss has a term besides the policy gradient: they come last,
+and micro-batches of nothing else are not computed.
 If the loss or the gradient is not finite the state comes back unchanged and the metrics say so.
 """
 
@@ -127,7 +128,7 @@ def make_train_step(
 
     def update(state: TrainState, group: Group):
         scores = advantages(group.rewards, advantage)
-        total = denominators(group, scores)
+        total = denominators(group, scores, settings)
         summed, computed = _accumulate(state.params, config, group, scores, total, settings, micro_batches, blocks)
         grads, loss, means, maxima = summed
         norm = optax.tree.norm(grads)
@@ -152,7 +153,8 @@ def _accumulate(params, config, group, scores, total, settings, micro_batches, b
     if micro_batches == 1:
         return one(group, scores), scores.shape[0]
 
-    parts, needed = _informative_first((group, scores), informative(scores), micro_batches, blocks)
+    wanted = informative(scores) | settings.every_group
+    parts, needed = _informative_first((group, scores), wanted, micro_batches, blocks)
 
     def add(i, carry):
         grads, loss, means, maxima = one(*jax.tree.map(lambda x: x[i], parts))

@@ -68,6 +68,11 @@ class GSM8K:
         """Question: ... Answer:"""
         return [self.tokenizer.bos_token_id, *self._encode(f"Question: {problem.data['question']}\nAnswer:")]
 
+    def hint(self, problem: Problem, prefix: Sequence[int]) -> list[int]:
+        """Question: ... Hint: ... Answer:"""
+        question = self._encode(f"Question: {problem.data['question']}\nHint:")
+        return [self.tokenizer.bos_token_id, *question, *prefix, *self._encode("\nAnswer:")]
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of the bytes."""
         return str(self.tokenizer.decode(list(ids)))

@@ -73,6 +73,11 @@ class Math:
         ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
         return [*ids, *self._opening]
 
+    def hint(self, problem: Problem, prefix: Sequence[int]) -> list[int]:
+        """The prefix as text under the question, told apart as the beginning of a solution."""
+        question = f"{problem.data['question']}\n\nThe beginning of a correct solution:\n{self.text(prefix)}"
+        return self.render(Problem(problem.id, problem.data | {"question": question}))
+
     def text(self, ids: Sequence[int]) -> str:
         """As the tokenizer decodes it."""
         return str(self.tokenizer.decode(list(ids)))

@@ -69,6 +69,9 @@ class Task(Protocol):
     def render(self, problem: Problem) -> list[int]:
         """The prompt's token ids, the assistant's turn left open."""
 
+    def hint(self, problem: Problem, prefix: Sequence[int]) -> list[int]:
+        """The prompt with the beginning of a solution put into the user's turn; a response then starts from its beginning."""
+
     def grade(self, problem: Problem, response: Sequence[int]) -> Verdict | Future[Verdict]:
         """The verdict on a whole response, a pure function of its arguments: at once, or as a Future if it may take long."""
 

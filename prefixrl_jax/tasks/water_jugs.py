@@ -149,6 +149,11 @@ class WaterJugs:
         words = ["<bos>", *_name("/", d["capacities"]), *_name("=", d["start"]), f"goal={d['goal']}", ":"]
         return [self._id[word] for word in words]
 
+    def hint(self, problem: Problem, prefix: Sequence[int]) -> list[int]:
+        """The prefix before the colon."""
+        *question, colon = self.render(problem)
+        return [*question, *prefix, colon]
+
     def _amount_ids(self, amounts: Sequence[int]) -> list[int]:
         return [self._zero[jug] + int(n) for jug, n in enumerate(amounts)]
 

@@ -1,0 +1,132 @@
+"""`python -m prefixrl_jax.compare --config=configs/demo.py --workdir=DIR --methods=prefixrl,rl,sft_rl --seeds=0,1,2 --flops=2e13`
+
+Runs the methods (`methods.py`) one after another, at equal total FLOPs in paper accounting, and writes one report. Base model,
+hard set, corpus and the base model's figures are shared and lie in DIR/shared; every arm, a method with a seed of training, has a
+folder of its own below DIR/arms. A method that uses the traces pays for collecting them; all pay for finding the hard problems.
+The same command goes on after a kill; finished arms are not run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from prefixrl_jax import cli
+
+if TYPE_CHECKING:
+    from prefixrl_jax.experiment import Experiment
+
+METHODS = flags.DEFINE_list("methods", ["prefixrl", "rl", "sft_rl"], "Methods to compare; presets are joined by +.")
+SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of training, each a run of every method.")
+FLOPS = flags.DEFINE_float("flops", 0.0, "Total FLOPs of every arm, e.g. 2e13; 0: every arm has train.steps.", lower_bound=0.0)
+REFERENCE = flags.DEFINE_string("reference", "sft_rl", "The method that the tables compare the others with.")
+
+EVALUATIONS = 12  # of an arm's training, on its way
+SLACK = 3  # times the steps estimated from the corpus's lengths, for an arm whose samples turn out shorter
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One method with one seed."""
+
+    method: str
+    seed: int
+
+    def directory(self, workdir: Path) -> Path:
+        """Its work directory."""
+        return workdir / "arms" / self.method / f"seed-{self.seed}"
+
+    def config(self, base: ConfigDict, given: dict[str, Any], extent: dict[str, Any]) -> ConfigDict:
+        """The experiment's configuration with the method's fields, the extent, and what the command line has given."""
+        from prefixrl_jax.methods import configure
+
+        out = configure(base, self.method, given)
+        keep = ("train.steps",) if not out.train.steps else ()  # a method without reinforcement learning stays so
+        fields = {k: v for k, v in extent.items() if k not in given and k not in keep}
+        out.update_from_flattened_dict({**fields, "train.seed": self.seed})
+        return out
+
+
+def seeds_of(texts: list[str]) -> list[int]:
+    """Raises ValueError for a seed that is no whole number, or is given twice."""
+    if not texts or not all(text.strip().isdigit() for text in texts) or len({int(t) for t in texts}) < len(texts):
+        raise ValueError(f"--seeds={','.join(texts)}: different whole numbers are expected, e.g. 0,1,2")
+    return [int(text) for text in texts]
+
+
+def compare(workdir: Path) -> None:
+    """Runs what is not finished yet, then writes the report."""
+    import jax
+
+    from prefixrl_jax import interrupt
+    from prefixrl_jax.comparison import write_comparison
+    from prefixrl_jax.experiment import Experiment
+    from prefixrl_jax.methods import configure
+    from prefixrl_jax.metrics import say
+    from prefixrl_jax.processes import on_primary
+    from prefixrl_jax.settings import resolve
+    from prefixrl_jax.stages import NAMES, SHARED
+
+    base, given, budget = cli.CONFIG.value, dict(cli.given_fields()), FLOPS.value
+    arms = [Arm(method, seed) for seed in seeds_of(SEEDS.value) for method in dict.fromkeys(METHODS.value)]
+    for arm in arms:
+        resolve(arm.config(base, given, {}))  # before any compute
+    shared = Experiment(configure(base, base.method, given), workdir / "shared")
+    interrupt.listen()
+    shared.run_stages(SHARED)
+    say(f"corpus: {shared.stages.result('corpus')['summary']['capped_treatment']}")
+    extents = {arm: extent(shared, arm.config(base, given, {}), arm.method, budget) for arm in arms}  # refused before any arm
+    for number, arm in enumerate(arms, start=1):
+        say(f"{arm.method}, seed {arm.seed}: arm {number} of {len(arms)}")
+        config = arm.config(base, given, extents[arm])
+        Experiment(config, arm.directory(workdir), shared.workdir).run_stages([n for n in NAMES if n != "export"])
+        jax.clear_caches()  # the next arm's shapes are others, and what it has in common is in the cache on disk
+    directories = {(arm.method, arm.seed): arm.directory(workdir) for arm in arms}
+    on_primary(lambda: say(write_comparison(workdir, directories, shared.workdir, REFERENCE.value)))
+
+
+def extent(shared: Experiment, config: ConfigDict, method: str, budget: float) -> dict[str, Any]:
+    """How long an arm trains: until the budget is spent. Its learning rate's schedule is as long as that is likely to take.
+
+    The estimate takes prompts and samples to be as long as in the corpus, and a prefix and its continuation as long as a sample.
+    Raises ValueError for a budget that is spent before training begins.
+    """
+    from prefixrl_jax.metrics import human_flops
+    from prefixrl_jax.settings import needs_corpus
+
+    if not budget:
+        return {}
+    cost, t = shared.s.cost, config.train
+    spent = shared.ledger if needs_corpus(config) else shared.ledger.without("collect")
+    traces = shared.traces()
+    epoch = cost.tokens(sum(len(x.context_ids) + len(x.token_ids) for x in traces), train=True)
+    total = spent.total() + config.sft.epochs * epoch
+    if total >= budget:
+        raise ValueError(f"--flops={budget:g}: {method} has spent {human_flops(total)} before its first step of reinforcement "
+                         "learning, on hard problems, traces and fine-tuning on them; more is needed")  # fmt: skip
+    seen = json.loads((shared.workdir / "corpus" / "problems.json").read_text()).values()
+    samples = sum(x["samples"] for x in seen)
+    response = sum(x["tokens"] for x in seen) / samples if samples else config.sampling.max_new_tokens
+    hard = shared.hard("train").values()
+    tokens = sum(len(shared.s.task.render(p)) for p in hard) / len(hard) + response
+    step = t.batch * t.group * (cost.tokens(tokens) + t.updates_per_batch * cost.tokens(tokens, train=True))
+    steps = max(round((budget - total) / step), 1)
+    return {"train.flops_budget": budget, "train.schedule_steps": steps, "train.steps": SLACK * steps,
+            "eval.every": max(steps // EVALUATIONS, 1)}  # fmt: skip
+
+
+def run(argv: list[str]) -> None:
+    """Runs the comparison the flags describe."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; methods are set as --methods=prefixrl,rl")
+    cli.guarded(compare)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(run, flags_parser=cli.parse)

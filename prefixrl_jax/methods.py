@@ -1,0 +1,80 @@
+"""Methods as data: each is a few fields of the configuration, and everything else is the same for all.
+
+`--config.method=rl` or `--methods=prefixrl,sft_rl`; presets are joined by "+", later ones win: `prefixrl+grpo+adaptive`.
+Precedence: prefixrl_jax/config.py < the experiment's file < the method < what the command line sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+_PLAIN = {"prefix.share": 0.0, "collect.cap": 0}  # no corpus is made, and none is charged
+_SFT = {"prefix.share": 0.0, "sft.epochs": 4}
+_MIXED = {"prefix.share": 0.0}  # one trace beside the rollouts of a plain group
+
+METHODS: dict[str, dict[str, Any]] = {
+    "prefixrl": {},  # prefixed and plain problems, 3:1 unless the experiment says otherwise (paper, section 3)
+    "prefix_only": {"prefix.share": 1.0},  # the paper's study of back-generalization
+    "rl": _PLAIN,
+    "rl_n64": _PLAIN | {"train.group": 64},
+    "sft": _SFT | {"train.steps": 0},
+    "sft_rl": _SFT,
+    "importance_weighted": _MIXED | {"train.off_policy": "importance"},
+    "luffy": _MIXED | {"train.off_policy": "shaped"},  # arXiv 2504.14945
+    "hint": {"prefix.place": "user"},  # the prefix in the question; the paper's BREAD-like baseline
+    "unrelated_prefix": {"prefix.content": "unrelated"},
+    "wrong_prefix": {"prefix.content": "wrong"},
+}
+# What may be combined with a method.
+SCHEDULES: dict[str, dict[str, Any]] = {
+    name: {"prefix.schedule": name} for name in ("reverse", "cosine", "adaptive", "shortest_solvable")
+}
+LOSSES: dict[str, dict[str, Any]] = {
+    "reinforce": {"train.loss": "reinforce", "train.advantage": "group_mean"},
+    "grpo": {"train.loss": "ppo_clip", "train.advantage": "std_normalised", "train.aggregation": "sequence_mean"},
+    "dr_grpo": {"train.loss": "ppo_clip", "train.advantage": "group_mean", "train.aggregation": "constant"},
+    "rloo": {"train.loss": "reinforce", "train.advantage": "leave_one_out", "train.aggregation": "constant"},
+    "dapo": {"train.loss": "ppo_clip", "train.advantage": "std_normalised", "train.aggregation": "token_mean",
+             "train.clip_high": 0.28, "train.filter": "refill"},
+    "cispo": {"train.loss": "cispo", "train.advantage": "std_normalised", "train.aggregation": "token_mean",
+              "train.clip_high": 4.0},
+    # A whole row's ratio varies far less than a token's: section 5.1 of the paper clips at 3e-4 and 4e-4.
+    "gspo": {"train.loss": "gspo", "train.advantage": "std_normalised", "train.aggregation": "sequence_mean",
+             "train.clip_low": 3e-4, "train.clip_high": 4e-4},
+}  # fmt: skip
+OPTIONS: dict[str, dict[str, Any]] = {
+    # Length annealed, and a likelihood on the prefix (arXiv 2505.16984).
+    "uft": {"prefix.schedule": "cosine", "train.prefix_coef": 1e-3},
+    "prefix_likelihood": {"train.prefix_coef": 1e-3},
+    # Sampled with the hint, trained at the plain problem with clipped ratios (arXiv 2607.19313).
+    "oc_grpo": {"prefix.place": "user", "train.at_plain": True, "train.loss": "cispo", "train.advantage": "std_normalised"},
+    "truncated_is": {"train.truncate_ratio": 2.0},
+    "kl": {"train.kl_coef": 1e-3},
+    "drop_uniform": {"train.filter": "drop"},
+    "refill": {"train.filter": "refill"},
+}
+PRESETS = METHODS | SCHEDULES | LOSSES | OPTIONS
+
+
+def preset(method: str) -> dict[str, Any]:
+    """The fields that a method sets, by dotted name. Raises ValueError for a name that is none, with those that are."""
+    fields: dict[str, Any] = {}
+    for name in method.split("+"):
+        if name not in PRESETS:
+            kinds = {"methods": METHODS, "schedules": SCHEDULES, "losses": LOSSES, "options": OPTIONS}
+            known = "; ".join(f"{kind} {', '.join(presets)}" for kind, presets in kinds.items())
+            raise ValueError(f"method={method!r}: {name!r} is none of the {known}; several are joined by +")
+        fields |= PRESETS[name]
+    return fields
+
+
+def configure(config: ConfigDict, method: str, given: Mapping[str, Any]) -> ConfigDict:
+    """A copy of the configuration with the method's fields, and over them those that were given on the command line."""
+    out = ConfigDict(config.to_dict())
+    out.method = method
+    with out.unlocked():
+        out.update_from_flattened_dict({**preset(method), **given, "method": method})
+    return out
