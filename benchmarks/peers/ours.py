@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,14 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.peers.cases import LEARNING_RATE, SHAPES, Case
+from benchmarks.peers.cases import LEARNING_RATE, MAX_GRAD_NORM, SHAPES, Case, prompts, rewards
 from prefixrl_jax.flops import Costs, Ledger, costs
-from prefixrl_jax.group import Context, Group
-from prefixrl_jax.mesh import make_mesh
+from prefixrl_jax.group import Context, Group, pad_rows
+from prefixrl_jax.mesh import make_mesh, param_shardings, to_global
+from prefixrl_jax.metrics import host_metrics
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.hf import export_hf, import_hf
 from prefixrl_jax.model.tokenizer import word_tokenizer
-from prefixrl_jax.model.weights import count_params, init_params
+from prefixrl_jax.model.weights import Params, count_params, init_params
 from prefixrl_jax.rl.loss import LossSettings
 from prefixrl_jax.rl.step import OptimizerSettings, init_state, make_optimizer, make_train_step
 from prefixrl_jax.sampling.noise import stream_key
@@ -34,7 +36,7 @@ def export_models(folder: Path) -> None:
         export_hf(init_params(config, 0), config, tokenizer, folder / name)
 
 
-def tokens(case: Case, columns: int, vocabulary: int, rows: int) -> np.ndarray:
+def tokens(columns: int, vocabulary: int, rows: int) -> np.ndarray:
     """int32 [rows, columns] of random ids."""
     return np.random.default_rng(0).integers(3, vocabulary, (rows, columns)).astype(np.int32)
 
@@ -44,6 +46,7 @@ class Ours:
 
     def __init__(self, folder: Path):
         self._folder, self.mesh = folder, make_mesh(devices=jax.devices()[:1])
+        self._optimizer = make_optimizer(OptimizerSettings(learning_rate=LEARNING_RATE, max_grad_norm=MAX_GRAD_NORM))
 
     def model(self, name: str) -> tuple[dict, ModelConfig, Costs]:
         """Weights, configuration, and what a token costs."""
@@ -51,17 +54,38 @@ class Ours:
         config = dataclasses.replace(config, unroll_layers=True)
         return params, config, costs(count_params(config)["matmul"], config.num_layers, config.num_heads, config.head_dim)
 
-    def sampler(self, case: Case) -> Callable[[], object]:
-        """Prefill and decoding of every row to its full length."""
-        params, config, cost = self.model(case.model)
-        prompts = tokens(case, case.context, config.vocab_size, case.contexts).tolist()
+    def _rollouts(self, case: Case, config: ModelConfig, cost: Costs) -> Callable[[Params, int], list[FixedJob]]:
+        """Function of (weights, step) that samples every row of the case to its full length."""
+        contexts = prompts(case, config.vocab_size)
         engine = Engine(config, self.mesh, cost, case.contexts, case.group, case.new, (case.context,))
         sampling = Sampling(case.new, (config.vocab_size,))  # an id that is never drawn
 
-        def call():
-            jobs = [FixedJob(str(i), ids, case.group) for i, ids in enumerate(prompts)]
-            engine.run(params, list(jobs), sampling, stream_key(0, "bench"), Ledger(), ("eval", "eval"))
+        def sample(params: Params, step: int) -> list[FixedJob]:
+            jobs = [FixedJob(str(i), ids, case.group) for i, ids in enumerate(contexts)]
+            engine.run(params, list(jobs), sampling, stream_key(0, "bench", step), Ledger(), ("prefill", "decode"))
             return jobs
+
+        return sample
+
+    def sampler(self, case: Case) -> Callable[[], object]:
+        """Prefill and decoding of every row to its full length."""
+        params, config, cost = self.model(case.model)
+        sample, steps = self._rollouts(case, config, cost), itertools.count()
+        return lambda: sample(params, next(steps))
+
+    def rl(self, case: Case) -> Callable[[], object]:
+        """A whole step: rollouts of the current weights, their rewards, one update of GRPO on the groups."""
+        params, config, cost = self.model(case.model)
+        sample, steps = self._rollouts(case, config, cost), itertools.count()
+        loss = LossSettings(kind="ppo_clip", logprob_chunk=case.new)
+        update = make_train_step(config, self._optimizer, loss, "std_normalised", 1, self.mesh)
+        shardings = param_shardings(config, self.mesh, "decode")
+        state = [init_state(params, config, self._optimizer, self.mesh)]
+
+        def call():
+            group = graded(case, sample(jax.device_put(state[0].params, shardings), next(steps)))
+            state[0], metrics = update(state[0], to_global(self.mesh, group))
+            return host_metrics(metrics)
 
         return call
 
@@ -69,14 +93,13 @@ class Ours:
         """One update of every row, with shared or with repeated contexts, and the FLOPs of its products."""
         params, config, cost = self.model(case.model)
         p, g = (case.contexts, case.group) if shared else (case.rows, 1)
-        context = Context(jnp.asarray(tokens(case, case.context, config.vocab_size, p)), jnp.full((p,), case.context, jnp.int32))
+        context = Context(jnp.asarray(tokens(case.context, config.vocab_size, p)), jnp.full((p,), case.context, jnp.int32))
         shape = (p, g, case.new)
-        group = Group(context=context, tokens=jnp.asarray(tokens(case, case.new, config.vocab_size, p * g)).reshape(shape),
+        group = Group(context=context, tokens=jnp.asarray(tokens(case.new, config.vocab_size, p * g)).reshape(shape),
                       lengths=jnp.full((p, g), case.new, jnp.int32), logprobs=jnp.zeros(shape),
                       rewards=jnp.asarray(np.arange(case.rows) % 2 - 0.5, jnp.float32).reshape(p, g))  # fmt: skip
-        optimizer = make_optimizer(OptimizerSettings(learning_rate=LEARNING_RATE))
-        update = make_train_step(config, optimizer, LossSettings(logprob_chunk=case.new), "none", 1, self.mesh)
-        state = [init_state(params, config, optimizer, self.mesh)]
+        update = make_train_step(config, self._optimizer, LossSettings(logprob_chunk=case.new), "none", 1, self.mesh)
+        state = [init_state(params, config, self._optimizer, self.mesh)]
 
         def call():
             state[0], metrics = update(state[0], group)
@@ -86,3 +109,16 @@ class Ours:
         pairs = p * case.context**2 + case.rows * case.new * (case.context + case.new)
         head = 2 * p * case.context * config.vocab_size * config.hidden_size  # the head is not applied to contexts
         return call, cost.tokens(positions, train=True) - 3 * head + cost.pairs(pairs, train=True)
+
+
+def graded(case: Case, jobs: list[FixedJob]) -> Group:
+    """The rollouts with their rewards, numpy arrays."""
+    samples = [job.samples[i] for job in jobs for i in range(case.group)]
+    completions = [sample.token_ids.tolist() for sample in samples]
+    shape = (case.contexts, case.group)
+    return Group(
+        context=Context(*pad_rows([job.context_ids for job in jobs], case.context)),
+        tokens=np.array(completions, np.int32).reshape(*shape, case.new), lengths=np.full(shape, case.new, np.int32),
+        logprobs=np.stack([sample.logprobs for sample in samples]).reshape(*shape, case.new),
+        rewards=np.array(rewards(completions, case.new), np.float32).reshape(shape),
+    )  # fmt: skip

@@ -1,17 +1,18 @@
 """`make bench-peers`: this package and its peers on the same models and shapes, float32, timed in turn A B A B.
 
 Each peer runs in an environment and a process of its own and loads the model exported here; logits are compared first. A line is
-the median of the paired ratios, with the medians of both and the quartiles of the ratio. End tokens are switched off: every row
-has its full length.
+the median of the paired ratios, with the medians of both and the quartiles of the ratio; the first calls, in which compilers
+run, stand apart. End tokens are switched off: every row has its full length. `make peers` makes the environments; a peer that has
+none is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from benchmarks.peers.cases import SAMPLER, STEP, Case
+from benchmarks.peers.cases import CASES, PROBE, SHAPES, Case
 from benchmarks.peers.ours import Ours, export_models
 from benchmarks.timing import matmul_ceiling
 from prefixrl_jax.model.hf import export_hf
@@ -29,18 +30,44 @@ from prefixrl_jax.model.transformer import text_logits
 ROOT = Path(__file__).parents[2]
 
 
-class Peer:
-    """A peer's process."""
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A peer: the environment it lives in, its script, what is timed against it and under which heading, and which models."""
 
-    def __init__(self, python: str, script: str, folder: Path):
-        self._process = subprocess.Popen([python, str(Path(__file__).parent / script), str(folder)], stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+    environment: str
+    script: str
+    work: dict[str, str]
+    models: tuple[str, ...] = tuple(SHAPES)
+
+
+KINDS = {
+    "transformers": Kind("torch", "torch_peer.py", {
+        "sampler": "sampler, prefill included, against transformers.generate",
+        "step": "policy-gradient step against PyTorch by hand",
+    }, (*SHAPES, "smollm2")),
+    "trl": Kind("torch", "trl_peer.py", {"rl": "whole RL step, sampling and update, against TRL's GRPOTrainer"}),
+    "tunix": Kind("tunix", "tunix_peer.py", {
+        "sampler": "sampler, prefill included, against Tunix's Sampler",
+        "rl": "whole RL step, sampling and update, against Tunix's GRPOLearner",
+    }),
+}  # fmt: skip
+
+
+class Peer:
+    """A peer's process. What it says goes into `log`."""
+
+    def __init__(self, python: Path, script: str, folder: Path, log: Path):
+        self._log = log
+        with log.open("w") as out:
+            self._process = subprocess.Popen([str(python), str(Path(__file__).parent / script), str(folder)], text=True,
+                                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=out)  # fmt: skip
         self._answer()
 
     def _answer(self):
         assert self._process.stdout is not None
         if not (line := self._process.stdout.readline()):
-            raise RuntimeError(f"{self._process.args}: the peer is gone (status {self._process.wait()})")
+            status, said = self._process.wait(), self._log.read_text().splitlines()[-3:]
+            raise RuntimeError("\n".join([f"{self._process.args}: the peer is gone (status {status})", *said]))
         return json.loads(line)
 
     def ask(self, what: str, case: str) -> dict:
@@ -68,6 +95,7 @@ def timed(call: Callable[[], object]) -> float:
 def against(name: str, ours: Callable[[], object], peer: Callable[[], float], repeats: int, tokens: int, note: str = "") -> None:
     """Prints one line: how many times faster `ours` is than `peer`, which returns its own seconds."""
     first = timed(ours), peer()
+    timed(ours), peer()  # some compile once more for their own outputs as inputs
     pairs = [(timed(ours), peer()) for _ in range(repeats)]
     mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     low, middle, high = statistics.quantiles([b / a for a, b in pairs], n=4)
@@ -79,17 +107,20 @@ def against(name: str, ours: Callable[[], object], peer: Callable[[], float], re
 def same_logits(ours: Ours, peer: Peer, name: str) -> None:
     """Raises RuntimeError unless the peer computes the same model."""
     params, config, _ = ours.model(name)
-    found = np.asarray(text_logits(params, config, np.arange(3, 35, dtype=np.int32)[None]))[0, -1, :8]
+    found = np.asarray(text_logits(params, config, np.array([PROBE], np.int32)))[0, -1]
     expected = np.array(peer.ask("logits", name)["found"])
-    if (error := np.abs(found - expected).max()) > 1e-3:
+    if not (error := np.abs(found - expected).max()) < 1e-3:
         raise RuntimeError(f"{name}: the peer's logits differ by {error}")
     print(f"  {name}: largest difference of logits {error:.1e}")
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--torch", default=sys.executable, help="Python of the environment with torch and transformers")
+    parser.add_argument("--peers", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--work", nargs="+", choices=CASES, default=list(CASES), help="rl: a whole step, sampling and update")
+    parser.add_argument("--cases", default="", help="only cases whose name begins so, 0.83M for example")
+    parser.add_argument("--environments", type=Path, default=ROOT, help="where .venv-torch and .venv-tunix are")
     parser.add_argument("--smollm2", type=Path, help="SmolLM2-135M-Instruct as a GGUF file; without it its lines are left out")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
@@ -102,26 +133,56 @@ def main() -> None:
             lm = prl.load(options.smollm2)
             export_hf(lm.params, lm.config, lm.tokenizer, folder / "smollm2")
             del lm
-        compare(folder, options)
+        ours = Ours(folder)
+        with jax.set_mesh(ours.mesh):
+            for name in options.peers:
+                compare(ours, folder, name, options)
+            print(f"float32 matmul ceiling {matmul_ceiling() / 1e9:.0f} GFLOP/s")
 
 
-def compare(folder: Path, options: argparse.Namespace) -> None:
-    """All cases against all peers."""
-    ours, peer = Ours(folder), Peer(options.torch, "torch_peer.py", folder)
-    here = lambda cases: {name: case for name, case in cases.items() if (folder / case.model).is_dir()}  # noqa: E731
-    with jax.set_mesh(ours.mesh):
-        print(f"float32 matmul ceiling {(ceiling := matmul_ceiling()) / 1e9:.0f} GFLOP/s")
-        for name in sorted({case.model for case in here(SAMPLER).values()}):
-            same_logits(ours, peer, name)
-        print("sampler, prefill included, against transformers.generate:")
-        for name, case in here(SAMPLER).items():
-            repeats = options.repeats if case.model != "smollm2" else max(options.repeats // 2, 3)
-            against(name, ours.sampler(case), lambda n=name: peer.ask("sampler", n)["seconds"], repeats, case.rows * case.new)
-        print("policy-gradient step against PyTorch by hand:")
-        for name, case in here(STEP).items():
-            step(ours, peer, name, case, options.repeats, ceiling)
-        print(f"float32 matmul ceiling {matmul_ceiling() / 1e9:.0f} GFLOP/s")
-    peer.close()
+def compare(ours: Ours, folder: Path, name: str, options: argparse.Namespace) -> None:
+    """All cases against one peer."""
+    kind = KINDS[name]
+    environment = options.environments / f".venv-{kind.environment}"
+    if not (environment / "stamp").exists():
+        print(f"{name} is left out: {environment} is not complete; `make peers` makes it", flush=True)
+        return
+    wanted = {work: chosen(work, kind, folder, options) for work in kind.work}
+    if not (models := {case.model for cases in wanted.values() for case in cases.values()}):
+        return
+    print(f"{name}: float32 matmul ceiling {(ceiling := matmul_ceiling()) / 1e9:.0f} GFLOP/s")
+    peer = Peer(environment / "bin/python", kind.script, folder, folder / f"{name}.log")
+    try:
+        for model in sorted(models):
+            same_logits(ours, peer, model)
+        for work, cases in wanted.items():
+            if cases:
+                print(f"{kind.work[work]}:", flush=True)
+            for label, case in cases.items():
+                repeats = options.repeats if case.model != "smollm2" else max(options.repeats // 2, 3)
+                MEASURES[work](ours, peer, label, case, repeats, ceiling)
+    finally:
+        peer.close()
+
+
+def chosen(work: str, kind: Kind, folder: Path, options: argparse.Namespace) -> dict[str, Case]:
+    """The cases that are asked for, that the peer can load and that are exported."""
+    if work not in options.work:
+        return {}
+    known = [model for model in kind.models if (folder / model).is_dir()]
+    return {name: case for name, case in CASES[work].items() if name.startswith(options.cases) and case.model in known}
+
+
+def sampler(ours: Ours, peer: Peer, name: str, case: Case, repeats: int, ceiling: float) -> None:
+    """Prefill and decoding."""
+
+    def theirs() -> float:
+        answer = peer.ask("sampler", name)
+        if answer["found"] != case.new:
+            raise RuntimeError(f"{name}: the peer drew {answer['found']} tokens, not {case.new}")
+        return answer["seconds"]
+
+    against(name, ours.sampler(case), theirs, repeats, case.rows * case.new)
 
 
 def step(ours: Ours, peer: Peer, name: str, case: Case, repeats: int, ceiling: float) -> None:
@@ -133,6 +194,14 @@ def step(ours: Ours, peer: Peer, name: str, case: Case, repeats: int, ceiling: f
         seconds = statistics.median(timed(call) for _ in range(3))
         note = f"   {flops / seconds / ceiling:.0%} of the ceiling"
         against(label, call, lambda: peer.ask("step", name)["seconds"], repeats, case.rows * (case.context + case.new), note)
+
+
+def rl(ours: Ours, peer: Peer, name: str, case: Case, repeats: int, ceiling: float) -> None:
+    """Rollouts, rewards and the update."""
+    against(name, ours.rl(case), lambda: peer.ask("rl", name)["seconds"], repeats, case.rows * case.new)
+
+
+MEASURES = {"sampler": sampler, "step": step, "rl": rl}
 
 
 if __name__ == "__main__":

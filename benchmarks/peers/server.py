@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -29,3 +31,37 @@ def serve(prepare: Callable[[str, str], Callable[[], object]]) -> None:
         except Exception as error:  # told to the process that asked, which decides
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers)
+    os._exit(0)  # threads of trainers still wait for their turn, and an ordinary exit would wait for them
+
+
+class Turns:
+    """A trainer's own loop, stopped before every step: a call lets it make one.
+
+    train: runs the loop, in a thread of its own, and calls the function that it is given whenever a step is about to begin. The
+    constructor and a call raise what the loop raised.
+    """
+
+    def __init__(self, train: Callable[[Callable[[], None]], object]):
+        self._go: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        threading.Thread(target=self._run, args=(train,), daemon=True).start()
+        self._wait()
+
+    def __call__(self) -> None:
+        self._go.put(None)
+        self._wait()
+
+    def _run(self, train: Callable[[Callable[[], None]], object]) -> None:
+        try:
+            train(self._turn)
+            self._waiting.put(RuntimeError("the loop has ended"))
+        except BaseException as error:
+            self._waiting.put(error)
+
+    def _turn(self) -> None:
+        self._waiting.put(None)
+        self._go.get()
+
+    def _wait(self) -> None:
+        if (error := self._waiting.get()) is not None:
+            raise error

@@ -11,37 +11,38 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.peers.cases import LEARNING_RATE, SAMPLER, STEP, Case
+from benchmarks.peers.cases import LEARNING_RATE, MAX_GRAD_NORM, PROBE, SAMPLER, STEP, Case, prompts
 from benchmarks.peers.server import serve
 
 
-def tokens(case: Case, columns: int, vocabulary: int) -> torch.Tensor:
-    """int64 [rows, columns]: every context repeated for its group."""
-    ids = torch.randint(3, vocabulary, (case.contexts, columns), generator=torch.Generator().manual_seed(0))
-    return ids.repeat_interleave(case.group, 0)
+def contexts(case: Case, vocabulary: int) -> torch.Tensor:
+    """int64 [rows, context]: every context repeated for its group."""
+    return torch.tensor(prompts(case, vocabulary)).repeat_interleave(case.group, 0)
 
 
 class Peer:
     """The exported models in `folder`."""
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self.folder = folder
 
-    def _model(self, name: str):
-        return AutoModelForCausalLM.from_pretrained(self._folder / name, dtype=torch.float32)
+    def model(self, name: str):
+        """A model that no id ends."""
+        model = AutoModelForCausalLM.from_pretrained(self.folder / name, dtype=torch.float32)
+        model.generation_config.eos_token_id = None
+        return model
 
     def prepare(self, what: str, name: str) -> Callable[[], object]:
         """The call that a case times."""
         if what == "logits":
-            model = self._model(name).eval()
+            model = self.model(name).eval()
             with torch.no_grad():
-                return lambda: model(torch.arange(3, 35)[None]).logits[0, -1, :8].tolist()
+                return lambda: model(torch.tensor([PROBE])).logits[0, -1].tolist()
         return self._sampler(SAMPLER[name]) if what == "sampler" else self._step(STEP[name])
 
     def _sampler(self, case: Case) -> Callable[[], int]:
-        model = self._model(case.model).eval()
-        ids = tokens(case, case.context, model.config.vocab_size)
-        model.generation_config.eos_token_id = None
+        model = self.model(case.model).eval()
+        ids = contexts(case, model.config.vocab_size)
 
         def call() -> int:
             with torch.no_grad():
@@ -54,9 +55,9 @@ class Peer:
         return call
 
     def _step(self, case: Case) -> Callable[[], float]:
-        model = self._model(case.model).train()
+        model = self.model(case.model).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
-        ids = torch.cat([tokens(case, case.context, model.config.vocab_size),
+        ids = torch.cat([contexts(case, model.config.vocab_size),
                          torch.randint(3, model.config.vocab_size, (case.rows, case.new))], 1)  # fmt: skip
         advantages = (torch.arange(case.rows) % 2).float() - 0.5
 
@@ -67,7 +68,7 @@ class Peer:
             loss = -(advantages[:, None] * logprobs).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
             optimizer.step()
             return loss.item()
 

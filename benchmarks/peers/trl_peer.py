@@ -1,0 +1,66 @@
+"""TRL's GRPOTrainer on CPU, sampling with transformers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from benchmarks.peers import torch_peer
+from benchmarks.peers.cases import LEARNING_RATE, MAX_GRAD_NORM, RL, Case, prompts, rewards
+from benchmarks.peers.server import Turns, serve
+
+EPOCH = 1000  # steps; so that no measured step begins an epoch
+
+
+class BeforeStep(TrainerCallback):
+    """Calls a function before every step."""
+
+    def __init__(self, function: Callable[[], None]):
+        self._function = function
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """The batch's prompts are drawn, nothing else is done."""
+        self._function()
+
+
+class Peer(torch_peer.Peer):
+    """The exported models in `folder`."""
+
+    def prepare(self, what: str, name: str) -> Callable[[], object]:
+        """The call that a case times."""
+        return Turns(lambda turn: self._train(RL[name], turn)) if what == "rl" else super().prepare(what, name)
+
+    def _train(self, case: Case, turn: Callable[[], None]) -> None:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(self.folder / case.model)
+        model = self.model(case.model)
+        texts = [tokenizer.decode(ids) for ids in prompts(case, model.config.vocab_size)]
+        if tokenizer(texts)["input_ids"] != prompts(case, model.config.vocab_size):
+            raise ValueError("the prompts' text does not encode to their ids")
+        tokenizer.add_special_tokens({"eos_token": "<never>"})  # an id that the model does not have, so that nothing ends early
+        trainer = GRPOTrainer(
+            model=model, processing_class=tokenizer, train_dataset=Dataset.from_dict({"prompt": texts * EPOCH}),
+            reward_funcs=lambda completion_ids, **_: rewards(completion_ids, case.new), args=self._config(case),
+            callbacks=[BeforeStep(turn)],
+        )  # fmt: skip
+        trainer.train()
+
+    def _config(self, case: Case) -> GRPOConfig:
+        """One update on every batch of rollouts, nothing logged or saved."""
+        return GRPOConfig(
+            output_dir=str(self.folder / "trl"), use_cpu=True, bf16=False, gradient_checkpointing=False, use_vllm=False,
+            per_device_train_batch_size=case.rows, num_generations=case.group, max_completion_length=case.new, beta=0.0,
+            temperature=1.0, learning_rate=LEARNING_RATE, lr_scheduler_type="constant", max_grad_norm=MAX_GRAD_NORM,
+            weight_decay=0.0, shuffle_dataset=False, max_steps=EPOCH, dataloader_pin_memory=False, logging_strategy="no",
+            save_strategy="no", report_to="none", disable_tqdm=True,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    serve(Peer(Path(sys.argv[1])).prepare)
