@@ -23,7 +23,7 @@ from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import abstract_params
 from prefixrl_jax.stages import NAMES
 
-SLOW = ("test_kill.py", "test_processes.py", "test_pipeline.py", "test_smollm2.py")
+SLOW = ("test_methods.py", "test_kill.py", "test_processes.py", "test_pipeline.py", "test_smollm2.py")
 
 # How tests start the command line in a process of its own; `make test` lets the short ones count for the coverage.
 PYTHON = [sys.executable, *os.environ.get("COVERED", "").split()]
