@@ -103,6 +103,8 @@ def get_config() -> ConfigDict:
     c.collect.cap = 256  # samples of a hard problem before it is given up (paper: 2,500). 0: no corpus
     c.collect.traces_path = ""  # JSONL of traces to use instead of sampling them; see prefixrl_jax/imported.py
 
+    c.rounds = 1  # of corpus, prefixes and training; each later one samples the unsolved problems with the policy it goes on from
+
     c.prefix = ConfigDict()
     c.prefix.cuts = 3  # per trace, drawn once and frozen
     c.prefix.band = (0.4, 0.8)  # each uniform in this part of the trace's tokens

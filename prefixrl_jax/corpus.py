@@ -211,6 +211,16 @@ def attempt_all(
     return found
 
 
+def inherit(traces: list[Trace], problems: list[Problem], task: Task, log: SharedLog) -> dict[str, Attempts]:
+    """Attempts at the problems that an earlier round has traces of, by id, each known by its trace; the log then has them too."""
+    found = replay(log.records, "collect", problems, task)
+    for trace in local_slice([t for t in traces if not found[t.problem_id].correct]):
+        log.append({"stage": "collect", "problem": trace.problem_id, "sample": trace.sample_id, "tokens": len(trace.token_ids),
+                    "verdict": Verdict.CORRECT.value, "trace": trace.to_record()})  # fmt: skip
+    take_records(found, log.share(wait=True), "collect")
+    return {t.problem_id: found[t.problem_id] for t in traces}
+
+
 def hard_set(attempts: dict[str, Attempts], band: tuple[float, float], count: int) -> list[Problem]:
     """The first `count` problems whose pass rate in select lies in `band` (both ends included; (0, 0) is "never solved"); any
     problem if select drew no sample."""
@@ -224,11 +234,11 @@ def spent(attempts: Attempts, cost: Costs) -> float:
 
 
 def first_traces(attempts: dict[str, Attempts], cost: Costs) -> list[Trace]:
-    """The lowest-id success of every solved problem; one that was sampled with the samples begun and the FLOPs spent until it
-    was certain."""
+    """The lowest-id success of every solved problem; one that was sampled here with the samples begun and the FLOPs spent until
+    it was certain."""
     found = [(a, a.correct[min(a.correct)]) for a in attempts.values() if a.correct]
-    return [dataclasses.replace(t, samples=len(a.verdicts), flops=spent(a, cost)) if t.source == "sampled" else t
-            for a, t in found]  # fmt: skip
+    fresh = lambda trace: trace.source == "sampled" and not trace.samples  # noqa: E731
+    return [dataclasses.replace(t, samples=len(a.verdicts), flops=spent(a, cost)) if fresh(t) else t for a, t in found]
 
 
 def statistics(attempts: dict[str, Attempts]) -> dict[str, dict[str, Any]]:

@@ -17,13 +17,14 @@ import jax
 
 from prefixrl_jax import corpus, prefixes
 from prefixrl_jax import mesh as meshes
+from prefixrl_jax.corpus import Attempts
 from prefixrl_jax.files import write_json
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.gates import Gates
 from prefixrl_jax.metrics import say
 from prefixrl_jax.model import tokenizer as tokenizers
 from prefixrl_jax.model.hf import export_hf
-from prefixrl_jax.model.weights import init_params
+from prefixrl_jax.model.weights import Params, init_params, params_fingerprint
 from prefixrl_jax.processes import on_primary, primary
 from prefixrl_jax.recipe import Materials, on_policy
 from prefixrl_jax.settings import needs_corpus
@@ -31,6 +32,7 @@ from prefixrl_jax.shared_log import SharedLog
 from prefixrl_jax.stages import NAMES
 from prefixrl_jax.summary import summary
 from prefixrl_jax.supervised import base_texts, trace_texts
+from prefixrl_jax.tasks.task import Problem
 from prefixrl_jax.train import progress_note
 from prefixrl_jax.workbench import Workbench
 
@@ -60,7 +62,9 @@ class Experiment(Workbench):
 
     def _enter(self, name: str, result: dict[str, Any]) -> None:
         """Takes over a finished stage's bill."""
-        if "ledger" in result:
+        if name == "base" and self.previous:
+            self.ledger = Ledger(self.previous.stages.result("train")["ledger"])
+        elif "ledger" in result:
             self.ledger = Ledger(result["ledger"])
         for accounting, phases in result.get("spent", {}).items():
             for phase, flops in phases.items():
@@ -107,25 +111,15 @@ class Experiment(Workbench):
 
     def corpus(self) -> dict[str, Any]:
         """Screens the candidates, then samples the hard problems until their first correct trace."""
-        c, directory = self.config, self.shared / "corpus"
-        params = self._decode_params(self._params("base"))
-        header = {"model": self._model_fingerprint(), "tokenizer": tokenizers.fingerprint(self.s.task.tokenizer)}
+        c, directory = self.config, self.corpus_directory
+        params = self._params("start")
+        header = {"model": params_fingerprint(params), "tokenizer": tokenizers.fingerprint(self.s.task.tokenizer)}
+        params = self._decode_params(params)
         with SharedLog(directory / "log.jsonl", header) as log:
             for line in log.dropped:
                 say(f"corpus: {line}")
-            hard = {}
-            for name, wanted in (("train", c.select.train_problems), ("heldout", c.select.heldout_problems)):
-                screened = self._attempts("select", list(self.candidates[name].values()), c.select.samples, params, log)
-                hard[name] = corpus.hard_set(screened, tuple(c.select.band), wanted)
-            if not hard["train"]:
-                raise ValueError(
-                    f"select.band={tuple(c.select.band)}: none of {len(self.candidates['train'])} candidates has a pass rate "
-                    f"inside it after {c.select.samples} samples; widen it or change the problems"
-                )
-            if c.collect.traces_path:
-                collected = self._import_traces(hard["train"], log)
-            else:
-                collected = self._attempts("collect", hard["train"], c.collect.cap, params, log)
+            hard = self._select(params, log)
+            collected = self._collect(hard["train"], params, log)
         traces = corpus.first_traces(collected, self.s.cost)
         summary = header | corpus.summarise(collected, None if c.collect.traces_path else c.collect.cap) | {
             "candidates": {k: len(v) for k, v in self.candidates.items()}, "hard": {k: len(v) for k, v in hard.items()},
@@ -137,6 +131,29 @@ class Experiment(Workbench):
         line = f"{summary['solved']} of {summary['problems']} hard problems solved in {summary['samples']} samples"
         return {"ledger": self.ledger.state, "summary": summary, "line": line,
                 "hard": {k: [p.id for p in v] for k, v in hard.items()}}  # fmt: skip
+
+    def _select(self, params: Params, log: SharedLog) -> dict[str, list[Problem]]:
+        """The hard problems of both sets; those of the first round stay."""
+        if self.previous:
+            return {name: list(self.previous.hard(name).values()) for name in self.candidates}
+        c, hard = self.config.select, {}
+        for name, wanted in (("train", c.train_problems), ("heldout", c.heldout_problems)):
+            screened = self._attempts("select", list(self.candidates[name].values()), c.samples, params, log)
+            hard[name] = corpus.hard_set(screened, tuple(c.band), wanted)
+        if not hard["train"]:
+            raise ValueError(
+                f"select.band={tuple(c.band)}: none of {len(self.candidates['train'])} candidates has a pass rate inside it "
+                f"after {c.samples} samples; widen it or change the problems"
+            )
+        return hard
+
+    def _collect(self, hard: list[Problem], params: Params, log: SharedLog) -> dict[str, Attempts]:
+        """Traces from a file; or sampled, in a later round for the problems that have none yet."""
+        if self.config.collect.traces_path:
+            return self._import_traces(hard, log)
+        known = corpus.inherit(self.previous.traces(), hard, self.s.task, log) if self.previous else {}
+        open_ = [p for p in hard if p.id not in known]
+        return known | self._attempts("collect", open_, self.config.collect.cap, params, log)
 
     def baseline(self) -> dict[str, Any]:
         """The base model's plain pass@k and its success by prefix fraction."""
@@ -157,7 +174,7 @@ class Experiment(Workbench):
             return {"ledger": self.ledger.state, "line": "none"}
         texts = trace_texts(self.traces(), c.batch, self.config.train.seed)
         how: dict[str, Any] = {"phase": "train", "evaluate_every": steps, "evaluate": self._short_evaluation}
-        last = self._fit_text("sft", texts, steps, self.workdir / "sft", self._params("base"), **how)
+        last = self._fit_text("sft", texts, steps, self.workdir / "sft", self._params("start"), **how)
         return {"ledger": self.ledger.state, "line": f"{c.epochs} epochs, loss {last.get('loss', float('nan')):.3f} per token"}
 
     def train(self) -> dict[str, Any]:
@@ -167,7 +184,7 @@ class Experiment(Workbench):
             return {"ledger": self.ledger.state, "last": {}, "line": "no step of reinforcement learning"}
         materials = Materials(self.hard("train"), self.traces(), self._pairs(), self.workdir / "prefixes" / "prefixes.jsonl",
                               partial(self._params, "base"), self._decode_shardings())  # fmt: skip
-        source = on_policy(s, materials, self.workdir / "samples")
+        source = on_policy(s, materials, self.workdir / "samples", self.stream("rollouts"))
         budget = c.train.flops_budget
         last = self._fit(
             "train", source, s.loss, c.train.advantage, self.workdir, self._params("sft"), c.train.micro_batches, c.train.steps,

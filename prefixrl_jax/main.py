@@ -36,6 +36,10 @@ def experiment(workdir: Path) -> None:
         return
     interrupt.listen()
     found.run(STAGE.value)
+    for number in range(2, found.config.rounds + 1):
+        say(f"round {number} of {found.config.rounds}")
+        found = Experiment(found.config, workdir / f"round-{number}", previous=found)
+        found.run(STAGE.value)
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ class OnPolicy:
     loss: LossSettings
     sampling: Sampling
     seed: int
+    stream: str  # name of the rollouts' noise
     mask_truncated: bool
     samples_directory: Path
     samples_every: int
@@ -88,7 +89,7 @@ class OnPolicy:
     def _sample(self, params: Params, step: int, attempt: int, ledger: Ledger, memory: Memory) -> Rollouts:
         """This process's rollouts of a step; attempt > 0: of other contexts, with noise of their own."""
         prompts = local_slice(self.contexts.at(step, memory, attempt))
-        stream = stream_key(self.seed, f"rollouts again {attempt}" if attempt else "rollouts", step)
+        stream = stream_key(self.seed, f"{self.stream} again {attempt}" if attempt else self.stream, step)
         return sample_and_grade(
             self.engine, params, self.task, prompts, self.group, self.sampling, stream, ledger, ("prefill", "decode"), self.traces
         )

@@ -35,7 +35,7 @@ class Materials:
     decode_shardings: Params
 
 
-def on_policy(s: Settings, m: Materials, samples: Path) -> OnPolicy:
+def on_policy(s: Settings, m: Materials, samples: Path, stream: str) -> OnPolicy:
     """The source that the fields of `prefix` and `train` describe. Raises ValueError if it needs traces and there is none."""
     p, t = s.config.prefix, s.config.train
     to_cut = Traces(s.task, [(m.hard[problem], trace) for problem, trace in m.pairs], p.place == "user")
@@ -52,6 +52,7 @@ def on_policy(s: Settings, m: Materials, samples: Path) -> OnPolicy:
         loss=s.loss,
         sampling=s.sampling,
         seed=t.seed,
+        stream=stream,
         mask_truncated=t.mask_truncated,
         samples_directory=samples,
         samples_every=s.config.log.samples_every,

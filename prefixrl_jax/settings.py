@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from typing import Any
 
 from jax.sharding import Mesh
@@ -123,12 +124,13 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
     low, high = config.select.band
     if not 0 <= low <= high <= 1:
         raise ValueError(f"select.band=({low}, {high}): pass rates with 0 <= low <= high <= 1 are expected")
-    for field, least in (("base.steps", 1), ("select.samples", 0), ("collect.cap", 0), ("train.steps", 0), ("eval.samples", 1),
-                         ("eval.fraction_samples", 1), ("sampling.slots", 1), ("sampling.chunk", 1),
-                         ("select.train_problems", 1), ("sft.epochs", 0), ("sft.batch", 1), ("train.schedule_steps", 0),
-                         ("prefix.anneal_steps", 0), ("train.refills", 1)):  # fmt: skip
-        section, name = field.split(".")
-        if (value := config[section][name]) < least:
+    least_values = {
+        "base.steps": 1, "select.samples": 0, "select.train_problems": 1, "collect.cap": 0, "rounds": 1, "prefix.anneal_steps": 0,
+        "sft.epochs": 0, "sft.batch": 1, "train.steps": 0, "train.schedule_steps": 0, "train.refills": 1, "eval.samples": 1,
+        "eval.fraction_samples": 1, "sampling.slots": 1, "sampling.chunk": 1,
+    }  # fmt: skip
+    for field, least in least_values.items():
+        if (value := operator.attrgetter(field)(config)) < least:
             raise ValueError(f"{field}={value}: must be at least {least}")
     for section in ("base", "sft", "train"):
         if (schedule := config[section].schedule) not in SCHEDULES:

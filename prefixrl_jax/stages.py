@@ -8,6 +8,7 @@ the results of no configuration at all.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,19 +84,21 @@ class Stages:
     """The record of stages in a work directory: stages/NAME.json with fields, result and whether it is complete."""
 
     def __init__(self, workdir: Path, config: ConfigDict, files: dict[str, str] | None = None,
-                 machine: dict[str, Any] | None = None, shared: Path | None = None):  # fmt: skip
+                 machine: dict[str, Any] | None = None, shared: Path | None = None,
+                 of_shared: Sequence[str] = SHARED):  # fmt: skip
         """files: a fingerprint, by the first stage that reads them, of the files that a configuration only names.
         machine: what the last bits of a result depend on (versions, devices), as JSON values. shared: another work directory,
-        in which the stages SHARED are complete and are only read."""
+        in which the stages `of_shared` are complete and are only read."""
         self._directory, self._machine = workdir / "stages", machine or {}
         self._shared = shared / "stages" if shared else None
+        self._of_shared = tuple(of_shared) if shared else ()
         self._fields = {stage: fields_of(config, stage) for stage in NAMES}
         for first, digest in (files or {}).items():
             for stage in (s for s in NAMES if digest and first in inputs(s)):
                 self._fields[stage][FILES[first]] = digest
 
     def _path(self, stage: str) -> Path:
-        return (self._shared if self._shared and stage in SHARED else self._directory) / f"{stage}.json"
+        return (self._shared if self._shared and stage in self._of_shared else self._directory) / f"{stage}.json"
 
     def record(self, stage: str) -> dict[str, Any] | None:
         """What is on record of a stage, or None."""
@@ -118,7 +121,7 @@ class Stages:
         """Raises WorkdirMismatch when any stage on record has other fields than the configuration gives it."""
         differing: dict[str, tuple[str, Any, Any]] = {}
         for stage in NAMES:
-            if (self._shared and stage in SHARED) or (record := self.record(stage)) is None:
+            if stage in self._of_shared or (record := self.record(stage)) is None:
                 continue
             now, then = self._fields[stage], record["fields"]
             for k in sorted({*now, *then}):
@@ -132,7 +135,7 @@ class Stages:
     def begin(self, stage: str) -> dict[str, Any] | None:
         """The result of a complete stage; otherwise notes that it has begun and returns None."""
         record, fields = self.record(stage), self._fields[stage]
-        if self._shared and stage in SHARED:
+        if stage in self._of_shared:
             return self.result(stage)
         if record is not None and record["complete"] and record["fields"] == fields:
             return record["result"]

@@ -40,9 +40,13 @@ from prefixrl_jax.train import Loop
 class Workbench:
     """A configuration and its work directory. Constructing it checks everything and spends no compute."""
 
-    def __init__(self, config: ConfigDict, workdir: Path, shared: Path | None = None):
-        """shared: the work directory of another experiment whose base, corpus and baseline this one uses."""
-        self.config, self.workdir, self.shared = config, workdir, shared or workdir
+    def __init__(self, config: ConfigDict, workdir: Path, shared: Path | None = None, previous: Workbench | None = None):
+        """shared: the work directory of another experiment whose base, corpus and baseline this one uses. previous: the finished
+        round before this one, whose base and baseline it uses, whose corpus it adds to, and where its policy and bill go on."""
+        self.config, self.workdir, self.previous = config, workdir, previous
+        self.shared: Path = shared or (previous.shared if previous else workdir)
+        self.corpus_directory = (workdir if previous else self.shared) / "corpus"
+        self.round: int = previous.round + 1 if previous else 1
         self.s: Settings = resolve(config)
         self.ledger = Ledger()
         sampled = config.collect.cap and not config.collect.traces_path
@@ -52,7 +56,12 @@ class Workbench:
         files = {"base": self.s.task.base_source(), "corpus": fingerprint(self.sets.problems)}
         if config.collect.traces_path:
             files["corpus"] += " " + imported.fingerprint(imported.read_traces(config.collect.traces_path, self.s.task))
-        self.stages = Stages(workdir, config, files, self._machine(), shared)
+        self.stages: Stages
+        if previous:
+            files["corpus"] += f" round {self.round}, after {previous.stages.result('train')['line']}"
+            self.stages = Stages(workdir, config, files, self._machine(), self.shared, ("base", "baseline"))
+        else:
+            self.stages = Stages(workdir, config, files, self._machine(), shared)
         self.stages.check()
         self.candidates = {name: {p.id: p for p in problems} for name, problems in self.sets.problems.items()}
 
@@ -121,7 +130,7 @@ class Workbench:
         return out
 
     def _attempts(self, stage: str, problems: list[Problem], limit: int, params: Params, log: SharedLog) -> dict[str, Attempts]:
-        stream = stream_key(self.config.seed, stage)
+        stream = stream_key(self.config.seed, self.stream(stage))
         with Bar(stage, limit * len(problems)) as bar:
 
             def show(known: dict[str, Attempts]) -> None:
@@ -137,7 +146,7 @@ class Workbench:
         c = self.config
         prompt = max(len(self.s.task.render(p)) for p in problems)
         longest = int((max(c.sampling.context_buckets) - prompt) / max(c.prefix.band[1], *c.eval.fractions))
-        rejected = self.workdir / "corpus" / "rejected.jsonl"
+        rejected = self.corpus_directory / "rejected.jsonl"
         lines = imported.read_traces(c.collect.traces_path, self.s.task)
         found, flops = imported.import_traces(lines, problems, self.s.task, longest, log, rejected)
         for accounting in ("paper", "actual", "hardware"):
@@ -146,10 +155,18 @@ class Workbench:
             say(f"corpus: {count} lines of {c.collect.traces_path} are not used; {rejected} says why")
         return found
 
+    def stream(self, stage: str) -> str:
+        """The name of a stage's noise: no two rounds have any in common."""
+        return stage if self.round == 1 else f"{stage} of round {self.round}"
+
     def _params(self, source: str) -> Params:
-        """The newest parameters of the "base", "sft" or "train" stage; of the one before it when it has nothing to do."""
+        """The newest parameters of the "base", "sft" or "train" stage, or those a round "start"s from; of the stage before where
+        one has nothing to do."""
         source = "sft" if source == "train" and not self.config.train.steps else source
-        source = "base" if source == "sft" and not self._sft_steps() else source
+        source = "start" if source == "sft" and not self._sft_steps() else source
+        if source == "start" and self.previous:
+            return self.previous._params("train")
+        source = "base" if source == "start" else source
         if source == "base" and self.config.model.path:
             return import_hf(find_model(self.config.model.path), self.s.model.param_dtype,
                              lambda model: meshes.param_shardings(model, self.s.mesh, "train"))[0]  # fmt: skip
@@ -179,10 +196,10 @@ class Workbench:
 
     def traces(self) -> list[Trace]:
         """The corpus's correct traces."""
-        load = partial(corpus.load, self.shared / "corpus", self.hard("train"), self.s.task, self.s.cost)
+        load = partial(corpus.load, self.corpus_directory, self.hard("train"), self.s.task, self.s.cost)
         return list(map(Trace.from_record, on_primary(lambda: [trace.to_record() for trace in load()])))
 
     def _pairs(self) -> list[tuple[str, list[int]]]:
         """(problem id, token ids) to cut prefixes from."""
-        wrong = on_primary(lambda: read_json(self.shared / "corpus" / "wrong.json"))
+        wrong = on_primary(lambda: read_json(self.corpus_directory / "wrong.json"))
         return prefixes.sources(self.traces(), self.config.prefix.content, wrong, self.config.seed)

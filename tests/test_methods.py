@@ -171,6 +171,25 @@ def test_a_method_without_traces_does_not_pay_for_those_that_lie_beside_it(share
     assert ledger.state["paper"]["select"] == shared.ledger.state["paper"]["select"] > 0
 
 
+def test_a_round_adds_to_the_corpus_with_the_policy_it_goes_on_from(shared, tmp_path):
+    given = {"train.steps": 2, "eval.every": 0, "train.micro_batches": 1, "select.band": (0.0, 1.0), "rounds": 2}
+    config = configure(smoke.get_config(), "prefixrl", given)
+    first = Experiment(config, tmp_path / "run", shared.workdir)
+    first.run_stages(ARM)
+    second = Experiment(config, tmp_path / "run" / "round-2", previous=first)
+    second.run_stages(ARM)
+    before, after = ({t.problem_id: t for t in e.traces()} for e in (first, second))
+    assert second.hard("train").keys() == first.hard("train").keys() and before.items() <= after.items()
+    assert first.ledger.total() < second.ledger.total()
+    log = (tmp_path / "run" / "round-2" / "corpus" / "log.jsonl").read_text().splitlines()[1:]
+    drawn = {json.loads(line.split(" ", 1)[1])["problem"] for line in log}
+    assert drawn == first.hard("train").keys()  # the traces of the first round, and samples of the problems without one
+    samples = [(tmp_path / "run" / name / "samples" / "train-00001.jsonl").read_text() for name in ("", "round-2")]
+    assert samples[0] != samples[1] and {first.stream("collect")} & {second.stream("collect")} == set()
+    (second.workdir / "corpus" / "dataset" / "dataset_info.json").unlink()
+    assert {t.problem_id: t for t in second.traces()} == after  # from the log, when the dataset is damaged
+
+
 def command(workdir: Path, *flags: str) -> list[str]:
     return [*PYTHON, "-m", "prefixrl_jax.compare", "--config=configs/smoke.py", f"--workdir={workdir}", *flags]
 
