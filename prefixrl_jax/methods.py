@@ -39,8 +39,9 @@ LOSSES: dict[str, dict[str, Any]] = {
     "rloo": {"train.loss": "reinforce", "train.advantage": "leave_one_out", "train.aggregation": "constant"},
     "dapo": {"train.loss": "ppo_clip", "train.advantage": "std_normalised", "train.aggregation": "token_mean",
              "train.clip_high": 0.28, "train.filter": "refill"},
+    # The weight has no lower bound.
     "cispo": {"train.loss": "cispo", "train.advantage": "std_normalised", "train.aggregation": "token_mean",
-              "train.clip_high": 4.0},
+              "train.clip_low": 1.0, "train.clip_high": 4.0},
     # A whole row's ratio varies far less than a token's: section 5.1 of the paper clips at 3e-4 and 4e-4.
     "gspo": {"train.loss": "gspo", "train.advantage": "std_normalised", "train.aggregation": "sequence_mean",
              "train.clip_low": 3e-4, "train.clip_high": 4e-4},

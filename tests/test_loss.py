@@ -302,7 +302,7 @@ def test_groups_without_a_gradient_may_be_left_out_of_the_denominators():
         ({"kind": "cispo", "truncate_ratio": 2.0}, r"train\.truncate_ratio=2\.0 with train\.loss='cispo'"),
         ({"kind": "grpo"}, r"train\.loss='grpo': one of reinforce, ppo_clip"),
         ({"aggregation": "mean"}, r"train\.aggregation='mean': one of token_mean, sequence_mean, constant"),
-        ({"clip_low": 1.0}, r"train\.clip_low=1\.0"),
+        ({"clip_low": 1.1}, r"train\.clip_low=1\.1"),
         ({"clip_high": 0.0}, r"train\.clip_high=0\.0"),
         ({"temperature": 0.0}, r"sampling\.temperature=0\.0"),
         ({"logprob_chunk": 0}, r"train\.logprob_chunk=0"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -186,7 +187,7 @@ def test_a_round_adds_to_the_corpus_with_the_policy_it_goes_on_from(shared, tmp_
     assert drawn == first.hard("train").keys()  # the traces of the first round, and samples of the problems without one
     samples = [(tmp_path / "run" / name / "samples" / "train-00001.jsonl").read_text() for name in ("", "round-2")]
     assert samples[0] != samples[1] and {first.stream("collect")} & {second.stream("collect")} == set()
-    (second.workdir / "corpus" / "dataset" / "dataset_info.json").unlink()
+    shutil.rmtree(second.workdir / "corpus" / "dataset")
     assert {t.problem_id: t for t in second.traces()} == after  # from the log, when the dataset is damaged
 
 

@@ -20,12 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.peers.loss_cases import ADVANTAGES, BETA, CASES, REWARDS, Case, G, P, T
+from benchmarks.peers.loss_cases import ADVANTAGES, CASES, REWARDS, Case, G, P, T
 from benchmarks.peers.run import ROOT, Peer
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.rl import loss as losses
 from prefixrl_jax.rl.advantage import advantages
-from prefixrl_jax.rl.surrogate import KL
 
 TOLERANCE = 1e-9
 
@@ -58,8 +57,6 @@ def our_loss(case: Case) -> tuple[float, np.ndarray]:
     def value(now):
         with mock.patch.object(losses, "_logprobs_and_states", lambda *_: (now, None)):
             found = losses.group_loss(None, None, group, weights, total, settings)[0]
-        if case.kl_as_loss:
-            found += BETA * losses.aggregate(KL["k3"](now, group.reference), group.mask(), total, settings)
         return case.times * found
 
     found, gradient = jax.value_and_grad(value)(jnp.asarray(given["now"]))

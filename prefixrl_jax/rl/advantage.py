@@ -16,7 +16,8 @@ def advantages(rewards: Array, kind: str = "group_mean", eps: float = 1e-6) -> j
     kind:
         group_mean: r - mean(r), the paper's and the default.
         leave_one_out: r - mean of the others (RLOO), i.e. group_mean times G / (G - 1).
-        std_normalised: group_mean divided by the group's standard deviation (GRPO); nearly equal groups give 0.
+        std_normalised: group_mean divided by the group's standard deviation (GRPO), that of the rollouts themselves (over G, not
+            G - 1); nearly equal groups give 0.
         none: the reward itself; with rewards of 1 the policy-gradient loss is then the SFT loss.
 
     A group of one rollout has advantage 0 under every baseline. Raises ValueError for an unknown kind.

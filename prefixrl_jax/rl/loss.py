@@ -44,8 +44,8 @@ class LossSettings:
             raise ValueError(f"train.loss={self.kind!r}: one of {', '.join(LOSSES)}")
         if self.aggregation not in AGGREGATIONS:
             raise ValueError(f"train.aggregation={self.aggregation!r}: one of {', '.join(AGGREGATIONS)}")
-        if not 0 < self.clip_low < 1 or self.clip_high <= 0:
-            raise ValueError(f"train.clip_low={self.clip_low}, train.clip_high={self.clip_high}: in (0, 1) and positive")
+        if not 0 < self.clip_low <= 1 or self.clip_high <= 0:
+            raise ValueError(f"train.clip_low={self.clip_low}, train.clip_high={self.clip_high}: in (0, 1] and positive")
         for name, known in (("off_policy", OFF_POLICY), ("kl_estimator", KL)):
             if getattr(self, name) not in known:
                 raise ValueError(f"train.{name}={getattr(self, name)!r}: one of {', '.join(known)}")
@@ -111,7 +111,7 @@ def denominators(group: Group, advantages: jax.Array, settings: LossSettings) ->
     of informative groups alone under `drop_uniform`.
 
     "trained" counts the sampled tokens of informative groups, over which the metrics of the update are means; "scored" all
-    tokens, for the KL divergence; "prefix" the prefixes' tokens.
+    tokens, over which the metric of the KL divergence is a mean; "prefix" the prefixes' tokens.
     """
     useful = informative(advantages)
     kept = (useful if settings.drop_uniform else jnp.ones_like(useful))[:, None].astype(jnp.float32)
@@ -154,11 +154,12 @@ def group_loss(params, config: ModelConfig, group: Group, advantages: jax.Array,
     mask = group.mask()
     logprobs, states = _logprobs_and_states(params, config, group, settings.temperature, settings.logprob_chunk)
     logprobs = jnp.where(mask > 0, logprobs, 0.0)  # a padded row's -inf must not become NaN through 0 * inf
-    values = _surrogate(logprobs, group, advantages[..., None], mask, settings)
-    loss, means = aggregate(values, mask, total, settings), {}
-    if settings.kl_coef:
-        kl = (KL[settings.kl_estimator](logprobs, group.reference) * mask).sum() / total["scored"]
-        loss, means["kl"] = loss + settings.kl_coef * kl, jax.lax.stop_gradient(kl)
+    values, means = _surrogate(logprobs, group, advantages[..., None], mask, settings), {}
+    if settings.kl_coef:  # a term of every token, averaged as the loss is (GRPO, equation 3)
+        kl = KL[settings.kl_estimator](logprobs, group.reference)
+        values += settings.kl_coef * kl
+        means["kl"] = jax.lax.stop_gradient((kl * mask).sum() / total["scored"])
+    loss = aggregate(values, mask, total, settings)
     if settings.prefix_coef:
         nll = _prefix_nll(params, config, group, states, settings) / total["prefix"]
         loss, means["prefix/nll"] = loss + settings.prefix_coef * nll, jax.lax.stop_gradient(nll)
