@@ -29,6 +29,8 @@ def get_config() -> ConfigDict:
     c.select.train_problems = 8
     c.select.heldout_problems = 4
     c.collect.cap = 256
+    c.sft.learning_rate = 1e-3
+    c.sft.batch = 8
     c.train.steps = 3
     c.train.batch = 8
     c.train.group = 4

@@ -51,8 +51,8 @@ def bounds(draws: np.ndarray) -> tuple[float, float] | None:
     return float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))
 
 
-def mean_curve(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Curve | None:
-    """The mean of curves (x, y) where all of them are known; None where there is no such x."""
+def mean_curve(curves: Sequence[tuple[Any, Any]]) -> Curve | None:
+    """The mean of curves (x, y), floats [n] each, where all of them are known; None where there is no such x."""
     known = [(np.asarray(x, float), np.asarray(y, float)) for x, y in curves if len(x)]
     if not known or len(known) < len(curves):
         return None
@@ -65,6 +65,14 @@ def mean_curve(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Cur
         return Curve(grid, rows[0])
     draws = rows[resamples(len(rows))].mean(axis=1)
     return Curve(grid, rows.mean(axis=0), np.quantile(draws, 0.025, axis=0), np.quantile(draws, 0.975, axis=0))
+
+
+def smoothed(values: Sequence[float], width: int) -> np.ndarray:
+    """float64 [n]: the mean of each value and its neighbours, `width` in all where there are as many on both sides."""
+    half, total = width // 2, np.concatenate([[0.0], np.cumsum(np.asarray(values, float))])
+    at = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(at, len(values) - 1 - at))  # symmetric, so that a straight line stays what it is
+    return (total[at + reach + 1] - total[at - reach]) / (2 * reach + 1)
 
 
 def reached(x: np.ndarray, y: np.ndarray, level: float) -> float:
@@ -92,8 +100,9 @@ class Method:
         return mean_curve([([e.x for e in points], [e.y for e in points]) for points in found])
 
     def metric(self, key: str) -> Curve | None:
-        """A column of metrics.jsonl over FLOPs."""
-        return mean_curve([series(run.rows, "flops/total", key) for run in self.runs.values()])
+        """A column of metrics.jsonl over FLOPs, each value the mean of the twentieth of the steps around it."""
+        columns = [series(run.rows, "flops/total", key) for run in self.runs.values()]
+        return mean_curve([(x, smoothed(y, len(y) // 20)) for x, y in columns])
 
     def values(self, *path: str) -> list[float]:
         """A number of summary.json, by seed; empty unless every seed has it."""
@@ -169,7 +178,7 @@ def write_comparison(workdir: Path, arms: Mapping[tuple[str, int], Path], shared
     corpus = read_json(shared / "corpus" / "summary.json")
     write_json(workdir / "comparison.json", {"reference": reference, "methods": rows, "corpus": corpus})
     _write_csv(workdir / "metrics.csv", methods)
-    figures = _draw(methods, workdir / "figures")
+    figures = _draw(methods, corpus.get("strategies", {}), workdir / "figures")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -203,8 +212,9 @@ def _write_csv(path: Path, methods: Sequence[Method]) -> None:
     write_text(path, text.getvalue())
 
 
-def _draw(methods: Sequence[Method], directory: Path) -> list[dict[str, str]]:
-    """The figures as PNG files, and as data URIs for the page; those without data are left out."""
+def _draw(methods: Sequence[Method], in_traces: Mapping[str, float], directory: Path) -> list[dict[str, str]]:
+    """The figures as PNG files, and as data URIs for the page; those without data are left out. in_traces: the strategies of the
+    corpus's traces."""
     directory.mkdir(parents=True, exist_ok=True)
     names = [m.name for m in methods]
     metric = lambda key: {m.name: curve for m in methods if (curve := m.metric(key)) is not None}  # noqa: E731
@@ -224,7 +234,11 @@ def _draw(methods: Sequence[Method], directory: Path) -> list[dict[str, str]]:
         "dynamics": lambda theme: pictures.panels(names, pictures.DYNAMICS, metric, theme),
         "unlocked": lambda theme: pictures.panels(names, pictures.UNLOCKED, metric, theme),
         "strategies": lambda theme: pictures.panels(
-            names, {k: (k.removeprefix("strategy/"), "mean over plain samples") for k in strategies}, metric, theme
+            names,
+            {k: (k.removeprefix("strategy/"), "mean over plain samples") for k in strategies},
+            metric,
+            theme,
+            {f"strategy/{name}": value for name, value in in_traces.items()},
         ),
     }
     out = []

@@ -145,15 +145,20 @@ def matrix(rows: Mapping[str, Mapping[float, float]], theme: Theme) -> Figure | 
 
 
 def panels(
-    names: Sequence[str], keys: Mapping[str, tuple[str, str]], metric: Callable[[str], Curves], theme: Theme
-) -> Figure | None:
-    """One panel for each column of metrics.jsonl that any method has; keys: (title, label of the axis) by column."""
+    names: Sequence[str], keys: Mapping[str, tuple[str, str]], metric: Callable[[str], Curves], theme: Theme,
+    levels: Mapping[str, float] | None = None,
+) -> Figure | None:  # fmt: skip
+    """One panel for each column of metrics.jsonl that any method has; keys: (title, label of the axis) by column; levels: what
+    the column is in the corpus's traces, a grey line."""
     shown = {key: curves for key in keys if (curves := metric(key))}
     if not shown:
         return None
     figure, axes = _figure(len(shown))
     for ax, (key, curves) in zip(axes, shown.items(), strict=True):
         _draw(ax, names, curves, _flops_axis(ax, curves))
+        if (level := (levels or {}).get(key)) is not None:
+            ax.axhline(level, color=theme.muted, linewidth=1.2)
+            ax.text(0.98, level, "traces", transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
         ax.set_ylim(bottom=0)
         ax.set_title(keys[key][0].capitalize())
         ax.set_ylabel(keys[key][1])

@@ -268,6 +268,12 @@ def summarise(attempts: dict[str, Attempts], cap: int | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def strategies(traces: list[Trace], problems: dict[str, Problem], task: Task) -> dict[str, float]:
+    """The mean over traces of each of the task's features; empty if there is none."""
+    found = [task.strategies(problems[t.problem_id], t.token_ids) for t in traces]
+    return {name: sum(f[name] for f in found) / len(found) for name in (found[0] if found else ())}
+
+
 def save(directory: Path, traces: list[Trace], summary: dict[str, Any]) -> None:
     """Writes the dataset (unless there is no trace) and summary.json."""
     if traces:

@@ -123,7 +123,7 @@ class Experiment(Workbench):
         traces = corpus.first_traces(collected, self.s.cost)
         summary = header | corpus.summarise(collected, None if c.collect.traces_path else c.collect.cap) | {
             "candidates": {k: len(v) for k, v in self.candidates.items()}, "hard": {k: len(v) for k, v in hard.items()},
-            "k": c.select.samples,
+            "k": c.select.samples, "strategies": corpus.strategies(traces, {p.id: p for p in hard["train"]}, self.s.task),
         }  # fmt: skip
         on_primary(corpus.save, directory, traces, summary)
         on_primary(write_json, directory / "wrong.json", corpus.wrong_responses(collected))

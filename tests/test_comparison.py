@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefixrl_jax.comparison import Curve, bounds, efficiency, mean_curve, reached, read_methods, resamples, write_comparison
+from prefixrl_jax.comparison import (
+    Curve,
+    bounds,
+    efficiency,
+    mean_curve,
+    reached,
+    read_methods,
+    resamples,
+    smoothed,
+    write_comparison,
+)
 
 CORPUS, STEPS = 2e11, 20
 FIGURES = {"accuracy", "pass_at_k", "back_generalization", "groups", "dynamics", "unlocked", "strategies"}
@@ -78,6 +88,14 @@ def test_where_a_level_is_reached_the_curve_has_it_and_not_before(ys, level):
     assert (np.interp(fine[fine < at - 1e-6], x, y) < level + 1e-9).all()
 
 
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=30), st.integers(0, 9))
+def test_smoothing_is_the_mean_of_what_lies_around(values, width):
+    found = smoothed(values, width)
+    for i in range(len(values)):
+        reach = min(width // 2, i, len(values) - 1 - i)
+        assert found[i] == pytest.approx(np.mean(values[i - reach : i + reach + 1]), abs=1e-9)
+
+
 def test_bootstrap_over_seeds():
     rows = resamples(3)
     assert rows.shape[1] == 3 and set(np.unique(rows)) == {0, 1, 2}
@@ -116,7 +134,8 @@ def test_an_evaluation_after_fine_tuning_is_part_of_the_curve(arms):
 def test_everything_is_written(arms, tmp_path):
     shared = tmp_path / "shared" / "corpus"
     shared.mkdir(parents=True)
-    corpus = {"solved": 3, "problems": 9, "samples": 70, "capped_treatment": "6 problems reached the cap."}
+    corpus = {"solved": 3, "problems": 9, "samples": 70, "capped_treatment": "6 problems reached the cap.",
+              "strategies": {"pour": 0.4}}  # fmt: skip
     (shared / "summary.json").write_text(json.dumps(corpus))
     said = write_comparison(tmp_path, arms, tmp_path / "shared", "sft_rl")
     assert "0.0 % -> 40.0 %" in said and "0.0 % -> 20.0 %" in said and said.endswith("report.html")
