@@ -16,18 +16,16 @@ ten times in a thousand games.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from prefixrl_jax.model.tokenizer import word_tokenizer
-from prefixrl_jax.tasks.task import Problem, Verdict
+from prefixrl_jax.tasks.game import Game
+from prefixrl_jax.tasks.task import Problem
 
 JUGS = "ABCD"
-SPLITS = {"train": 0, "heldout": 1, "base": 2}  # residues of a hash of the problem: disjoint by construction
 Move = tuple[str, int, int]  # (kind, jug, other jug)
 
 
@@ -58,34 +56,26 @@ def apply(move: Move, amounts: np.ndarray, capacities: np.ndarray) -> np.ndarray
     return out
 
 
-class WaterJugs:
+class WaterJugs(Game):
     """The task. Problems come from the generator or from rows {"capacities": [9, 4], "start": [0, 0], "goal": 6}."""
 
     name = "water_jugs"
-    grades_aside = False
+    siblings = 8
 
     def __init__(self, max_capacity: int = 11, jugs: int = 2, max_moves: int = 16, pour_weight: float = 5.0,
                  band: Sequence[float] = (1e-3, 1e-2)):  # fmt: skip
         if not 2 <= jugs <= len(JUGS):
             raise ValueError(f"task.water_jugs.jugs={jugs}: from 2 to {len(JUGS)}")
-        if not 0 <= band[0] < band[1] <= 1:
-            raise ValueError(f"task.water_jugs.band={tuple(band)}: two probabilities, 0 <= low < high <= 1")
         if max_capacity < 4 or max_moves < 1:
             raise ValueError(f"task.water_jugs: max_capacity={max_capacity} must be at least 4, max_moves={max_moves} at least 1")
         if pour_weight <= 0:
             raise ValueError(f"task.water_jugs.pour_weight={pour_weight}: must be positive")
-        self.max_capacity, self.jugs, self.max_moves, self.band = max_capacity, jugs, max_moves, tuple(band)
-        self.pour_weight = pour_weight
-        self.moves = all_moves(jugs)
-        numbers, names = range(max_capacity + 1), JUGS[:jugs]
-        words = [":", "done", "stuck", *map(move_name, self.moves), *(f"goal={n}" for n in numbers)]
-        words += [f"{jug}{mark}{n}" for mark in "/=" for jug in names for n in numbers]
-        self.tokenizer = word_tokenizer(words)
-        vocabulary = self.tokenizer.get_vocab()
-        self._id = {word: vocabulary[word] for word in words} | {"<bos>": self.tokenizer.bos_token_id}
-        self._move_of = {self._id[move_name(m)]: m for m in self.moves}
+        self.max_capacity, self.jugs, self.max_moves, self.pour_weight = max_capacity, jugs, max_moves, pour_weight
+        moves, numbers, names = all_moves(jugs), range(max_capacity + 1), JUGS[:jugs]
+        words = [*map(move_name, moves), *(f"goal={n}" for n in numbers)]
+        super().__init__([*words, *(f"{jug}{mark}{n}" for mark in "/=" for jug in names for n in numbers)], band)
+        self.moves = {self._id[move_name(m)]: m for m in moves}
         self._zero = [self._id[f"{jug}=0"] for jug in names]  # the amounts of a jug are consecutive ids
-        self.stop_ids = (self._id["done"], self._id["stuck"])
 
     # Problems
 
@@ -108,23 +98,13 @@ class WaterJugs:
             raise ValueError(f"start={start}, goal={goal}: no jug may hold more than {capacities} or the goal already")
         return {"capacities": capacities, "start": start, "goal": goal}
 
-    def generate(self, split: str, count: int, seed: int) -> list[Problem]:
-        """Problems with two jugs that random legal play solves with a probability inside `band` (computed exactly)."""
-        rng = np.random.default_rng([seed, SPLITS[split]])
-        found: dict[str, Problem] = {}
+    def candidates(self, rng: np.random.Generator) -> Iterator[Iterator[Problem]]:
+        """Problems with two jugs; a group has the same jugs and goal."""
         for a, b, goal in self._combinations(rng):
             chance = random_play_success((a, b), goal, self.max_moves, self.pour_weight)
             starts = np.argwhere((chance > self.band[0]) & (chance < self.band[1]))
-            kept = 0
-            for x, y in rng.permutation(starts) if len(starts) else ():
-                problem = self._problem((a, b), (int(x), int(y)), goal)
-                if self._split(problem) == SPLITS[split] and kept < 8:
-                    found[problem.id] = problem
-                    kept += 1
-            if len(found) >= count:
-                return list(found.values())[:count]
-        raise ValueError(f"only {len(found)} of {count} {split} problems lie in task.water_jugs.band={self.band}: "
-                         "ask for fewer, widen the band, or raise max_capacity")  # fmt: skip
+            if len(starts):
+                yield (self._problem((a, b), (int(x), int(y)), goal) for x, y in rng.permutation(starts))
 
     def _combinations(self, rng: np.random.Generator) -> Iterator[tuple[int, int, int]]:
         sizes = range(3, self.max_capacity + 1)
@@ -135,11 +115,9 @@ class WaterJugs:
         name = "-".join(map(str, (*capacities, *start, goal)))
         return Problem(f"jugs-{name}", {"capacities": list(capacities), "start": list(start), "goal": goal})
 
-    @staticmethod
-    def _split(problem: Problem) -> int:
+    def family(self, problem: Problem) -> Any:
         """The same for a problem and its mirror image, jugs A and B exchanged."""
-        jugs = sorted(zip(problem.data["capacities"], problem.data["start"], strict=True))
-        return hashlib.blake2b(repr((jugs, problem.data["goal"])).encode(), digest_size=1).digest()[0] % len(SPLITS)
+        return sorted(zip(problem.data["capacities"], problem.data["start"], strict=True)), problem.data["goal"]
 
     # Text
 
@@ -149,21 +127,9 @@ class WaterJugs:
         words = ["<bos>", *_name("/", d["capacities"]), *_name("=", d["start"]), f"goal={d['goal']}", ":"]
         return [self._id[word] for word in words]
 
-    def hint(self, problem: Problem, prefix: Sequence[int]) -> list[int]:
-        """The prefix before the colon."""
-        *question, colon = self.render(problem)
-        return [*question, *prefix, colon]
-
-    def _amount_ids(self, amounts: Sequence[int]) -> list[int]:
-        return [self._zero[jug] + int(n) for jug, n in enumerate(amounts)]
-
-    def text(self, ids: Sequence[int]) -> str:
-        """Words joined by spaces."""
-        return str(self.tokenizer.decode(list(ids)))
-
-    def base_source(self) -> str:
-        """Empty: the text is generated, and the task's fields say how."""
-        return ""
+    def state_ids(self, state: Sequence[int]) -> list[int]:
+        """What each jug holds."""
+        return [self._zero[jug] + int(n) for jug, n in enumerate(state)]
 
     def base_text(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
         """Games of random legal play on random problems: the rules, without a plan."""
@@ -174,7 +140,7 @@ class WaterJugs:
             start = rng.integers(0, capacities + 1)
             goal = int(rng.integers(1, capacities.max() + 1))
             problem = self._problem(capacities.tolist(), start.tolist(), goal)
-            if goal not in start and self._split(problem) == SPLITS["base"]:
+            if goal not in start and self.split_of(problem) == "base":
                 problems.append(problem)
         by_jugs = [[p for p in problems if len(p.data["start"]) == n] for n in range(2, self.jugs + 1)]
         return [pair for group in by_jugs if group for pair in self._play(rng, group)]
@@ -195,7 +161,7 @@ class WaterJugs:
             chosen = np.argmin(np.where(legal, race, np.inf), axis=1)
             amounts = np.where(playing[:, None], after[np.arange(len(problems)), chosen], amounts)
             for i in np.flatnonzero(playing):
-                responses[i] += [int(tokens[chosen[i]]), *self._amount_ids(amounts[i])]
+                responses[i] += [int(tokens[chosen[i]]), *self.state_ids(amounts[i])]
             solved = playing & (amounts == goals).any(1)
             for i in np.flatnonzero(solved):
                 responses[i].append(self._id["done"])
@@ -204,46 +170,30 @@ class WaterJugs:
             responses[i].append(self._id["stuck"])
         return [(self.render(p), r) for p, r in zip(problems, responses, strict=True)]
 
-    # Grading
+    # Play
 
-    def _follow(self, problem: Problem, ids: Sequence[int]) -> tuple[str, list[int], list[Move]]:
-        """Plays a response: ("" or what is wrong, the amounts reached, the complete moves made)."""
-        capacities, amounts = problem.data["capacities"], list(problem.data["start"])
-        width = len(amounts) + 1
-        made: list[Move] = []
-        for at in range(0, len(ids) - width + 1, width):
-            move = self._move_of.get(ids[at])
-            if move is None or max(move[1:]) >= len(amounts):
-                return "unparsed", amounts, made
-            after = _apply_list(move, amounts, capacities)
-            if after == amounts or list(ids[at + 1 : at + width]) != self._amount_ids(after):
-                return "illegal", amounts, made
-            amounts = after
-            made.append(move)
-        return "", amounts, made
+    def begin(self, problem: Problem) -> list[int]:
+        """The amounts at the start, litres."""
+        return problem.data["start"]
 
-    def grade(self, problem: Problem, response: Sequence[int]) -> Verdict:
-        """Correct: legal moves with the right amounts, at most max_moves of them, ending in `done` with the goal in a jug."""
-        if not response or response[-1] not in self.stop_ids or (len(response) - 1) % (len(problem.data["start"]) + 1):
-            return Verdict.UNPARSED
-        wrong, amounts, made = self._follow(problem, response[:-1])
-        if wrong == "unparsed":
-            return Verdict.UNPARSED
-        solved = problem.data["goal"] in amounts and response[-1] == self._id["done"] and len(made) <= self.max_moves
-        return Verdict.CORRECT if solved and not wrong else Verdict.WRONG
+    def is_move(self, problem: Problem, token: int) -> bool:
+        """A move of jugs that the problem has."""
+        move = self.moves.get(token)
+        return move is not None and max(move[1:]) < len(problem.data["start"])
 
-    def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
-        """A prefix that has reached the goal, makes the move that reaches it, or has ended leaves nothing to find."""
-        goal, last = problem.data["goal"], len(prefix) % (len(problem.data["start"]) + 1)
-        reached = {zero + goal for zero in self._zero}
-        if any(i in self.stop_ids or i in reached for i in prefix):
-            return True
-        move = self._move_of.get(prefix[-last]) if last else None  # a move whose outcome is not told yet
-        return move is not None and goal in _apply_list(move, self._follow(problem, prefix)[1], problem.data["capacities"])
+    def play(self, problem: Problem, state: list[int], move_id: int) -> list[int] | None:
+        """The amounts after a move; one that changes nothing is not legal."""
+        after = _apply_list(self.moves[move_id], state, problem.data["capacities"])
+        return None if after == state else after
+
+    def at_goal(self, problem: Problem, state: list[int]) -> bool:
+        """Some jug holds the goal."""
+        return problem.data["goal"] in state
 
     def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
         """Shares of fills, empties and pours among the moves, and the number of moves."""
-        made = self._follow(problem, response)[2]
+        width, states = len(problem.data["start"]) + 1, self.follow(problem, response)[1]
+        made = [self.moves[i] for i in response[: (len(states) - 1) * width : width]]
         shares = {kind: sum(m[0] == kind for m in made) / max(len(made), 1) for kind in ("fill", "empty", "pour")}
         return shares | {"moves": float(len(made))}
 
