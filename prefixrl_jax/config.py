@@ -17,13 +17,18 @@ def get_config() -> ConfigDict:
     c.seed = 0  # of everything before training: initial weights, base text, select, collect, cuts, evaluation
 
     c.task = ConfigDict()
-    c.task.name = "water_jugs"  # water_jugs, gsm8k, or math (which needs model.path)
+    c.task.name = "water_jugs"  # water_jugs, countdown, gsm8k, or math (which needs model.path)
     c.task.water_jugs = ConfigDict()
     c.task.water_jugs.max_capacity = 11  # largest jug, litres
     c.task.water_jugs.jugs = 2  # most jugs in a problem
     c.task.water_jugs.max_moves = 16  # moves allowed
     c.task.water_jugs.pour_weight = 5.0  # random play: how much likelier a pour is than a fill or an emptying
     c.task.water_jugs.band = (1e-3, 1e-2)  # generated problems: chance that random legal play solves them
+    c.task.countdown = ConfigDict()
+    c.task.countdown.numbers = 5  # given in a problem
+    c.task.countdown.max_number = 10  # largest number given
+    c.task.countdown.max_outcome = 30  # largest outcome of a move, and goal
+    c.task.countdown.band = (1e-3, 5e-3)  # generated problems: chance that random legal play solves them
     c.task.gsm8k = ConfigDict()
     c.task.gsm8k.base_path = ""  # JSONL of worked solutions for a base model trained from scratch
 
