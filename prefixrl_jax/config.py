@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     c.seed = 0  # of everything before training: initial weights, base text, select, collect, cuts, evaluation
 
     c.task = ConfigDict()
-    c.task.name = "water_jugs"  # water_jugs, countdown, gsm8k, or math (which needs model.path)
+    c.task.name = "water_jugs"  # water_jugs, countdown, errand, gsm8k, or math (which needs model.path)
     c.task.water_jugs = ConfigDict()
     c.task.water_jugs.max_capacity = 11  # largest jug, litres
     c.task.water_jugs.jugs = 2  # most jugs in a problem
@@ -29,6 +29,12 @@ def get_config() -> ConfigDict:
     c.task.countdown.max_number = 10  # largest number given
     c.task.countdown.max_outcome = 30  # largest outcome of a move, and goal
     c.task.countdown.band = (1e-3, 5e-3)  # generated problems: chance that random legal play solves them
+    c.task.errand = ConfigDict()
+    c.task.errand.size = 4  # cells a side
+    c.task.errand.calls = 4  # cells to call at, in order
+    c.task.errand.walls = 3  # cells that cannot be entered
+    c.task.errand.max_moves = 20  # moves allowed
+    c.task.errand.band = (1e-3, 1e-2)  # generated problems: chance that random legal play solves them
     c.task.gsm8k = ConfigDict()
     c.task.gsm8k.base_path = ""  # JSONL of worked solutions for a base model trained from scratch
 

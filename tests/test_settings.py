@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import config_flags
 
-from configs import countdown, demo, smoke
+from configs import countdown, demo, errand, smoke
 from prefixrl_jax import config as base
 from prefixrl_jax.files import write_json
 from prefixrl_jax.model.hf import export_hf
@@ -36,7 +36,7 @@ def changed(**fields):
     return c
 
 
-@pytest.mark.parametrize("module", [base, demo, smoke, countdown])
+@pytest.mark.parametrize("module", [base, demo, smoke, countdown, errand])
 def test_the_configurations_that_come_along_resolve(module):
     c = module.get_config()
     s = resolve(c)
@@ -53,7 +53,7 @@ def test_the_configurations_that_come_along_resolve(module):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"task__name": "chess"}, r"task\.name='chess': known tasks are countdown, gsm8k, math, water_jugs"),
+        ({"task__name": "chess"}, r"task\.name='chess': known tasks are countdown, errand, gsm8k, math, water_jugs"),
         ({"train__loss": "dpo"}, r"train\.loss='dpo': one of reinforce, ppo_clip"),
         ({"train__advantage": "gae"}, r"train\.advantage='gae': one of group_mean, leave_one_out, std_normalised"),
         ({"prefix__schedule": "linear"}, r"prefix\.schedule='linear': one of band, reverse, cosine, adaptive, shortest_solvable"),
@@ -259,7 +259,7 @@ def test_every_configuration_has_the_known_fields_and_resolves(tmp_path):
     model = dataclasses.replace(TINY, vocab_size=300)
     export_hf(random_params(model), model, tokenizer, tmp_path)
     files = sorted(set((ROOT / "configs").glob("*.py")) - {ROOT / "configs" / "__init__.py"})
-    assert len(files) == 7
+    assert len(files) == 8
     for file in files:
         c = importlib.import_module(f"configs.{file.stem}").get_config()
         assert flatten(c).keys() == flatten(base.get_config()).keys()

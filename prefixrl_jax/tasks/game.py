@@ -1,7 +1,7 @@
 """A one-player game as a task: what water jugs, countdown and errands have in common.
 
 A response plays the game move by move. Every move is one token, followed by a fixed number of tokens that state what it led to,
-so the grader can check each step; it ends with `done` at the goal, or with `stuck` when no move is left:
+so the grader can check each step; it ends with `done` or `stuck`, as the game has it, and only `done` can be correct:
 
     prompt :  move state move state ... done
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from prefixrl_jax.tasks.countdown import Countdown
+from prefixrl_jax.tasks.errand import Errand
 from prefixrl_jax.tasks.gsm8k import GSM8K
 from prefixrl_jax.tasks.math import Math
 from prefixrl_jax.tasks.task import Task
 from prefixrl_jax.tasks.water_jugs import WaterJugs
 
-TASKS = {"water_jugs": WaterJugs, "countdown": Countdown, "gsm8k": GSM8K, "math": Math}
+TASKS = {"water_jugs": WaterJugs, "countdown": Countdown, "errand": Errand, "gsm8k": GSM8K, "math": Math}
 PRETRAINED = ("math",)  # tasks that speak the tokenizer of a pretrained model
 
 
