@@ -105,7 +105,7 @@ def extent(shared: Experiment, config: ConfigDict, method: str, budget: float) -
     spent = shared.ledger if needs_corpus(config) else shared.ledger.without("collect")
     traces = shared.traces()
     epoch = cost.tokens(sum(len(x.context_ids) + len(x.token_ids) for x in traces), train=True)
-    total = spent.total() + config.sft.epochs * epoch
+    total = spent.total() + config.sft.enabled * config.sft.epochs * epoch
     if total >= budget:
         raise ValueError(f"--flops={budget:g}: {method} has spent {human_flops(total)} before its first step of reinforcement "
                          "learning, on hard problems, traces and fine-tuning on them; more is needed")  # fmt: skip

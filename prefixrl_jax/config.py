@@ -126,7 +126,8 @@ def get_config() -> ConfigDict:
     c.prefix.place = "assistant"  # begun answer, the paper's; or user: the same tokens as a hint in the question
 
     c.sft = ConfigDict()  # supervised fine-tuning on the traces, before RL
-    c.sft.epochs = 0  # 0: none
+    c.sft.enabled = False
+    c.sft.epochs = 4
     c.sft.batch = 32  # traces per step
     c.sft.learning_rate = 1e-5
     c.sft.warmup_steps = 0

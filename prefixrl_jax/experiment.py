@@ -197,7 +197,7 @@ class Experiment(Workbench):
     def evaluate(self) -> dict[str, Any]:
         """The trained model beside the base model: plain pass@k on both hard sets, and success by prefix fraction."""
         before = self.stages.result("baseline")
-        trained = self.config.train.steps or self.config.sft.epochs
+        trained = self.config.train.steps or self.config.sft.enabled
         after = self._measure("after", "train") if trained else before
         plain = {name: {"before": x, "after": after["plain"][name]} for name, x in before["plain"].items()}
         line = f"plain pass@1 of the hard set {plain['train']['before']['avg@1']:.2%} -> {plain['train']['after']['avg@1']:.2%}"

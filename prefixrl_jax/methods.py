@@ -1,18 +1,24 @@
 """Methods as data: each is a few fields of the configuration, and everything else is the same for all.
 
-`--config.method=rl` or `--methods=prefixrl,sft_rl`; presets are joined by "+", later ones win: `prefixrl+grpo+adaptive`.
+`--config.method=rl` or `--methods=prefixrl,sft_rl`; presets and single fields are joined by "+", later ones win:
+`prefixrl+grpo+adaptive`, `sft_rl+sft.epochs=8+train.learning_rate=1e-3`.
 Precedence: prefixrl_jax/config.py < the experiment's file < the method < what the command line sets.
 """
 
 from __future__ import annotations
 
+import ast
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from prefixrl_jax.config import get_config
+from prefixrl_jax.stages import flatten
+
 _PLAIN = {"prefix.share": 0.0, "collect.cap": 0}  # no corpus is made, and none is charged
-_SFT = {"prefix.share": 0.0, "sft.epochs": 4}
+_SFT = {"prefix.share": 0.0, "sft.enabled": True}
 _MIXED = {"prefix.share": 0.0}  # one trace beside the rollouts of a plain group
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -58,18 +64,39 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "refill": {"train.filter": "refill"},
 }
 PRESETS = METHODS | SCHEDULES | LOSSES | OPTIONS
+_DEFAULTS = flatten(get_config())
 
 
 def preset(method: str) -> dict[str, Any]:
-    """The fields that a method sets, by dotted name. Raises ValueError for a name that is none, with those that are."""
+    """The fields that a method sets, by dotted name. Raises ValueError for a name that is none, with those that are, and for a
+    field that there is not or a value that does not fit it."""
     fields: dict[str, Any] = {}
     for name in method.split("+"):
+        if "=" in name:
+            fields |= _single(*name.split("=", 1))
+            continue
         if name not in PRESETS:
             kinds = {"methods": METHODS, "schedules": SCHEDULES, "losses": LOSSES, "options": OPTIONS}
             known = "; ".join(f"{kind} {', '.join(presets)}" for kind, presets in kinds.items())
             raise ValueError(f"method={method!r}: {name!r} is none of the {known}; several are joined by +")
         fields |= PRESETS[name]
     return fields
+
+
+def _single(field: str, text: str) -> dict[str, Any]:
+    """One field as it is written in a method's name."""
+    if field not in _DEFAULTS:
+        near = ", ".join(difflib.get_close_matches(field, _DEFAULTS, 3)) or "the fields of prefixrl_jax/config.py"
+        raise ValueError(f"method: there is no field {field!r}; near it: {near}")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    wanted = type(_DEFAULTS[field])
+    value = float(value) if wanted is float and isinstance(value, int) else value
+    if not isinstance(value, wanted):
+        raise ValueError(f"method: {field}={text}: a value like {_DEFAULTS[field]!r} is expected")
+    return {field: value}
 
 
 def configure(config: ConfigDict, method: str, given: Mapping[str, Any]) -> ConfigDict:

@@ -126,7 +126,7 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
         raise ValueError(f"select.band=({low}, {high}): pass rates with 0 <= low <= high <= 1 are expected")
     least_values = {
         "base.steps": 1, "select.samples": 0, "select.train_problems": 1, "collect.cap": 0, "rounds": 1, "prefix.anneal_steps": 0,
-        "sft.epochs": 0, "sft.batch": 1, "train.steps": 0, "train.schedule_steps": 0, "train.refills": 1, "eval.samples": 1,
+        "sft.epochs": 1, "sft.batch": 1, "train.steps": 0, "train.schedule_steps": 0, "train.refills": 1, "eval.samples": 1,
         "eval.fraction_samples": 1, "sampling.slots": 1, "sampling.chunk": 1,
     }  # fmt: skip
     for field, least in least_values.items():
@@ -158,12 +158,12 @@ def _check_method(config: ConfigDict) -> None:
     if t.prefix_coef and p.place != "assistant":
         raise ValueError(f"train.prefix_coef={t.prefix_coef} with prefix.place='user': only a prefix inside the answer has a "
                          "likelihood to raise")  # fmt: skip
-    if needs_corpus(config) and not config.collect.cap and not config.collect.traces_path and t.steps + config.sft.epochs:
+    if needs_corpus(config) and not config.collect.cap and not config.collect.traces_path:
         raise ValueError("collect.cap=0 and no collect.traces_path: there is no corpus, which prefix.share="
-                         f"{p.share}, sft.epochs={config.sft.epochs} or train.off_policy={t.off_policy!r} asks for")  # fmt: skip
+                         f"{p.share}, sft.enabled={config.sft.enabled} or train.off_policy={t.off_policy!r} needs")  # fmt: skip
 
 
 def needs_corpus(config: ConfigDict) -> bool:
     """Whether anything is trained on traces."""
     trains = config.train.steps and (config.prefix.share > 0 or config.train.off_policy != "none")
-    return bool(trains or config.sft.epochs)
+    return bool(trains or config.sft.enabled)

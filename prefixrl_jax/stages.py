@@ -70,8 +70,8 @@ def fields_of(config: ConfigDict, stage: str) -> dict[str, Any]:
     reads = [name for s in inputs(stage) for name in READS[s]]
     own_task = f"task.{config.task.name}."
     flat = flatten(config)
-    if not config.sft.epochs:  # then the rest of the section says nothing
-        flat = {k: v for k, v in flat.items() if not k.startswith("sft.") or k == "sft.epochs"}
+    if not config.sft.enabled:  # then the rest of the section says nothing
+        flat = {k: v for k, v in flat.items() if not k.startswith("sft.") or k == "sft.enabled"}
     return {
         k: v for k, v in flat.items()
         if any(k == r or k.startswith(r + ".") for r in reads)

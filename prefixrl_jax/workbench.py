@@ -94,7 +94,7 @@ class Workbench:
     def _sft_steps(self) -> int:
         """Steps of supervised fine-tuning: the epochs over the traces, rounded up."""
         c = self.config.sft
-        return math.ceil(c.epochs * len(self.traces()) / c.batch) if c.epochs else 0
+        return math.ceil(c.epochs * len(self.traces()) / c.batch) if c.enabled else 0
 
     def _measure(self, when: str, source: str) -> dict[str, Any]:
         """Plain pass@k on both hard sets and success by prefix fraction of one model, from fresh samples; what that has cost."""

@@ -63,6 +63,15 @@ def test_a_name_that_is_none_is_told_with_those_that_are():
     assert all(name in str(error.value) for name in (*METHODS, *SCHEDULES, *LOSSES, *OPTIONS))
 
 
+def test_a_method_may_name_single_fields_as_well():
+    found = configure(smoke.get_config(), "sft_rl+sft.epochs=8+train.learning_rate=1+prefix.schedule=cosine", {})
+    assert (found.sft.enabled, found.sft.epochs, found.train.learning_rate, found.prefix.schedule) == (True, 8, 1.0, "cosine")
+    with pytest.raises(ValueError, match=r"no field 'train\.lerning_rate'; near it: train\.learning_rate"):
+        preset("rl+train.lerning_rate=1e-3")
+    with pytest.raises(ValueError, match=r"train\.group=many: a value like 8 is expected"):
+        preset("rl+train.group=many")
+
+
 def a_trace(**fields) -> Trace:
     return Trace("a", 3, [1, 2], [5, 6, 7], fields.pop("logprobs", [-1.0, -2.0, -0.5]), "stop", 20, 0.0, **fields)
 

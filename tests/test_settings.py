@@ -64,7 +64,7 @@ def test_the_configurations_that_come_along_resolve(module):
         ({"train__at_plain": True}, r"train\.at_plain needs prefix\.place='user' \(here 'assistant'\)"),
         ({"train__prefix_coef": 0.1, "prefix__place": "user"}, r"train\.prefix_coef=0\.1 with prefix\.place='user'"),
         ({"collect__cap": 0}, r"collect\.cap=0 and no collect\.traces_path: there is no corpus, which prefix\.share=0\.75"),
-        ({"sft__epochs": -1}, r"sft\.epochs=-1: must be at least 0"),
+        ({"sft__epochs": 0}, r"sft\.epochs=0: must be at least 1"),
         ({"sft__schedule": "step"}, r"sft\.schedule='step': one of"),
         ({"train__aggregation": "sum"}, r"train\.aggregation='sum': one of token_mean, sequence_mean, constant"),
         ({"train__schedule": "step"}, r"train\.schedule='step': one of constant, linear, cosine"),
@@ -128,7 +128,7 @@ def test_a_stage_depends_on_its_fields_and_those_of_the_stages_before():
     assert {"collect.cap", "sampling.temperature", "data.path"} <= fields["corpus"].keys()
     assert "prefix.band" not in fields["corpus"] and "prefix.band" not in fields["sft"]
     assert "prefix.band" in fields["prefixes"] and "prefix.share" not in fields["prefixes"]
-    assert "train.group" in fields["train"] and "sft.epochs" in fields["train"] and "eval.samples" not in fields["train"]
+    assert "train.group" in fields["train"] and "sft.enabled" in fields["train"] and "eval.samples" not in fields["train"]
     assert "eval.samples" in fields["baseline"] and "eval.samples" in fields["evaluate"]
     assert not {"sampling.rows", "log.samples_every", "checkpoint.every", "mesh.data"} & fields["report"].keys()
     assert not any(name.startswith("task.gsm8k") for name in fields["report"])

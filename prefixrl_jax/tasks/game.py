@@ -70,6 +70,10 @@ class Game(abc.ABC):
     def at_goal(self, problem: Problem, state: Any) -> bool:
         """Whether the problem is solved."""
 
+    @abc.abstractmethod
+    def render(self, problem: Problem) -> list[int]:
+        """The prompt's token ids, a colon among them, behind which the answer begins."""
+
     def is_move(self, problem: Problem, token: int) -> bool:
         """Whether a token can be a move in this problem at all, legal now or not."""
         return token in self.moves
@@ -92,6 +96,12 @@ class Game(abc.ABC):
         """The split a problem belongs to, by a hash of its family."""
         digest = hashlib.blake2b(repr(self.family(problem)).encode(), digest_size=1).digest()
         return list(SPLITS)[digest[0] % len(SPLITS)]
+
+    def hint(self, problem: Problem, prefix: Sequence[int]) -> list[int]:
+        """The prompt with the prefix before its colon."""
+        ids = self.render(problem)
+        colon = ids.index(self._id[":"])
+        return [*ids[:colon], *prefix, *ids[colon:]]
 
     def text(self, ids: Sequence[int]) -> str:
         """Words joined by spaces."""
