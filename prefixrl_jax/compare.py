@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from prefixrl_jax import cli
 if TYPE_CHECKING:
     from prefixrl_jax.experiment import Experiment
 
-METHODS = flags.DEFINE_list("methods", ["prefixrl", "rl", "sft_rl"], "Methods to compare; presets are joined by +.")
+METHODS = flags.DEFINE_string("methods", "prefixrl,rl,sft_rl", "Methods to compare; presets and fields are joined by +.")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of training, each a run of every method.")
 FLOPS = flags.DEFINE_float("flops", 0.0, "Total FLOPs of every arm, e.g. 2e13; 0: every arm has train.steps.", lower_bound=0.0)
 REFERENCE = flags.DEFINE_string("reference", "sft_rl", "The method that the tables compare the others with.")
@@ -52,6 +53,11 @@ class Arm:
         return out
 
 
+def methods_of(text: str) -> list[str]:
+    """Methods in a list: commas inside brackets, as in prefix.band=(0.1,0.3), do not part them."""
+    return list(dict.fromkeys(method.strip() for method in re.split(r",(?![^(\[]*[)\]])", text)))
+
+
 def seeds_of(texts: list[str]) -> list[int]:
     """Raises ValueError for a seed that is no whole number, or is given twice."""
     if not texts or not all(text.strip().isdigit() for text in texts) or len({int(t) for t in texts}) < len(texts):
@@ -73,7 +79,7 @@ def compare(workdir: Path) -> None:
     from prefixrl_jax.stages import NAMES, SHARED
 
     base, given, budget = cli.CONFIG.value, dict(cli.given_fields()), FLOPS.value
-    arms = [Arm(method, seed) for seed in seeds_of(SEEDS.value) for method in dict.fromkeys(METHODS.value)]
+    arms = [Arm(method, seed) for seed in seeds_of(SEEDS.value) for method in methods_of(METHODS.value)]
     for arm in arms:
         resolve(arm.config(base, given, {}))  # before any compute
     shared = Experiment(configure(base, base.method, given), workdir / "shared")

@@ -92,7 +92,7 @@ def _single(field: str, text: str) -> dict[str, Any]:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    wanted = type(_DEFAULTS[field])
+    wanted = tuple if isinstance(_DEFAULTS[field], list) else type(_DEFAULTS[field])
     value = float(value) if wanted is float and isinstance(value, int) else value
     if not isinstance(value, wanted):
         raise ValueError(f"method: {field}={text}: a value like {_DEFAULTS[field]!r} is expected")

@@ -16,6 +16,7 @@ from conftest import PYTHON
 
 from configs import smoke
 from prefixrl_jax import config as base
+from prefixrl_jax.compare import methods_of
 from prefixrl_jax.experiment import Experiment
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.methods import LOSSES, METHODS, OPTIONS, PRESETS, SCHEDULES, configure, preset
@@ -70,6 +71,11 @@ def test_a_method_may_name_single_fields_as_well():
         preset("rl+train.lerning_rate=1e-3")
     with pytest.raises(ValueError, match=r"train\.group=many: a value like 8 is expected"):
         preset("rl+train.group=many")
+
+
+def test_a_comma_inside_brackets_parts_no_methods():
+    assert methods_of("prefix_only+prefix.band=(0.1,0.3), rl,rl") == ["prefix_only+prefix.band=(0.1,0.3)", "rl"]
+    assert preset("prefix_only+prefix.band=(0.1,0.3)")["prefix.band"] == (0.1, 0.3)
 
 
 def a_trace(**fields) -> Trace:
