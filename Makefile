@@ -15,7 +15,8 @@ PYTEST = -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 5
 test: lint .models/smollm2
 	$(RUN) $(PYTEST)
 
-# The tests that take seconds; then the same on a newer Python (make test-newer NEWER=python3.12), with what pip resolves there.
+# The tests that take seconds; then, with the runs of whole pipelines, on a newer Python (make test-newer NEWER=python3.12) with
+# what pip resolves there.
 quick: .venv/stamp
 	$(RUN) $(PYTEST) -m "not slow"
 
@@ -26,7 +27,7 @@ NEWER ?= python3.13
 test-newer:
 	test -d .venv-newer || $(NEWER) -m venv .venv-newer
 	.venv-newer/bin/python -m pip install -q -e '.[test]'
-	$(COVER) .venv-newer/bin/python $(PYTEST) -m "not slow" --cov --cov-report=
+	$(COVER) .venv-newer/bin/python $(PYTEST) -m "not slow or pipeline" --cov --cov-report=
 	.venv-newer/bin/python -m tests.reached
 
 bench: .venv/stamp

@@ -23,7 +23,8 @@ from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import abstract_params
 from prefixrl_jax.stages import NAMES
 
-SLOW = ("test_methods.py", "test_kill.py", "test_processes.py", "test_pipeline.py", "test_smollm2.py")
+PIPELINE = ("test_methods.py", "test_pipeline.py")
+SLOW = ("test_kill.py", "test_processes.py", *PIPELINE, "test_smollm2.py")
 
 # How tests start the command line in a process of its own; `make test` lets the short ones count for the coverage.
 PYTHON = [sys.executable, *os.environ.get("COVERED", "").split()]
@@ -114,3 +115,5 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.name in SLOW:
             item.add_marker("slow")
+        if item.path.name in PIPELINE:
+            item.add_marker("pipeline")

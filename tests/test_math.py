@@ -126,3 +126,12 @@ def test_a_run_takes_sizes_and_tokenizer_from_the_model(folder, tmp_path):
     assert (s.model.hidden_size, s.model.num_layers, s.model.vocab_size) == (TINY.hidden_size, TINY.num_layers, 300)
     sets = candidates(s.task, c.data, 0).problems
     assert sorted(p.data["question"] for p in [*sets["train"], *sets["heldout"]]) == [f"{i} + {i}?" for i in range(8)]
+
+
+def test_a_hint_stands_in_the_users_turn(folder):
+    task = make(folder)
+    problem = Problem("p", {"question": "How many?", "answer": "7"})
+    text = task.text(task.hint(problem, task.tokenizer.encode("Half of them")))
+    plain = task.text(task.render(problem))
+    before, after = plain.split("How many?")
+    assert text == f"{before}How many?\n\nThe beginning of a correct solution:\nHalf of them{after}"

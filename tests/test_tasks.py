@@ -490,3 +490,19 @@ def test_a_grade_that_is_no_verdict_is_refused(reward):
         begin_grading(Generous(), Problem("p", {}), [1])()
     verdict = begin_grading(GSM8K(), Problem("p", {"answer": "#### 7"}), GSM8K().tokenizer.encode(" #### 7"))
     assert verdict() is Verdict.CORRECT
+
+
+@pytest.mark.parametrize("name", ["water_jugs", "countdown", "errand"])
+def test_a_hint_stands_in_the_question_as_it_is(name):
+    task = make_task(name, {})
+    problem = task.generate("train", 1, 0)[0]
+    prompt, prefix = task.render(problem), task.base_text(np.random.default_rng(0), 1)[0][1][:4]
+    hinted = task.hint(problem, prefix)
+    colon = task.text(prompt).split().index(":")
+    assert hinted == [*prompt[:colon], *prefix, *prompt[colon:]]
+
+
+def test_a_hint_to_a_word_problem_is_text_under_the_question():
+    task = GSM8K()
+    hinted = task.hint(Problem("p", {"question": "How many?", "answer": "#### 7"}), task.tokenizer.encode("Half of"))
+    assert task.text(hinted) == "<bos>Question: How many?\nHint:Half of\nAnswer:"
