@@ -43,7 +43,7 @@ def style(names: Sequence[str], name: str) -> dict[str, Any]:
 
 
 def _figure(count: int, height: float = 3.3) -> tuple[Figure, list[Axes]]:
-    columns = min(count, 3)
+    columns = 2 if count in (2, 4) else min(count, 3)
     rows = -(-count // columns)
     layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07, wspace=0.04)
     figure = Figure(figsize=(WIDTH, height * rows if columns < 3 else 2.7 * rows), dpi=DPI, layout=layout)

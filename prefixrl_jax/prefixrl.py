@@ -83,6 +83,7 @@ class OnPolicy:
         spread = meshes.to_global(self.engine.mesh, group)
         if self.reference is not None:
             spread = dataclasses.replace(spread, reference=self.reference(spread))
+            self._charge_scoring(rollouts, group, ledger)
         after = {"schedule": self.contexts.learn(everyone, known), "unlocked": sorted(unlocked)}
         return Batch(spread, description, tokens, metrics, partial(self._charge, rollouts, group), after)
 
@@ -124,15 +125,21 @@ class OnPolicy:
         trained = self._informative(rollouts) | self.loss.every_group
         for context, row, is_trained in zip(group.context.lengths.tolist(), rollouts.samples, trained, strict=True):
             lengths = [len(s.token_ids) for s in row]
-            if self.reference is not None:
-                ledger.add_scoring(self.engine.cost, context, lengths)
             ledger.add_training(self.engine.cost, "train", context, lengths, bool(is_trained))
         # What the device was given: every position of the groups computed, padding included.
-        positions = group.context.tokens.shape[-1] + group.tokens[0].size
-        computed = update["groups/computed"] / jax.process_count() * positions
+        computed = update["groups/computed"] / jax.process_count() * self._positions(group)
         ledger.add("hardware", "train", self.engine.cost.trained_positions(computed))
-        if self.reference is not None:
-            ledger.add("hardware", "score", self.engine.cost.tokens(len(rollouts.prompts) * positions))
+
+    def _charge_scoring(self, rollouts: Rollouts, group: Group, ledger: Ledger) -> None:
+        """Books the reference model's pass over these rollouts."""
+        for context, row in zip(group.context.lengths.tolist(), rollouts.samples, strict=True):
+            ledger.add_scoring(self.engine.cost, context, [len(s.token_ids) for s in row])
+        ledger.add("hardware", "score", self.engine.cost.tokens(len(rollouts.prompts) * self._positions(group)))
+
+    @staticmethod
+    def _positions(group: Group) -> int:
+        """What the device is given for one group: the padded context and the padded rows."""
+        return group.context.tokens.shape[-1] + group.tokens[0].size
 
 
 def summaries(rollouts: Rollouts, task: Task) -> list[dict[str, Any]]:
