@@ -3,6 +3,8 @@ r"""`python -m benchmarks.grading math500.jsonl gsm8k_test.jsonl ...`: what the 
 Each row's answer, as a response that boxes it, is graded against itself (all should be correct) and against the answer of the
 next row that is written otherwise (none should be, but where two writings mean the same: those pairs are listed, to be judged).
 Rows whose answer is a worked solution (`#### 72`) are graded as they stand. The exact layer is timed apart from computer algebra.
+Last, answers that would hang or flood a naive grader, each followed by ordinary ones: none may last beyond the timeout, and none
+of the ordinary ones may be lost.
 """
 
 from __future__ import annotations
@@ -18,6 +20,13 @@ from prefixrl_jax.tasks.grading import final_answer, normalise, same
 from prefixrl_jax.tasks.task import Verdict
 
 Pair = tuple[str, str]  # gold answer, response
+
+PATHOLOGICAL = (
+    "3^{400000000}", "9^{9^{9^{9}}}", "(10^{10})!", "1e400000000", "(" * 5000 + "1" + ")" * 5000, "\\frac{" * 2000,
+    "\\sum_{k=1}^{10^{12}} k^{k}", "x^{100000}(1+x)^{100000}", "\\int_0^{\\infty} e^{e^{e^{x}}} dx",
+    "\\sqrt{" * 800 + "2" + "}" * 800,
+)  # fmt: skip
+ORDINARY = (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}")  # equal, by computer algebra alone
 
 
 def pairs(path: Path) -> tuple[list[Pair], list[Pair]]:
@@ -57,6 +66,18 @@ def report(path: Path, grader: Grader) -> None:
                 print(f"    {verdict.value}: {gold[:60]!r} and {(final_answer(response) or response)[:60]!r}")
 
 
+def survive(grader: Grader) -> None:
+    """Prints what became of the pathological answers, and of the ordinary ones between them."""
+    cases = [case for answer in PATHOLOGICAL for case in [("3", answer), *[ORDINARY] * 9]]
+    started = time.perf_counter()
+    futures = [grader.submit(gold, f"so it is \\boxed{{{response}}}") for gold, response in cases]
+    verdicts = [future.result() for future in futures]
+    seconds = time.perf_counter() - started
+    odd, right = Counter(v.value for v in verdicts[::10]), sum(v is Verdict.CORRECT for v in verdicts)
+    print(f"{len(PATHOLOGICAL)} pathological answers: {dict(odd)}; {right} of the {len(cases) - len(PATHOLOGICAL)} ordinary ones "
+          f"beside them are correct; {len(cases) / seconds:,.1f}/s")  # fmt: skip
+
+
 def main() -> None:
     """One block a file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -67,6 +88,7 @@ def main() -> None:
     grader = Grader("math", options.workers, options.timeout)
     for path in options.files:
         report(path, grader)
+    survive(grader)
 
 
 if __name__ == "__main__":
