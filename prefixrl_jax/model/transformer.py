@@ -145,10 +145,20 @@ def continue_group(params: Params, config: ModelConfig, context: Context, contex
     return _run_layers(body, embed(params, config, inputs), params["layers"], context_kv, config)[0]
 
 
+def layers_apart(params: Params, config: ModelConfig) -> Params:
+    """The parameters with the layers' weights as one tree a layer where layers are unrolled, to be made before a loop over tokens:
+    a slice of a stacked leaf inside the loop would be copied at every token."""
+    if not config.unroll_layers:
+        return params
+    layers = [jax.tree.map(lambda p, i=i: p[i], params["layers"]) for i in range(config.num_layers)]
+    return {**params, "layers": layers}
+
+
 def decode_token(params, config, tokens, positions, context_kv, context_mask, own_kv, own_mask, column) -> tuple[jax.Array, KV]:
     """One token of every row: writes its keys and values at `column` of the rows' cache and attends to both parts.
 
     Args:
+        params: as `layers_apart` gives them.
         tokens, positions: int32 [P, G]; a row's token and its absolute position.
         context_kv: as from `encode_context`; context_mask: bool [P, S].
         own_kv: per layer k [P·G, K, D, U], v [P·G, K, U, D]; the column is scalar: where a key lies says nothing about its
@@ -178,7 +188,7 @@ def decode_token(params, config, tokens, positions, context_kv, context_mask, ow
                 v = jax.lax.dynamic_update_slice_in_dim(v_cache, v, column, axis=2)
                 return k, v, (k, v)
 
-            x, kept = layer(x, jax.tree.map(lambda p, i=i: p[i], params["layers"]), config, cos, sin, attend_over(ck, cv, write))
+            x, kept = layer(x, params["layers"][i], config, cos, sin, attend_over(ck, cv, write))
             new_kv.append(kept)
         return x, tuple(new_kv)
 

@@ -165,6 +165,7 @@ def decode_chunk(params: Params, state: SamplerState, *, config: ModelConfig, sa
         )
     context_mask = length_mask(state.context.lengths - 1, state.context.tokens.shape[1])
     stop_ids = jnp.array(sampling.stop_ids, jnp.int32)
+    params = transformer.layers_apart(params, config)
 
     def step(carry):
         i, s = carry
