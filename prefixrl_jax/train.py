@@ -164,4 +164,5 @@ class Loop:
 def progress_note(values: dict[str, float]) -> str:
     """The progress line of reinforcement learning."""
     parts = [f"reward {values['reward/mean']:.3f}", f"plain {values['reward/plain']:.3f}", f"entropy {values['entropy']:.2f}"]
+    parts = [part for part in parts if "nan" not in part]  # a batch without plain problems
     return "  ".join([*parts, human_flops(values["flops/total"])])
