@@ -146,8 +146,8 @@ def continue_group(params: Params, config: ModelConfig, context: Context, contex
 
 
 def layers_apart(params: Params, config: ModelConfig) -> Params:
-    """The parameters with the layers' weights as one tree a layer where layers are unrolled, to be made before a loop over tokens:
-    a slice of a stacked leaf inside the loop would be copied at every token."""
+    """The parameters with the layers' weights as one tree a layer where layers are unrolled, to be made before a loop over
+    tokens: a slice of a stacked leaf inside the loop would be copied at every token."""
     if not config.unroll_layers:
         return params
     layers = [jax.tree.map(lambda p, i=i: p[i], params["layers"]) for i in range(config.num_layers)]
