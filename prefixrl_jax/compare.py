@@ -3,7 +3,8 @@
 Runs the methods (`methods.py`) one after another, at equal total FLOPs in paper accounting, and writes one report. Base model,
 hard set, corpus and the base model's figures are shared and lie in DIR/shared; every arm, a method with a seed of training, has a
 folder of its own below DIR/arms. A method that uses the traces pays for collecting them; all pay for finding the hard problems.
-The same command goes on after a kill; finished arms are not run again.
+Fields on the command line hold for every arm, but for those that define its method. The same command goes on after a kill;
+finished arms are not run again.
 """
 
 from __future__ import annotations
@@ -42,15 +43,29 @@ class Arm:
         """Its work directory."""
         return workdir / "arms" / self.method / f"seed-{self.seed}"
 
-    def config(self, base: ConfigDict, given: dict[str, Any], extent: dict[str, Any]) -> ConfigDict:
-        """The experiment's configuration with the method's fields, the extent, and what the command line has given."""
+    def config(self, base: ConfigDict, extent: dict[str, Any]) -> ConfigDict:
+        """The experiment's configuration, over it the extent, and over that the method's fields, which make the arm."""
         from prefixrl_jax.methods import configure
 
-        out = configure(base, self.method, given)
-        keep = ("train.steps",) if not out.train.steps else ()  # a method without reinforcement learning stays so
-        fields = {k: v for k, v in extent.items() if k not in given and k not in keep}
-        out.update_from_flattened_dict({**fields, "train.seed": self.seed})
-        return out
+        out = configure(base, "prefixrl", {**extent, "train.seed": self.seed})
+        return configure(out, self.method, {})
+
+    def check(self, base: ConfigDict) -> None:
+        """Raises ValueError for a method that asks of the shared stages what another configuration would have to make."""
+        from prefixrl_jax.settings import needs_corpus, resolve
+        from prefixrl_jax.stages import EXTENT, SHARED, fields_of
+
+        own = self.config(base, {})
+        resolve(own)
+        for stage in SHARED:
+            shared = fields_of(base, stage)
+            for name, value in fields_of(own, stage).items():
+                unread = name in EXTENT or (name.startswith("collect.") and not needs_corpus(own))
+                if value != shared.get(name) and not unread:
+                    raise ValueError(f"--methods: {self.method} sets {name}={value!r}, and the {stage} stage, which all arms "
+                                     f"share, has {shared.get(name)!r}; make it a comparison of its own")  # fmt: skip
+        if own.rounds != 1:
+            raise ValueError(f"rounds={own.rounds}: the arms of a comparison have one round")
 
 
 def methods_of(text: str) -> list[str]:
@@ -75,21 +90,23 @@ def compare(workdir: Path) -> None:
     from prefixrl_jax.methods import configure
     from prefixrl_jax.metrics import say
     from prefixrl_jax.processes import on_primary
-    from prefixrl_jax.settings import resolve
     from prefixrl_jax.stages import NAMES, SHARED
 
-    base, given, budget = cli.CONFIG.value, dict(cli.given_fields()), FLOPS.value
-    arms = [Arm(method, seed) for seed in seeds_of(SEEDS.value) for method in methods_of(METHODS.value)]
+    base, budget = configure(cli.CONFIG.value, "prefixrl", {}), FLOPS.value  # the command line's fields are in it
+    methods = methods_of(METHODS.value)
+    arms = [Arm(method, seed) for seed in seeds_of(SEEDS.value) for method in methods]
     for arm in arms:
-        resolve(arm.config(base, given, {}))  # before any compute
-    shared = Experiment(configure(base, base.method, given), workdir / "shared")
+        arm.check(base)  # before any compute
+    if REFERENCE.value not in methods and REFERENCE.present:
+        raise ValueError(f"--reference={REFERENCE.value}: one of the methods {', '.join(methods)}")
+    shared = Experiment(base, workdir / "shared")
     interrupt.listen()
     shared.run_stages(SHARED)
     say(f"corpus: {shared.stages.result('corpus')['summary']['capped_treatment']}")
-    extents = {arm: extent(shared, arm.config(base, given, {}), arm.method, budget) for arm in arms}  # refused before any arm
+    extents = {arm: extent(shared, arm.config(base, {}), arm.method, budget) for arm in arms}  # refused before any arm
     for number, arm in enumerate(arms, start=1):
         say(f"{arm.method}, seed {arm.seed}: arm {number} of {len(arms)}")
-        config = arm.config(base, given, extents[arm])
+        config = arm.config(base, extents[arm])
         Experiment(config, arm.directory(workdir), shared.workdir).run_stages([n for n in NAMES if n != "export"])
         jax.clear_caches()  # the next arm's shapes are others, and what it has in common is in the cache on disk
     directories = {(arm.method, arm.seed): arm.directory(workdir) for arm in arms}

@@ -1,7 +1,8 @@
 """The report of a comparison: reads the arms' work directories, writes comparison.json, CSV files, figures and report.html.
 
-Every figure is a mean over seeds; its interval is a 95 % bootstrap over seeds, absent with one seed. An arm's accuracy between
-two evaluations is taken on the straight line between them.
+Every figure is a mean over seeds; its interval is a 95 % bootstrap over seeds, absent with one seed. Of fewer than six seeds
+that is their range, and covers less than 95 %. An arm's accuracy between two evaluations is taken on the straight line between
+them.
 """
 
 from __future__ import annotations
@@ -118,14 +119,17 @@ class Method:
 
 
 def efficiency(method: Method, reference: Method, set_name: str) -> dict[str, Any]:
-    """How a method stands to the reference on a set: FLOPs of the reference to its best accuracy over the method's FLOPs to the
-    same accuracy (0 if the method never has it, None if that cannot be said), and the ratio of final accuracies."""
+    """How a method stands to the reference on a set: FLOPs of the reference to its final accuracy over the method's FLOPs to the
+    same (0 if the method never has it, None if that cannot be said), and the ratio of final accuracies.
+
+    Final, not best: the evaluations on the way have few samples, and the largest of them is the luckiest.
+    """
 
     def flops_ratio(mine: Curve | None, theirs: Curve | None) -> float:
-        if mine is None or theirs is None or theirs.y.max() <= 0:
+        if mine is None or theirs is None or theirs.y[-1] <= 0:
             return float("nan")
-        best = float(theirs.y.max())
-        return reached(theirs.x, theirs.y, best) / reached(mine.x, mine.y, best)
+        level = float(theirs.y[-1])
+        return reached(theirs.x, theirs.y, level) / reached(mine.x, mine.y, level)
 
     def final_ratio(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.mean(a) / np.mean(b)) if len(a) and len(b) and np.mean(b) > 0 else float("nan")

@@ -123,7 +123,7 @@ def get_config() -> ConfigDict:
     c.prefix.schedule = "band"  # the paper's; or reverse, cosine, adaptive, shortest_solvable: see prefixrl_jax/schedules.py
     c.prefix.anneal_steps = 0  # until a reverse or cosine schedule has no prefix left; 0: two thirds of train.schedule_steps
     c.prefix.content = "own"  # or unrelated (a trace of another problem), wrong (a wrong response to this one): controls
-    c.prefix.place = "assistant"  # begun answer, the paper's; or user: the same tokens as a hint in the question
+    c.prefix.place = "assistant"  # begun answer, the paper's; or user: the same content as a hint in the question
 
     c.sft = ConfigDict()  # supervised fine-tuning on the traces, before RL
     c.sft.enabled = False

@@ -253,10 +253,11 @@ def statistics(attempts: dict[str, Attempts]) -> dict[str, dict[str, Any]]:
     }
 
 
-def summarise(attempts: dict[str, Attempts], cap: int | None) -> dict[str, Any]:
-    """Totals of collect, and what became of the problems without a trace. cap: None for traces that were brought."""
+def summarise(attempts: dict[str, Attempts], cap: int | None, inherited: int = 0) -> dict[str, Any]:
+    """Totals of collect, and what became of the problems without a trace. cap: None for traces that were brought. inherited:
+    traces of an earlier round, each of which stands among the attempts as one sample that was not drawn in this one."""
     solved = sum(bool(a.correct) for a in attempts.values())
-    samples, capped = sum(len(a.verdicts) for a in attempts.values()), len(attempts) - solved
+    samples, capped = sum(len(a.verdicts) for a in attempts.values()) - inherited, len(attempts) - solved
     how = "have no correct trace in the file" if cap is None else f"reached the cap of {cap} samples without a correct trace"
     treatment = (
         f"{capped} problems {how}. They have no prefixes, stay in the training set as plain problems, and are part of every "
@@ -264,7 +265,7 @@ def summarise(attempts: dict[str, Attempts], cap: int | None) -> dict[str, Any]:
     )
     return {
         "problems": len(attempts), "solved": solved, "capped": capped, "samples": samples, "cap": cap,
-        "samples_per_solved": samples / max(solved, 1), "capped_treatment": treatment,
+        "inherited": inherited, "samples_per_solved": samples / max(solved - inherited, 1), "capped_treatment": treatment,
     }  # fmt: skip
 
 

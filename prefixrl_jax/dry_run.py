@@ -33,10 +33,18 @@ def estimate(e: Experiment) -> Ledger:
             ledger.add_group(cost, (phase, phase), short, [new] * samples)
     for _ in range(0 if c.model.path else c.base.batch):
         ledger.add_training(cost, "base", short, [new] * c.base.steps)
-    for _ in range(c.train.batch):
-        for _ in range(c.train.steps):
-            ledger.add_group(cost, ("prefill", "decode"), long, [new] * c.train.group)
-            ledger.add_training(cost, "train", long, [new] * c.train.group, c.train.updates_per_batch)
+    for _ in range(c.sft.epochs * c.select.train_problems if c.sft.enabled else 0):
+        ledger.add_training(cost, "train", short, [new])
+    group = Ledger()  # one, with all that is done with it
+    for _ in range(1 + c.train.refills * (c.train.filter == "refill")):
+        group.add_group(cost, ("prefill", "decode"), long, [new] * c.train.group)
+    for _ in range(c.train.updates_per_batch):
+        group.add_training(cost, "train", long, [new] * c.train.group)
+    if c.train.kl_coef:
+        group.add_scoring(cost, long, [new] * c.train.group)
+    for accounting, phases in group.state.items():
+        for phase, flops in phases.items():
+            ledger.add(accounting, phase, flops * c.rounds * c.train.steps * c.train.batch)
     return ledger
 
 

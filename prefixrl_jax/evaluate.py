@@ -9,7 +9,7 @@ import numpy as np
 
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.model.weights import Params
-from prefixrl_jax.prefixes import fraction_cut
+from prefixrl_jax.prefixes import cut_before
 from prefixrl_jax.processes import joined, local_slice
 from prefixrl_jax.rollout import Prompt, Rollouts, sample_and_grade
 from prefixrl_jax.sampling.noise import stream_key
@@ -71,15 +71,13 @@ class Evaluator:
 
     def by_fraction(self, params, problems: dict[str, Problem], traces: list[Trace], fractions, samples: int, name: str,
                     ledger: Ledger) -> tuple[dict[str, float | None], Rollouts | None]:  # fmt: skip
-        """Mean success after the first floor(f · length) tokens of each trace, by fraction (None without traces), and this
-        process's part of the last fraction's rollouts."""
+        """Mean success after the first floor(f · length) tokens of each trace, or as many of them as do not give the answer away,
+        by fraction (None without traces), and this process's part of the last fraction's rollouts."""
         out: dict[str, float | None] = {}
         rollouts = None
         for index, fraction in enumerate(fractions):
-            prompts = [
-                Prompt(problems[t.problem_id], tuple(t.token_ids[: fraction_cut(len(t.token_ids), fraction)]), index, fraction)
-                for t in traces
-            ]
+            known = [(problems[t.problem_id], t.token_ids) for t in traces]
+            prompts = [Prompt(p, cut_before(self._task, p, ids, fraction), index, fraction) for p, ids in known]
             out[str(float(fraction))] = None
             if prompts:
                 rollouts = self.rollouts(params, prompts, samples, f"{name} fraction {fraction}", ledger)

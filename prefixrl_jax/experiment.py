@@ -121,12 +121,14 @@ class Experiment(Workbench):
             hard = self._select(params, log)
             collected = self._collect(hard["train"], params, log)
         traces = corpus.first_traces(collected, self.s.cost)
-        summary = header | corpus.summarise(collected, None if c.collect.traces_path else c.collect.cap) | {
+        inherited = len(self.previous.traces()) if self.previous else 0
+        summary = header | corpus.summarise(collected, None if c.collect.traces_path else c.collect.cap, inherited) | {
             "candidates": {k: len(v) for k, v in self.candidates.items()}, "hard": {k: len(v) for k, v in hard.items()},
             "k": c.select.samples, "strategies": corpus.strategies(traces, {p.id: p for p in hard["train"]}, self.s.task),
         }  # fmt: skip
         on_primary(corpus.save, directory, traces, summary)
-        on_primary(write_json, directory / "wrong.json", corpus.wrong_responses(collected))
+        earlier = self.previous.wrong() if self.previous else {}
+        on_primary(write_json, directory / "wrong.json", earlier | corpus.wrong_responses(collected))
         on_primary(write_json, directory / "problems.json", corpus.statistics(collected))
         line = f"{summary['solved']} of {summary['problems']} hard problems solved in {summary['samples']} samples"
         return {"ledger": self.ledger.state, "summary": summary, "line": line,
@@ -149,7 +151,7 @@ class Experiment(Workbench):
 
     def _collect(self, hard: list[Problem], params: Params, log: SharedLog) -> dict[str, Attempts]:
         """Traces from a file; or sampled, in a later round for the problems that have none yet."""
-        if self.config.collect.traces_path:
+        if self.config.collect.traces_path and not self.previous:
             return self._import_traces(hard, log)
         known = corpus.inherit(self.previous.traces(), hard, self.s.task, log) if self.previous else {}
         open_ = [p for p in hard if p.id not in known]
@@ -170,10 +172,16 @@ class Experiment(Workbench):
     def sft(self) -> dict[str, Any]:
         """Supervised fine-tuning on the traces; its FLOPs count as training."""
         c = self.config.sft
-        if not (steps := self._sft_steps()):
+        if not c.enabled:
             return {"ledger": self.ledger.state, "line": "none"}
+        if not (steps := self._sft_steps()):
+            raise ValueError("sft.enabled: the corpus has no trace to train on (raise collect.cap, or choose easier problems)")
         texts = trace_texts(self.traces(), c.batch, self.config.train.seed)
-        how: dict[str, Any] = {"phase": "train", "evaluate_every": steps, "evaluate": self._short_evaluation}
+        how: dict[str, Any] = {
+            "phase": "train",
+            "evaluate_every": steps,
+            "evaluate": partial(self._short_evaluation, "sft during"),
+        }
         last = self._fit_text("sft", texts, steps, self.workdir / "sft", self._params("start"), **how)
         return {"ledger": self.ledger.state, "line": f"{c.epochs} epochs, loss {last.get('loss', float('nan')):.3f} per token"}
 
@@ -189,10 +197,14 @@ class Experiment(Workbench):
         last = self._fit(
             "train", source, s.loss, c.train.advantage, self.workdir, self._params("sft"), c.train.micro_batches, c.train.steps,
             s.schedule_steps, updates_per_batch=c.train.updates_per_batch, save_every=c.checkpoint.every, keep=c.checkpoint.keep,
-            evaluate_every=c.eval.every, evaluate=self._short_evaluation, note=progress_note,
-            stop=lambda ledger: 0 < budget <= ledger.total(), gates=Gates(c.train.max_logp_diff, c.train.min_entropy),
+            evaluate_every=c.eval.every, evaluate=partial(self._short_evaluation, "during"), note=progress_note,
+            stop=lambda ledger: 0 < budget <= ledger.total(), memory=self._memory(),
+            # Trained at another context than they were sampled from, log-probs differ for a reason.
+            gates=Gates(0.0 if c.train.at_plain else c.train.max_logp_diff, c.train.min_entropy),
+            omit=("sampler_trainer/",) if c.train.at_plain else (),
         )  # fmt: skip
-        return {"ledger": self.ledger.state, "last": last, "line": progress_note(last) if last else "no step"}
+        line = progress_note(last) if last else "no step"
+        return {"ledger": self.ledger.state, "last": last, "line": line, "memory": self.memory}
 
     def evaluate(self) -> dict[str, Any]:
         """The trained model beside the base model: plain pass@k on both hard sets, and success by prefix fraction."""

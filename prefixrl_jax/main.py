@@ -29,6 +29,7 @@ def experiment(workdir: Path) -> None:
     from prefixrl_jax.experiment import Experiment
     from prefixrl_jax.methods import configure
     from prefixrl_jax.metrics import say
+    from prefixrl_jax.stages import NAMES
 
     found = Experiment(configure(cli.CONFIG.value, cli.CONFIG.value.method, cli.given_fields()), workdir)
     if DRY_RUN.value:
@@ -36,7 +37,8 @@ def experiment(workdir: Path) -> None:
         return
     interrupt.listen()
     found.run(STAGE.value)
-    for number in range(2, found.config.rounds + 1):
+    rounds = found.config.rounds if NAMES.index(STAGE.value) >= NAMES.index("train") else 1
+    for number in range(2, rounds + 1):
         say(f"round {number} of {found.config.rounds}")
         found = Experiment(found.config, workdir / f"round-{number}", previous=found)
         found.run(STAGE.value)

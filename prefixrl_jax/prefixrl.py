@@ -65,18 +65,19 @@ class OnPolicy:
         decode_params = jax.device_put(params, self.decode_shardings)
         known, unlocked = memory.get("schedule", {}), set(memory.get("unlocked", ()))
         rollouts = self._sample(decode_params, step, 0, ledger, known)
+        first = everyone = joined(summaries(rollouts, self.task))
         for attempt in range(1, self.refills + 1):
             if not agree(int((~self._informative(rollouts)).sum()), np.sum):
                 break
-            rollouts = self._refill(rollouts, self._sample(decode_params, step, attempt, ledger, known))
+            fresh = self._sample(decode_params, step, attempt, ledger, known)
+            rollouts, everyone = self._refill(rollouts, fresh), everyone + joined(summaries(fresh, self.task))
         group = self._group(rollouts)
         if self.samples_every and (step % self.samples_every == 0) and primary():
             rows = readable_samples(self.task, rollouts, step + 1, per_kind=4)
             write_samples(self.samples_directory / f"train-{step + 1:05d}.jsonl", rows)
 
-        everyone = joined(summaries(rollouts, self.task))
         unlocked |= {g["problem"] for g in everyone if g["solved"] and not g["prefix"]}
-        metrics = rollout_metrics(everyone)
+        metrics = rollout_metrics(first)  # before any group was replaced: the others were chosen for being mixed
         metrics |= {"problems/unlocked": float(len(unlocked)), "time/sample": time.monotonic() - started}
         named = ", ".join(sorted({p.problem.id for p in rollouts.prompts})[:8])
         description, tokens = f"of step {step + 1} (problems {named}, ...)", sum(sum(g["lengths"]) for g in everyone)
@@ -99,9 +100,13 @@ class OnPolicy:
         return np.asarray(informative(advantages(rollouts.rewards, self.advantage)))
 
     def _refill(self, rollouts: Rollouts, fresh: Rollouts) -> Rollouts:
-        """Groups without a gradient replaced by such of `fresh` that have one, in order, as far as those go."""
-        places, found = np.flatnonzero(~self._informative(rollouts)), np.flatnonzero(self._informative(fresh))
-        chosen = {int(place): int(i) for place, i in zip(places, found)}  # the shorter of the two
+        """Groups without a gradient replaced by such of `fresh` that have one, plain ones by plain ones and prefixed ones by
+        prefixed ones, in order, as far as those go."""
+        idle, useful = ~self._informative(rollouts), self._informative(fresh)
+        chosen: dict[int, int] = {}
+        for prefixed in (True, False):
+            kind = lambda r, prefixed=prefixed: np.array([bool(p.prefix) == prefixed for p in r.prompts])  # noqa: E731
+            chosen |= dict(zip(np.flatnonzero(idle & kind(rollouts)).tolist(), np.flatnonzero(useful & kind(fresh)).tolist()))
         pick = lambda old, new: [new[chosen[i]] if i in chosen else x for i, x in enumerate(old)]  # noqa: E731
         return Rollouts(
             pick(rollouts.prompts, fresh.prompts), pick(rollouts.samples, fresh.samples),

@@ -58,23 +58,28 @@ def on_policy(s: Settings, m: Materials, samples: Path, stream: str) -> OnPolicy
         samples_every=s.config.log.samples_every,
         refills=t.refills if t.filter == "refill" else 0,
         at_plain=t.at_plain,
-        traces=None if t.off_policy == "none" else off_policy_rows(m.traces, t.off_policy, t.behaviour),
+        traces=off_policy_rows(m.traces, t.off_policy, t.behaviour, s.sampling.max_new_tokens),
         reference=reference_logprobs(s, m.base_params()) if t.kl_coef else None,
     )
 
 
-def off_policy_rows(traces: list[Trace], kind: str, behaviour: str) -> dict[str, Sample]:
-    """Traces as rows of their problems' plain groups, with the log-probs of the policy they came from.
+def off_policy_rows(traces: list[Trace], kind: str, behaviour: str, longest: int) -> dict[str, Sample] | None:
+    """None for kind "none"; else traces as rows of their problems' plain groups, with the log-probs of the policy they came from.
 
     behaviour: "sampled", as the base model gave them when it sampled them. "acceptance": rejection sampling keeps correct samples
     alone, so its policy is base(trace) / base(correct); 1 / base(correct) is estimated by the samples the first success took
-    and is spread evenly over the trace's tokens. Raises ValueError when there is no trace, or when log-probs are needed and a
-    trace that was brought has none.
+    and is spread evenly over the trace's tokens. longest: tokens a row holds. Raises ValueError when there is no trace, when one
+    is longer, or when log-probs are needed and a trace that was brought has none.
     """
+    if kind == "none":
+        return None
     if not traces:
         raise ValueError(f"train.off_policy={kind!r}: the corpus has no trace (raise collect.cap, or choose easier problems)")
     rows = {}
     for trace in traces:
+        if len(trace.token_ids) > longest:
+            raise ValueError(f"sampling.max_new_tokens={longest}: the trace of problem {trace.problem_id!r} has "
+                             f"{len(trace.token_ids)} tokens, and train.off_policy={kind!r} makes it a row")  # fmt: skip
         logprobs = np.asarray(trace.logprobs, np.float32)
         if kind == "shaped":  # it asks for none
             logprobs = np.zeros(len(trace.token_ids), np.float32)

@@ -97,7 +97,8 @@ class Annealed:
         """The next traces of the walk, cut as the step says."""
         places = walk(self.seed, _stream("prefixed", attempt), len(self), step * count, count)
         rng = np.random.default_rng([self.seed, step, attempt, *words("fractions").tolist()])
-        return [self.traces.prompt(i, self.fraction(step) * f) for i, f in zip(places, rng.uniform(self.spread, 1.0, count))]
+        drawn = [self.traces.prompt(i, self.fraction(step) * f) for i, f in zip(places, rng.uniform(self.spread, 1.0, count))]
+        return [prompt for prompt in drawn if prompt.prefix]  # plain problems take the places of the others
 
     def learn(self, problem: str, fraction: float, success: float, memory: Memory) -> None:
         """Nothing."""
@@ -150,8 +151,8 @@ class Adaptive:
 class ShortestSolvable(Adaptive):
     """The shortest prefix with a success, searched by halving an interval as training goes (after BREAD and POPE).
 
-    memory: [low, high] per problem, fractions with and without a success in their group. Once they are close the prefix stays,
-    until its group is all right: then the search begins again below it.
+    memory: [low, high] per problem, fractions without and with a success in their group. Once they are close the prefix stays,
+    until its group is all right: then the interval opens again below it, twice as wide.
     """
 
     precision: float = 0.05
@@ -171,11 +172,13 @@ class ShortestSolvable(Adaptive):
             if success >= 0.5:
                 memory[problem] = None
         elif success == 1:
-            memory[problem] = [0.0, fraction]
+            memory[problem] = [max(2 * low - fraction, 0.0), fraction]
         elif success:
             memory[problem] = [low, fraction]
-        else:
-            memory[problem] = [min(fraction, self.start - self.precision), max(high, self.start)]
+        elif fraction < high:
+            memory[problem] = [fraction, high]
+        else:  # what was solvable is so no more
+            memory[problem] = [min(fraction, self.start - self.precision), self.start]
 
 
 SCHEDULES = ("band", "reverse", "cosine", "adaptive", "shortest_solvable")
@@ -242,10 +245,15 @@ class ContextStream:
         return [self.plain[i] for i in walk(self.seed, name, len(self.plain), start, count)]
 
     def learn(self, groups: Sequence[dict[str, Any]], memory: Memory) -> Memory:
-        """The memory after a step, from the summaries of all its groups ("problem", "fraction", "solved")."""
-        after = dict(memory)
+        """The memory after a step, from the summaries of all its groups ("problem", "fraction", "solved"): those of one problem,
+        plain or prefixed, count as one."""
+        alike: dict[tuple[str, bool], list[dict[str, Any]]] = {}
         for group in groups:
-            self.prefixed.learn(group["problem"], group["fraction"], group["solved"], after)
+            alike.setdefault((group["problem"], group["fraction"] > 0), []).append(group)
+        after = dict(memory)
+        for (problem, _), members in alike.items():
+            fraction, success = (float(np.mean([g[key] for g in members])) for key in ("fraction", "solved"))
+            self.prefixed.learn(problem, fraction, success, after)
         return after
 
 

@@ -30,7 +30,7 @@ READS = {
     "corpus": ("data", *_SAMPLING, "select", "collect"),
     "baseline": ("eval",),
     "prefixes": ("prefix.cuts", "prefix.band", "prefix.content", "prefix.place"),
-    "sft": ("sft",),
+    "sft": ("sft", "train.seed"),
     "train": ("prefix", "train"),
     "evaluate": (),
     "export": (),
@@ -70,13 +70,22 @@ def fields_of(config: ConfigDict, stage: str) -> dict[str, Any]:
     reads = [name for s in inputs(stage) for name in READS[s]]
     own_task = f"task.{config.task.name}."
     flat = flatten(config)
-    if not config.sft.enabled:  # then the rest of the section says nothing
-        flat = {k: v for k, v in flat.items() if not k.startswith("sft.") or k == "sft.enabled"}
+    unread = _unread(config, stage)
     return {
         k: v for k, v in flat.items()
         if any(k == r or k.startswith(r + ".") for r in reads)
-        and (not k.startswith("task.") or k == "task.name" or k.startswith(own_task))
+        and (not k.startswith("task.") or k == "task.name" or k.startswith(own_task)) and k not in unread
     }  # fmt: skip
+
+
+def _unread(config: ConfigDict, stage: str) -> set[str]:
+    """Fields of sections that the configuration switches off."""
+    unread: set[str] = set()
+    if not config.sft.enabled:
+        unread |= {f"sft.{name}" for name in config.sft if name != "enabled"} | ({"train.seed"} if stage == "sft" else set())
+    if config.train.schedule == "constant" and config.prefix.schedule not in ("reverse", "cosine"):
+        unread.add("train.schedule_steps")
+    return unread
 
 
 _DEFAULTS = flatten(get_config())

@@ -78,6 +78,7 @@ class Workbench:
         last: dict[str, float] = {}
         loop = Loop(section, update, source, steps, directory, on_step=last.update, **options)
         state = init_state(params, self.s.model, optimizer, self.s.mesh)
+        self.memory = loop.memory
         _, self.ledger = loop.run(state, abstract_state(self.s.model, optimizer, self.s.mesh), self.ledger)
         return last
 
@@ -104,26 +105,28 @@ class Workbench:
         params, plain, rows = self._decode_params(self._params(source)), {}, []
         for name in ("train", "heldout"):
             if problems := list(self.hard(name).values()):
-                plain[name], rollouts = evaluator.plain(params, problems, c.eval.samples, c.eval.k, f"{when} {name}", ledger)
+                found = evaluator.plain(params, problems, c.eval.samples, c.eval.k, self.stream(f"{when} {name}"), ledger)
+                plain[name], rollouts = found
                 rows += readable_samples(s.task, rollouts, step, 6, name)
-        by_fraction, prefixed = evaluator.by_fraction(
-            params, self.hard("train"), self.traces(), c.eval.fractions, c.eval.fraction_samples, when, ledger
-        )
+        by_fraction, prefixed = evaluator.by_fraction(  # of the traces that the baseline was measured with
+            params, self.hard("train"), self._first_round().traces(), c.eval.fractions, c.eval.fraction_samples,
+            self.stream(when), ledger,
+        )  # fmt: skip
         rows += readable_samples(s.task, prefixed, step, 6) if prefixed else []
         on_primary(write_samples, (self.shared if when == "before" else self.workdir) / "samples" / f"{when}.jsonl", rows)
         share_charges(ledger, before)
         spent = {accounting: {"eval": phases["eval"]} for accounting, phases in ledger.state.items()}
         return {"plain": plain, "by_fraction": by_fraction, "spent": spent, "line": f"plain pass@1 {plain['train']['avg@1']:.2%}"}
 
-    def _short_evaluation(self, params: Params, step: int, ledger: Ledger) -> dict[str, float]:
+    def _short_evaluation(self, when: str, params: Params, step: int, ledger: Ledger) -> dict[str, float]:
+        """Plain accuracy of both sets with few samples; `when` names the noise."""
         evaluator = Evaluator(self.s.engine, self.s.task, self.s.eval_sampling(), self.config.train.seed)
         out: dict[str, float] = {}
         before = ledger.copy().state
         for name in ("train", "heldout"):
             if problems := list(self.hard(name).values()):
-                found, _ = evaluator.plain(
-                    self._decode_params(params), problems, self.config.eval.every_samples, (1,), f"during {name}", ledger, step
-                )
+                noise, few = self.stream(f"{when} {name}"), self.config.eval.every_samples
+                found, _ = evaluator.plain(self._decode_params(params), problems, few, (1,), noise, ledger, step)
                 low, high = found["interval"]
                 out |= {f"eval/{name}/avg@1": found["avg@1"], f"eval/{name}/avg@1_low": low, f"eval/{name}/avg@1_high": high}
         share_charges(ledger, before)
@@ -199,7 +202,18 @@ class Workbench:
         load = partial(corpus.load, self.corpus_directory, self.hard("train"), self.s.task, self.s.cost)
         return list(map(Trace.from_record, on_primary(lambda: [trace.to_record() for trace in load()])))
 
+    def wrong(self) -> dict[str, list[int]]:
+        """Token ids of a wrong response to each problem that has one on record."""
+        return on_primary(lambda: read_json(self.corpus_directory / "wrong.json"))
+
     def _pairs(self) -> list[tuple[str, list[int]]]:
         """(problem id, token ids) to cut prefixes from."""
-        wrong = on_primary(lambda: read_json(self.corpus_directory / "wrong.json"))
-        return prefixes.sources(self.traces(), self.config.prefix.content, wrong, self.config.seed)
+        content = self.config.prefix.content
+        return prefixes.sources(self.traces(), content, self.wrong() if content == "wrong" else {}, self.config.seed)
+
+    def _memory(self) -> dict[str, Any]:
+        """What the source of RL knows when the round begins."""
+        return self.previous.stages.result("train")["memory"] if self.previous else {}
+
+    def _first_round(self) -> Workbench:
+        return self.previous._first_round() if self.previous else self

@@ -284,6 +284,17 @@ def test_a_trace_in_the_group_the_divergence_and_the_prefixes_against_numpy_mode
     assert float(means["sampler_trainer/logp_diff_mean"]) == pytest.approx((gaps * own).sum() / own.sum(), rel=1e-4)
 
 
+def test_groups_that_are_left_out_are_left_out_of_the_divergence_too():
+    params, (group, adv) = random_params(SMALL), make_group()
+    adv[1] = 0.0
+    group = group.replace(reference=group.logprobs - 0.5)
+    settings = LossSettings(kl_coef=0.5, drop_uniform=True)
+    loss, _ = loss_and_sums(params, SMALL, group, adv, settings)
+    kept = jax.tree.map(lambda x: x[np.array([0, 2])], group)
+    alone, _ = loss_and_sums(params, SMALL, kept, adv[[0, 2]], LossSettings(kl_coef=0.5))
+    assert float(loss) == pytest.approx(float(alone), rel=1e-5)
+
+
 def test_groups_without_a_gradient_may_be_left_out_of_the_denominators():
     group, _ = make_group()
     adv = jnp.ones((P, G)).at[1].set(0.0)

@@ -134,4 +134,4 @@ def test_a_hint_stands_in_the_users_turn(folder):
     text = task.text(task.hint(problem, task.tokenizer.encode("Half of them")))
     plain = task.text(task.render(problem))
     before, after = plain.split("How many?")
-    assert text == f"{before}How many?\n\nThe beginning of a correct solution:\nHalf of them{after}"
+    assert text == f"{before}How many?\n\nThe beginning of a solution:\nHalf of them{after}"

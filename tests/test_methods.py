@@ -83,17 +83,23 @@ def a_trace(**fields) -> Trace:
 
 
 def test_a_trace_as_a_row_has_the_log_probs_of_the_policy_that_made_it():
-    rows = {how: off_policy_rows([a_trace()], "importance", how)["a"].logprobs for how in ("sampled", "acceptance")}
+    rows = {how: off_policy_rows([a_trace()], "importance", how, 3)["a"].logprobs for how in ("sampled", "acceptance")}
     np.testing.assert_array_equal(rows["sampled"], np.float32([-1, -2, -0.5]))
     # Kept among 20 samples: its probability given that it was kept is 20 times as large, spread over three tokens.
     assert rows["acceptance"].sum() == pytest.approx(-3.5 + np.log(20), rel=1e-6)
-    assert not off_policy_rows([a_trace(logprobs=[], source="foreign")], "shaped", "sampled")["a"].logprobs.any()
+    assert not off_policy_rows([a_trace(logprobs=[], source="foreign")], "shaped", "sampled", 3)["a"].logprobs.any()
     with pytest.raises(
         ValueError, match=r"train\.off_policy='importance': the trace of problem 'a' was brought without log-probs"
     ):
-        off_policy_rows([a_trace(logprobs=[], source="foreign")], "importance", "sampled")
+        off_policy_rows([a_trace(logprobs=[], source="foreign")], "importance", "sampled", 3)
     with pytest.raises(ValueError, match=r"train\.off_policy='shaped': the corpus has no trace"):
-        off_policy_rows([], "shaped", "sampled")
+        off_policy_rows([], "shaped", "sampled", 3)
+
+
+def test_a_trace_longer_than_a_row_is_named_before_training():
+    with pytest.raises(ValueError, match=r"sampling\.max_new_tokens=2: the trace of problem 'a' has 3 tokens"):
+        off_policy_rows([a_trace()], "shaped", "sampled", 2)
+    assert off_policy_rows([a_trace()], "none", "sampled", 2) is None
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +247,9 @@ def test_a_comparison_goes_on_after_a_kill_and_ends_with_one_report(shared, tmp_
         (["--seeds=0,x"], "--seeds=0,x: different whole numbers are expected"),
         (["--seeds=1,1"], "--seeds=1,1: different whole numbers are expected"),
         (["--flops=-1"], "--flops"),
+        (["--methods=rl+select.samples=99"], "rl+select.samples=99 sets select.samples=99, and the corpus stage, which all arms"),
+        (["--methods=rl+rounds=2"], "rounds=2: the arms of a comparison have one round"),
+        (["--methods=rl", "--reference=sft"], "--reference=sft: one of the methods rl"),
         (["--methods=sft_rl", "--config.collect.cap=0"], "collect.cap=0 and no collect.traces_path: there is no corpus"),
     ],
 )

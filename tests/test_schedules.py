@@ -98,15 +98,31 @@ def test_annealed_prefixes_shrink_to_none(kind):
     top = {"reverse": lambda s: 0.8 * max(1 - s / 10, 0), "cosine": lambda s: 0.4 * (1 + math.cos(math.pi * min(s / 10, 1)))}[
         kind
     ]
-    for step, drawn in enumerate(sizes):
+    for step, drawn in enumerate(sizes[:10]):
         longest = math.floor(top(step) * 40 + 1e-9)
-        assert max(drawn) <= longest
+        assert max(drawn, default=0) <= longest
         if kind == "reverse":
             assert set(drawn) == {longest}
-        elif longest:
-            assert sum(drawn) / 500 == pytest.approx(top(step) * 20 - 0.5, abs=1.5)  # uniform below the cosine
-    assert sizes[10] == sizes[11] == [0] * 500
-    assert all(p.fraction == 0 for p in schedule.draw(10, 0, 5, {}))  # it is the plain problem
+        else:  # uniform below the cosine; those too short for a token are no prefixes
+            drawn += [0] * (500 - len(drawn))
+            assert sum(drawn) / 500 == pytest.approx(top(step) * 20 - 0.5, abs=1.5)
+    assert sizes[10] == sizes[11] == []
+    batch = make_stream(share=0.5, batch=8, schedule=schedule).at(10, {})
+    assert len(batch) == 8 and {p.problem.id[0] for p in batch} == {"q"}  # any plain problems take their places
+
+
+def test_the_groups_of_a_problem_count_as_one():
+    stream = make_stream(share=1.0, batch=8, schedule=Adaptive(traces_of(1), 0.8, 0, gain=0.4))
+    four = [{"problem": "p0", "fraction": 0.8, "solved": s} for s in (1.0, 1.0, 0.5, 0.5)]
+    assert stream.learn(four, {}) == {"p0": pytest.approx(0.8 - 0.4 * 0.25)}  # one move for their mean, not four
+
+
+def test_a_failure_inside_the_interval_keeps_its_solvable_end():
+    schedule, memory = ShortestSolvable(traces_of(1), 0.8, 0), {"p0": [0.2, 0.4]}
+    schedule.learn("p0", 0.3, 0.0, memory)
+    assert memory["p0"] == [0.3, 0.4]
+    schedule.learn("p0", 0.4, 0.0, memory)  # and at that end it begins again
+    assert memory["p0"] == [0.4, 0.8]
 
 
 class Learner:

@@ -157,7 +157,8 @@ def group_loss(params, config: ModelConfig, group: Group, advantages: jax.Array,
     values, means = _surrogate(logprobs, group, advantages[..., None], mask, settings), {}
     if settings.kl_coef:  # a term of every token, averaged as the loss is (GRPO, equation 3)
         kl = KL[settings.kl_estimator](logprobs, group.reference)
-        values += settings.kl_coef * kl
+        kept = informative(advantages)[:, None, None] if settings.drop_uniform else 1.0  # as the denominators count
+        values += settings.kl_coef * kl * kept
         means["kl"] = jax.lax.stop_gradient((kl * mask).sum() / total["scored"])
     loss = aggregate(values, mask, total, settings)
     if settings.prefix_coef:

@@ -74,8 +74,8 @@ class Math:
         return [*ids, *self._opening]
 
     def hint(self, problem: Problem, prefix: Sequence[int]) -> list[int]:
-        """The prefix as text under the question, told apart as the beginning of a solution."""
-        question = f"{problem.data['question']}\n\nThe beginning of a correct solution:\n{self.text(prefix)}"
+        """The prefix as text under the question, told apart as the beginning of a solution; whether a right one is not said."""
+        question = f"{problem.data['question']}\n\nThe beginning of a solution:\n{self.text(prefix)}"
         return self.render(Problem(problem.id, problem.data | {"question": question}))
 
     def text(self, ids: Sequence[int]) -> str:
