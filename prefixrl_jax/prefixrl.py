@@ -24,7 +24,8 @@ from prefixrl_jax.group import Group
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.processes import agree, joined, local_slice, primary
 from prefixrl_jax.rl.advantage import advantages
-from prefixrl_jax.rl.loss import LossSettings, informative
+from prefixrl_jax.rl.loss import informative
+from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.rollout import Prompt, Rollouts, as_group, sample_and_grade
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.sampling.refill import Engine, Sample

@@ -19,8 +19,8 @@ from prefixrl_jax.model.hub import find_model
 from prefixrl_jax.model.weights import count_params
 from prefixrl_jax.prefixes import CONTENTS, PLACES
 from prefixrl_jax.rl.advantage import KINDS
-from prefixrl_jax.rl.loss import LossSettings
 from prefixrl_jax.rl.step import SCHEDULES, OptimizerSettings
+from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.sampling.refill import Engine
 from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.schedules import SCHEDULES as SCHEDULE_KINDS

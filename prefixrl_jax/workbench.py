@@ -24,8 +24,8 @@ from prefixrl_jax.model.hub import find_model
 from prefixrl_jax.model.weights import Params, params_fingerprint
 from prefixrl_jax.prefixrl import readable_samples, write_samples
 from prefixrl_jax.processes import on_primary, share_charges
-from prefixrl_jax.rl.loss import LossSettings
 from prefixrl_jax.rl.step import TrainState, abstract_state, init_state, make_optimizer, make_train_step
+from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.settings import Settings, resolve
 from prefixrl_jax.shared_log import SharedLog

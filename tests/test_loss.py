@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model import transformer
 from prefixrl_jax.rl import loss as losses
-from prefixrl_jax.rl.loss import AGGREGATIONS, LOSSES, LossSettings
+from prefixrl_jax.rl.surrogate import AGGREGATIONS, LOSSES, LossSettings
 
 SMALL = dataclasses.replace(TINY, num_layers=1, hidden_size=8, head_dim=4, intermediate_size=12, unroll_layers=True)
 UNTIED = dataclasses.replace(SMALL, tie_embeddings=False)

@@ -15,8 +15,8 @@ from jax.sharding import PartitionSpec as Spec
 from prefixrl_jax import mesh as meshes
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model.weights import params_fingerprint
-from prefixrl_jax.rl.loss import LossSettings
 from prefixrl_jax.rl.step import OptimizerSettings, init_state, make_optimizer, make_train_step
+from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.sampling import noise, sampler
 
 LENGTHS = [5, 1, 8, 3, 2, 7, 6, 4]

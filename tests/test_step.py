@@ -12,7 +12,7 @@ from conftest import QUICK, TINY, as_context, random_contexts, random_params
 from prefixrl_jax.group import Group
 from prefixrl_jax.mesh import make_mesh
 from prefixrl_jax.rl.advantage import advantages
-from prefixrl_jax.rl.loss import LossSettings, denominators, group_loss, token_logprobs
+from prefixrl_jax.rl.loss import denominators, group_loss, token_logprobs
 from prefixrl_jax.rl.step import (
     OptimizerSettings,
     _informative_first,
@@ -22,6 +22,7 @@ from prefixrl_jax.rl.step import (
     make_optimizer,
     make_train_step,
 )  # fmt: skip
+from prefixrl_jax.rl.surrogate import LossSettings
 
 SMALL = dataclasses.replace(TINY, num_layers=1, hidden_size=8, head_dim=4, intermediate_size=12, unroll_layers=True)
 P, G, T = 4, 3, 4

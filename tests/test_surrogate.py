@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from prefixrl_jax.rl.loss import LossSettings
-from prefixrl_jax.rl.surrogate import KL, LOSSES, OFF_POLICY, SHAPING
+from prefixrl_jax.rl.surrogate import KL, LOSSES, OFF_POLICY, SHAPING, LossSettings
 
 P, G, T = 3, 4, 6
 LENGTHS = np.array([[6, 1, 3, 2], [5, 0, 6, 4], [2, 2, 1, 6]])

@@ -17,8 +17,8 @@ from prefixrl_jax.gates import Unsound
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import init_params
-from prefixrl_jax.rl.loss import LossSettings
 from prefixrl_jax.rl.step import OptimizerSettings, abstract_state, init_state, make_optimizer, make_train_step
+from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.train import Batch, Diverged, Loop
 
 CONFIG = ModelConfig(vocab_size=11, hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, intermediate_size=16)

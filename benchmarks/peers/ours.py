@@ -20,8 +20,8 @@ from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.hf import export_hf, import_hf
 from prefixrl_jax.model.tokenizer import word_tokenizer
 from prefixrl_jax.model.weights import Params, count_params, init_params
-from prefixrl_jax.rl.loss import LossSettings
 from prefixrl_jax.rl.step import OptimizerSettings, init_state, make_optimizer, make_train_step
+from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.sampling.refill import Engine, FixedJob
 from prefixrl_jax.sampling.sampler import Sampling

@@ -7,8 +7,6 @@ changes the loss.
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
@@ -16,54 +14,7 @@ from prefixrl_jax.group import Array, Group, length_mask, row_inputs
 from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import Params
-from prefixrl_jax.rl.surrogate import KL, LOSSES, OFF_POLICY
-
-AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
-
-
-@dataclasses.dataclass(frozen=True)
-class LossSettings:
-    """Which loss, and over what it is averaged."""
-
-    kind: str = "reinforce"
-    aggregation: str = "token_mean"
-    constant_length: int = 1  # the constant a row's sum is divided by under "constant" (Dr. GRPO), in tokens
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    truncate_ratio: float = 0.0  # reinforce: largest weight pi / sampler of a token; 0: none
-    off_policy: str = "none"  # how rows that are traces enter
-    kl_estimator: str = "k3"
-    kl_coef: float = 0.0  # of the KL divergence from the reference; 0: no reference is needed
-    prefix_coef: float = 0.0  # of the prefixes' negative log-likelihood, per prefix token
-    drop_uniform: bool = False  # whether groups without a nonzero advantage are left out of the denominators (DAPO)
-    temperature: float = 1.0  # of the sampler: the log-probs trained are those of the distribution sampled from
-    logprob_chunk: int = 64  # positions whose logits exist at a time
-
-    def __post_init__(self):
-        if self.kind not in LOSSES:
-            raise ValueError(f"train.loss={self.kind!r}: one of {', '.join(LOSSES)}")
-        if self.aggregation not in AGGREGATIONS:
-            raise ValueError(f"train.aggregation={self.aggregation!r}: one of {', '.join(AGGREGATIONS)}")
-        if not 0 < self.clip_low <= 1 or self.clip_high <= 0:
-            raise ValueError(f"train.clip_low={self.clip_low}, train.clip_high={self.clip_high}: in (0, 1] and positive")
-        for name, known in (("off_policy", OFF_POLICY), ("kl_estimator", KL)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"train.{name}={getattr(self, name)!r}: one of {', '.join(known)}")
-        for name in ("truncate_ratio", "kl_coef", "prefix_coef"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 0 (off)")
-        if self.truncate_ratio and self.kind != "reinforce":
-            raise ValueError(f"train.truncate_ratio={self.truncate_ratio} with train.loss={self.kind!r}: the other losses weigh "
-                             "and clip the ratio themselves; use reinforce, or 0")  # fmt: skip
-        if self.temperature <= 0:
-            raise ValueError(f"sampling.temperature={self.temperature}: training needs a positive temperature")
-        if self.logprob_chunk < 1 or self.constant_length < 1:
-            raise ValueError(f"train.logprob_chunk={self.logprob_chunk}: must be at least 1")
-
-    @property
-    def every_group(self) -> bool:
-        """Whether also groups whose advantages are all zero have a gradient."""
-        return self.kl_coef > 0 or self.prefix_coef > 0
+from prefixrl_jax.rl.surrogate import KL, LOSSES, OFF_POLICY, LossSettings
 
 
 def token_logprobs(params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int) -> jax.Array:

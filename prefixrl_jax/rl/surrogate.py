@@ -1,4 +1,4 @@
-"""What each continuation token adds to the loss: policy-gradient surrogates, their off-policy forms, and KL estimators.
+"""What a continuation token adds to the loss: policy-gradient surrogates, their off-policy forms, KL estimators; their settings.
 
 Every function takes log-probs float32 [P, G, T] of the same tokens under two policies and gives one value per token; `mask`
 (float32, 1 where a token stands) is for those that look at a row as a whole. rho is pi(token) / behaviour(token).
@@ -6,14 +6,11 @@ Every function takes log-probs float32 [P, G, T] of the same tokens under two po
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-
-if TYPE_CHECKING:
-    from prefixrl_jax.rl.loss import LossSettings
 
 stop = jax.lax.stop_gradient
 
@@ -87,3 +84,49 @@ def k3(logprobs, reference) -> jax.Array:
 
 
 KL: dict[str, Callable] = {"k1": k1, "k2": k2, "k3": k3}
+AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """Which loss, and over what it is averaged."""
+
+    kind: str = "reinforce"
+    aggregation: str = "token_mean"
+    constant_length: int = 1  # the constant a row's sum is divided by under "constant" (Dr. GRPO), in tokens
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    truncate_ratio: float = 0.0  # reinforce: largest weight pi / sampler of a token; 0: none
+    off_policy: str = "none"  # how rows that are traces enter
+    kl_estimator: str = "k3"
+    kl_coef: float = 0.0  # of the KL divergence from the reference; 0: no reference is needed
+    prefix_coef: float = 0.0  # of the prefixes' negative log-likelihood, per prefix token
+    drop_uniform: bool = False  # whether groups without a nonzero advantage are left out of the denominators (DAPO)
+    temperature: float = 1.0  # of the sampler: the log-probs trained are those of the distribution sampled from
+    logprob_chunk: int = 64  # positions whose logits exist at a time
+
+    def __post_init__(self):
+        if self.kind not in LOSSES:
+            raise ValueError(f"train.loss={self.kind!r}: one of {', '.join(LOSSES)}")
+        if self.aggregation not in AGGREGATIONS:
+            raise ValueError(f"train.aggregation={self.aggregation!r}: one of {', '.join(AGGREGATIONS)}")
+        if not 0 < self.clip_low <= 1 or self.clip_high <= 0:
+            raise ValueError(f"train.clip_low={self.clip_low}, train.clip_high={self.clip_high}: in (0, 1] and positive")
+        for name, known in (("off_policy", OFF_POLICY), ("kl_estimator", KL)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"train.{name}={getattr(self, name)!r}: one of {', '.join(known)}")
+        for name in ("truncate_ratio", "kl_coef", "prefix_coef"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 0 (off)")
+        if self.truncate_ratio and self.kind != "reinforce":
+            raise ValueError(f"train.truncate_ratio={self.truncate_ratio} with train.loss={self.kind!r}: the other losses weigh "
+                             "and clip the ratio themselves; use reinforce, or 0")  # fmt: skip
+        if self.temperature <= 0:
+            raise ValueError(f"sampling.temperature={self.temperature}: training needs a positive temperature")
+        if self.logprob_chunk < 1 or self.constant_length < 1:
+            raise ValueError(f"train.logprob_chunk={self.logprob_chunk}: must be at least 1")
+
+    @property
+    def every_group(self) -> bool:
+        """Whether also groups whose advantages are all zero have a gradient."""
+        return self.kl_coef > 0 or self.prefix_coef > 0
