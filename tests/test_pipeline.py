@@ -23,9 +23,9 @@ def command(workdir: Path, *flags: str, config: str = "smoke") -> list[str]:
     return [*PYTHON, "-m", "prefixrl_jax.main", f"--config=configs/{config}.py", f"--workdir={workdir}", *flags]
 
 
-def run(workdir: Path, *flags: str, expect: int = 0, optimised: bool = True) -> subprocess.CompletedProcess:
-    """One command to its end. optimised=False halves the time of compilation, where the numbers do not matter."""
-    env = os.environ if optimised else os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+def run(workdir: Path, *flags: str, expect: int = 0) -> subprocess.CompletedProcess:
+    """One command to its end. What XLA compiles runs for seconds, so it is not optimised: half the time of compilation."""
+    env = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     done = subprocess.run(command(workdir, *flags), cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-3000:]
     return done
@@ -172,7 +172,7 @@ def test_published_jug_problems_from_a_file(tmp_path):
              "--config.task.water_jugs.jugs=3", "--config.base.steps=2", "--config.collect.cap=4", "--config.select.samples=2",
              "--config.sampling.max_new_tokens=25", "--config.sampling.context_buckets=(40,)",
              "--config.prefix.share=0.0"]  # fmt: skip
-    run(tmp_path / "run", *flags, optimised=False)
+    run(tmp_path / "run", *flags)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["corpus"]["problems"] > 0
     assert summary["corpus"]["solved"] == 0 and summary["corpus"]["capped"] == summary["corpus"]["problems"]
@@ -193,7 +193,7 @@ def test_gsm8k_questions_through_bytes(tmp_path):
         "--config.select.samples=2",
         "--config.prefix.share=0.0",
     ]
-    run(tmp_path / "run", *flags, optimised=False)
+    run(tmp_path / "run", *flags)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["plain_pass_at_1"]["heldout"] == {"before": 0.0, "after": 0.0}
     assert summary["corpus"]["solved"] == 0

@@ -6,10 +6,12 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from benchmarks.peers.cases import LEARNING_RATE, MAX_GRAD_NORM, SHAPES, Case, prompts, rewards
 from prefixrl_jax.flops import Costs, Ledger, costs
@@ -41,11 +43,21 @@ def tokens(columns: int, vocabulary: int, rows: int) -> np.ndarray:
     return np.random.default_rng(0).integers(3, vocabulary, (rows, columns)).astype(np.int32)
 
 
+def in_mesh(mesh: Mesh, call: Callable[[], Any]) -> Callable[[], Any]:
+    """`call`, under the mesh."""
+
+    def inside():
+        with jax.set_mesh(mesh):
+            return call()
+
+    return inside
+
+
 class Ours:
-    """The exported models in `folder`, unrolled on a mesh of one device."""
+    """The exported models in `folder`, unrolled."""
 
     def __init__(self, folder: Path):
-        self._folder, self.mesh = folder, make_mesh(devices=jax.devices()[:1])
+        self._folder, self.one, self.all = folder, make_mesh(devices=jax.devices()[:1]), make_mesh()
         self._optimizer = make_optimizer(OptimizerSettings(learning_rate=LEARNING_RATE, max_grad_norm=MAX_GRAD_NORM))
 
     def model(self, name: str) -> tuple[dict, ModelConfig, Costs]:
@@ -54,10 +66,15 @@ class Ours:
         config = dataclasses.replace(config, unroll_layers=True)
         return params, config, costs(count_params(config)["matmul"], config.num_layers, config.num_heads, config.head_dim)
 
-    def _rollouts(self, case: Case, config: ModelConfig, cost: Costs) -> Callable[[Params, int], list[FixedJob]]:
+    def mesh(self, work: str, case: Case) -> Mesh:
+        """All devices for sampling, where a device a core is faster than one of all cores, unless the weights are so large that
+        reading them once a device and token costs more."""
+        return self.one if work == "step" or case.model == "smollm2" else self.all
+
+    def _rollouts(self, case: Case, config: ModelConfig, cost: Costs, mesh: Mesh) -> Callable[[Params, int], list[FixedJob]]:
         """Function of (weights, step) that samples every row of the case to its full length."""
         contexts = prompts(case, config.vocab_size)
-        engine = Engine(config, self.mesh, cost, case.contexts, case.group, case.new, (case.context,))
+        engine = Engine(config, mesh, cost, case.contexts, case.group, case.new, (case.context,))
         sampling = Sampling(case.new, (config.vocab_size,))  # an id that is never drawn
 
         def sample(params: Params, step: int) -> list[FixedJob]:
@@ -70,24 +87,27 @@ class Ours:
     def sampler(self, case: Case) -> Callable[[], object]:
         """Prefill and decoding of every row to its full length."""
         params, config, cost = self.model(case.model)
-        sample, steps = self._rollouts(case, config, cost), itertools.count()
-        return lambda: sample(params, next(steps))
+        mesh = self.mesh("sampler", case)
+        params = jax.device_put(params, param_shardings(config, mesh, "decode"))
+        sample, steps = self._rollouts(case, config, cost, mesh), itertools.count()
+        return in_mesh(mesh, lambda: sample(params, next(steps)))
 
     def rl(self, case: Case) -> Callable[[], object]:
         """A whole step: rollouts of the current weights, their rewards, one update of GRPO on the groups."""
         params, config, cost = self.model(case.model)
-        sample, steps = self._rollouts(case, config, cost), itertools.count()
+        mesh = self.mesh("rl", case)
+        sample, steps = self._rollouts(case, config, cost, mesh), itertools.count()
         loss = LossSettings(kind="ppo_clip", logprob_chunk=case.new)
-        update = make_train_step(config, self._optimizer, loss, "std_normalised", 1, self.mesh)
-        shardings = param_shardings(config, self.mesh, "decode")
-        state = [init_state(params, config, self._optimizer, self.mesh)]
+        update = make_train_step(config, self._optimizer, loss, "std_normalised", 1, mesh)
+        shardings = param_shardings(config, mesh, "decode")
+        state = [in_mesh(mesh, lambda: init_state(params, config, self._optimizer, mesh))()]
 
         def call():
             group = graded(case, sample(jax.device_put(state[0].params, shardings), next(steps)))
-            state[0], metrics = update(state[0], to_global(self.mesh, group))
+            state[0], metrics = update(state[0], to_global(mesh, group))
             return host_metrics(metrics)
 
-        return call
+        return in_mesh(mesh, call)
 
     def step(self, case: Case, shared: bool) -> tuple[Callable[[], object], float]:
         """One update of every row, with shared or with repeated contexts, and the FLOPs of its products."""
@@ -98,8 +118,8 @@ class Ours:
         group = Group(context=context, tokens=jnp.asarray(tokens(case.new, config.vocab_size, p * g)).reshape(shape),
                       lengths=jnp.full((p, g), case.new, jnp.int32), logprobs=jnp.zeros(shape),
                       rewards=jnp.asarray(np.arange(case.rows) % 2 - 0.5, jnp.float32).reshape(p, g))  # fmt: skip
-        update = make_train_step(config, self._optimizer, LossSettings(logprob_chunk=case.new), "none", 1, self.mesh)
-        state = [init_state(params, config, self._optimizer, self.mesh)]
+        update = make_train_step(config, self._optimizer, LossSettings(logprob_chunk=case.new), "none", 1, self.one)
+        state = [in_mesh(self.one, lambda: init_state(params, config, self._optimizer, self.one))()]
 
         def call():
             state[0], metrics = update(state[0], group)
@@ -108,7 +128,7 @@ class Ours:
         positions = p * case.context + case.rows * case.new
         pairs = p * case.context**2 + case.rows * case.new * (case.context + case.new)
         head = 2 * p * case.context * config.vocab_size * config.hidden_size  # the head is not applied to contexts
-        return call, cost.tokens(positions, train=True) - 3 * head + cost.pairs(pairs, train=True)
+        return in_mesh(self.one, call), cost.tokens(positions, train=True) - 3 * head + cost.pairs(pairs, train=True)
 
 
 def graded(case: Case, jobs: list[FixedJob]) -> Group:

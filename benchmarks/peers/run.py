@@ -1,9 +1,10 @@
-"""`make bench-peers`: this package and its peers on the same models and shapes, float32, timed in turn A B A B.
+"""`make bench-peers`: this package and its peers on the same models and shapes, float32, timed in turn AA BB AA BB.
 
 Each peer runs in an environment and a process of its own and loads the model exported here; logits are compared first. A line is
 the median of the paired ratios, with the medians of both and the quartiles of the ratio; the first calls, in which compilers
-run, stand apart. End tokens are switched off: every row has its full length. `make peers` makes the environments; a peer that has
-none is left out.
+run, stand apart. End tokens are switched off: every row has its full length. Sampling and whole steps here run on a CPU device a
+core, as JAX_NUM_CPU_DEVICES gives them to every command; updates alone, and SmolLM2, on one of all cores. `make peers` makes the
+environments; a peer that has none is left out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import statistics
 import subprocess
 import tempfile
@@ -21,11 +23,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
+import prefixrl_jax as prl
 from benchmarks.peers.cases import CASES, PROBE, SHAPES, Case
 from benchmarks.peers.ours import Ours, export_models
 from benchmarks.timing import matmul_ceiling
 from prefixrl_jax.model.hf import export_hf
 from prefixrl_jax.model.transformer import text_logits
+from prefixrl_jax.model.weights import count_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,11 +96,17 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def settled(seconds: Callable[[], float]) -> float:
+    """Of two calls the second: in the first a virtual machine gives back the memory that it took when the other program freed it,
+    which has cost up to three seconds of system time; and some compile once more for their own outputs as inputs."""
+    seconds()
+    return seconds()
+
+
 def against(name: str, ours: Callable[[], object], peer: Callable[[], float], repeats: int, tokens: int, note: str = "") -> None:
     """Prints one line: how many times faster `ours` is than `peer`, which returns its own seconds."""
     first = timed(ours), peer()
-    timed(ours), peer()  # some compile once more for their own outputs as inputs
-    pairs = [(timed(ours), peer()) for _ in range(repeats)]
+    pairs = [(settled(lambda: timed(ours)), settled(peer)) for _ in range(repeats)]
     mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     low, middle, high = statistics.quantiles([b / a for a, b in pairs], n=4)
     print(f"  {name:34} {middle:5.2f} x faster ({low:.2f} - {high:.2f})   {mine:7.3f} s, {tokens / mine:9,.0f} tokens/s"
@@ -124,20 +134,24 @@ def main() -> None:
     parser.add_argument("--smollm2", type=Path, help="SmolLM2-135M-Instruct as a GGUF file; without it its lines are left out")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         export_models(folder)
         if options.smollm2:
-            import prefixrl_jax as prl
-
-            lm = prl.load(options.smollm2)
-            export_hf(lm.params, lm.config, lm.tokenizer, folder / "smollm2")
-            del lm
+            export_smollm2(options.smollm2, folder / "smollm2")
         ours = Ours(folder)
-        with jax.set_mesh(ours.mesh):
-            for name in options.peers:
-                compare(ours, folder, name, options)
-            print(f"float32 matmul ceiling {matmul_ceiling() / 1e9:.0f} GFLOP/s")
+        for name in options.peers:
+            compare(ours, folder, name, options)
+        print(f"float32 matmul ceiling {matmul_ceiling() / 1e9:.0f} GFLOP/s")
+
+
+def export_smollm2(file: Path, folder: Path) -> None:
+    """Exports the model of a GGUF file, and prints how long that and reading it back take."""
+    lm = prl.load(file)
+    out = timed(lambda: export_hf(lm.params, lm.config, lm.tokenizer, folder))
+    back = timed(lambda: jax.block_until_ready(prl.load(folder).params))
+    print(f"SmolLM2, {count_params(lm.config)['total']:,} parameters: export {out:.1f} s, import {back:.1f} s", flush=True)
 
 
 def compare(ours: Ours, folder: Path, name: str, options: argparse.Namespace) -> None:

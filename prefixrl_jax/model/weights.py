@@ -167,12 +167,12 @@ def params_fingerprint(params: Params) -> str:
     Reductions, so that a sharded model is not gathered, and of integers, so that every mesh gives the same; enough to tell
     checkpoints apart, not to detect tampering.
     """
+    return hashlib.sha256(str(jax.tree.map(int, _sums(params))).encode()).hexdigest()[:16]
 
-    @jax.jit
-    def sums(tree: Params) -> list[list[jax.Array]]:
-        return [[_mixed(leaf, multiplier).sum() for multiplier in (0x85EBCA6B, 0xC2B2AE35)] for leaf in jax.tree.leaves(tree)]
 
-    return hashlib.sha256(str(jax.tree.map(int, sums(params))).encode()).hexdigest()[:16]
+@jax.jit
+def _sums(tree: Params) -> list[list[jax.Array]]:
+    return [[_mixed(leaf, multiplier).sum() for multiplier in (0x85EBCA6B, 0xC2B2AE35)] for leaf in jax.tree.leaves(tree)]
 
 
 def _mixed(leaf: jax.Array, multiplier: int) -> jax.Array:
