@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import safe_open
@@ -31,14 +31,13 @@ class Command:
     config: str
     flags: tuple[str, ...]
     cache: Path  # of compilations, shared by all lives
-    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def start(self, workdir: Path, *flags: str, **environment: str) -> subprocess.Popen:
         """A process of its own that goes on with the run in `workdir`."""
         arguments = [f"--config={self.config}", f"--workdir={workdir}", *self.flags, *flags]
         return subprocess.Popen(
             [sys.executable, "-m", "prefixrl_jax.main", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(self.cache), **self.environment, **environment},
+            text=True, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(self.cache)} | environment,
         )  # fmt: skip
 
     def finish(self, workdir: Path, *flags: str, timeout: float | None = None) -> str:

@@ -7,6 +7,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Many tests compile the same functions, here and in the processes they start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# Compiling takes longer than running: half the time would go into optimising code that runs for a moment.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import dataclasses
 import shutil
@@ -30,9 +32,6 @@ SLOW = ("test_kill.py", "test_processes.py", *PIPELINE, "test_smollm2.py")
 PYTHON = [sys.executable, *os.environ.get("COVERED", "").split()]
 
 TINY = ModelConfig(vocab_size=37, hidden_size=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=40)
-
-# Compiling takes longer than running here: half the time goes into optimising code that runs once.
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 @pytest.fixture(scope="session", params=[False, True], ids=["scanned", "unrolled"])

@@ -1,14 +1,13 @@
 """The forward pass: against a numpy reference, and shared contexts against repeated prompts, gradients included."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from conftest import QUICK, TINY, as_context, as_float64, continuation_logprobs, random_contexts, random_params, relative_errors
+from conftest import TINY, as_context, as_float64, continuation_logprobs, random_contexts, random_params, relative_errors
 
 from prefixrl_jax.group import Context, Group, row_inputs
 from prefixrl_jax.model import transformer
@@ -47,7 +46,7 @@ def pg_loss(params, config, context, tokens, weights):
     return -(weights * logprobs).sum(), logprobs
 
 
-loss_and_grads = jax.jit(jax.value_and_grad(pg_loss, has_aux=True), static_argnums=1, compiler_options=QUICK)
+loss_and_grads = jax.jit(jax.value_and_grad(pg_loss, has_aux=True), static_argnums=1)
 
 
 @pytest.mark.parametrize("heads, kv_heads", [(4, 2), (4, 1), (3, 3)])
@@ -95,7 +94,7 @@ def test_logits_equal_a_plain_causal_pass(config, variant):
         contexts, tokens = a_group(config)
         context = as_context(contexts, 9)
 
-        @partial(jax.jit, compiler_options=QUICK)
+        @jax.jit
         def logits(params):
             kv = transformer.encode_context(params, config, context)
             hidden = transformer.continue_group(params, config, context, kv, row_inputs(context, tokens))
@@ -142,7 +141,7 @@ def test_the_loss_sees_a_context_through_its_keys_and_values_alone():
             logprobs = jax.nn.log_softmax(transformer.logits(params, UNROLLED64, hidden))
             return -(weights * jnp.take_along_axis(logprobs, tokens[..., None], axis=-1)[..., 0]).sum()
 
-        grads = jax.jit(jax.grad(loss), compiler_options=QUICK)(params)
+        grads = jax.jit(jax.grad(loss))(params)
         last = jax.tree.map(lambda leaf: leaf[-1], grads["layers"])
         silent = [last["attn"]["q"], last["attn"]["o"], last["mlp"], last["mlp_norm"], grads["final_norm"]]
         assert all(not np.any(leaf) for leaf in jax.tree.leaves(silent))
@@ -150,7 +149,7 @@ def test_the_loss_sees_a_context_through_its_keys_and_values_alone():
         heard = [first, last["attn"]["k"], last["attn"]["v"], last["attn_norm"], grads["embed"]]
         assert all(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(heard))
 
-        value = jax.jit(loss, compiler_options=QUICK)
+        value = jax.jit(loss)
         leaves, tree = jax.tree.flatten(params)
         for i, (leaf, grad) in enumerate(zip(leaves, jax.tree.leaves(grads), strict=True)):
             direction = np.random.default_rng(i).normal(size=leaf.shape)
@@ -178,7 +177,7 @@ def test_the_training_loss_puts_no_weight_on_context_positions():
             hidden = transformer.continue_group(params, config, context, kv, row_inputs(context, tokens))
             return transformer.rms_norm(hidden, params["final_norm"]["scale"], config.norm_eps)
 
-        grads, normed = jax.jit(lambda params: (jax.grad(loss)(params), hidden(params)), compiler_options=QUICK)(params)
+        grads, normed = jax.jit(lambda params: (jax.grad(loss)(params), hidden(params)))(params)
     normed, head = np.asarray(normed), np.asarray(params["head"]["kernel"])
     advantages, tokens, lengths = (np.asarray(x) for x in (advantages, tokens, lengths))
     chance = oracle.softmax(normed @ head)

@@ -442,7 +442,7 @@ def test_import_holds_the_shards_and_one_leaf(tmp_path):
     for name, config in (("small", TINY), ("large", large)):
         zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_params(config))
         export_hf(zeros, config, word_tokenizer(words(33)), tmp_path / name)
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"}
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "small"), str(tmp_path / "large")]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     peak, held, largest = map(int, done.stdout.split())

@@ -26,7 +26,7 @@ FLAGS = ("--config.train.steps=10", "--config.checkpoint.every=2")
 def whole(tmp_path_factory) -> tuple[Command, Path, float]:
     """How runs are started, the work directory of one made in one go, and how long it took in s, compilations included."""
     directory = tmp_path_factory.mktemp("whole")
-    command = Command("configs/smoke.py", FLAGS, directory / "cache", {"XLA_FLAGS": "--xla_backend_optimization_level=0"})
+    command = Command("configs/smoke.py", FLAGS, directory / "cache")
     started = time.monotonic()
     command.finish(directory / "run")
     return command, directory / "run", time.monotonic() - started

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from conftest import QUICK, TINY, as_context, as_float64, random_contexts, random_params
+from conftest import TINY, as_context, as_float64, random_contexts, random_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -38,8 +38,8 @@ def group_loss(params, config, group, advantages, settings):
     return losses.group_loss(params, config, group, advantages, losses.denominators(group, advantages, settings), settings)
 
 
-loss_and_sums = jax.jit(group_loss, static_argnums=(1, 4), compiler_options=QUICK)
-gradient = jax.jit(jax.grad(group_loss, has_aux=True), static_argnums=(1, 4), compiler_options=QUICK)
+loss_and_sums = jax.jit(group_loss, static_argnums=(1, 4))
+gradient = jax.jit(jax.grad(group_loss, has_aux=True), static_argnums=(1, 4))
 
 
 def expected_logprobs(params, config, group, temperature):
@@ -101,7 +101,7 @@ def test_aggregation_is_that_of_numpy_for_any_lengths_and_any_cut_of_the_batch(a
 def test_parts_with_the_whole_batchs_denominators_add_up(aggregation):
     params, (group, adv), settings = random_params(SMALL), make_group(), LossSettings(aggregation=aggregation, constant_length=T)
     total = losses.denominators(group, jnp.asarray(adv), settings)
-    loss = jax.jit(lambda part, a: losses.group_loss(params, SMALL, part, a, total, settings)[0], compiler_options=QUICK)
+    loss = jax.jit(lambda part, a: losses.group_loss(params, SMALL, part, a, total, settings)[0])
     parts = [loss(jax.tree.map(lambda x, i=i: x[i : i + 1], group), adv[i : i + 1]) for i in range(P)]
     assert sum(map(float, parts)) == pytest.approx(float(loss_and_sums(params, SMALL, group, adv, settings)[0]), rel=1e-5)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import QUICK, TINY, as_context, as_float64, continuation_logprobs, random_contexts, random_params
+from conftest import TINY, as_context, as_float64, continuation_logprobs, random_contexts, random_params
 from jax.sharding import PartitionSpec as Spec
 
 from prefixrl_jax import mesh as meshes
@@ -64,7 +64,7 @@ def gradients(mesh) -> dict[str, np.ndarray]:
         def loss(params, context, tokens, weights):
             return -(weights * continuation_logprobs(params, config, context, tokens)).sum()
 
-        step = jax.jit(jax.value_and_grad(loss), out_shardings=(meshes.replicated(mesh), shardings), compiler_options=QUICK)
+        step = jax.jit(jax.value_and_grad(loss), out_shardings=(meshes.replicated(mesh), shardings))
         value, grads = step(params, *batch)
         leaves = jax.tree_util.tree_leaves_with_path(grads)
         return {"loss": np.asarray(value)} | {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
@@ -102,7 +102,7 @@ def fingerprint(mesh) -> np.ndarray:
 def test_eight_devices_compute_what_one_does(tmp_path):
     """2 x 2 x 2: tokens are equal, log-probs to rounding, the loss and every gradient leaf in float64 to 1e-9."""
     root = pathlib.Path(__file__).parents[1]
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
     env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-W", "error::DeprecationWarning:__main__", __file__, str(tmp_path / "eight.npz")]
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:

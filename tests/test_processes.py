@@ -29,9 +29,9 @@ CUBE = ("--config.mesh.fsdp=2", "--config.mesh.tensor=2")
 
 
 def start(command: Command, workdir: Path, devices: int, *flags: str, **environment: str) -> subprocess.Popen:
-    """One process with so many virtual devices; what XLA compiles for them runs for seconds, so it is not optimised."""
-    flag = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    return command.start(workdir, *flags, XLA_FLAGS=flag, JAX_PLATFORMS="cpu", **environment)
+    """One process with so many virtual devices."""
+    flag = f"--xla_force_host_platform_device_count={devices}"
+    return command.start(workdir, *flags, XLA_FLAGS=f"{os.environ['XLA_FLAGS']} {flag}", JAX_PLATFORMS="cpu", **environment)
 
 
 def pair(command: Command, workdir: Path, *flags: str) -> list[subprocess.Popen]:

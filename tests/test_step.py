@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import QUICK, TINY, as_context, random_contexts, random_params
+from conftest import TINY, as_context, random_contexts, random_params
 
 from prefixrl_jax.group import Group
 from prefixrl_jax.mesh import make_mesh
@@ -97,7 +97,7 @@ def test_every_device_gives_its_own_informative_groups_first(blocks, micro_batch
     assert int(_informative_first(jnp.arange(8), jnp.zeros(8, bool), micro_batches, blocks)[1]) == 0
 
 
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def gradient(params, group):
     scores = advantages(group.rewards)
     return jax.grad(
@@ -167,7 +167,7 @@ def test_reward_one_without_baseline_takes_the_sft_step(mesh):
         logprobs = token_logprobs(params, SMALL, group, 1.0, T)
         return -(logprobs * group.mask()).sum() / group.lengths.sum()
 
-    loss, slopes = jax.jit(jax.value_and_grad(cross_entropy), compiler_options=QUICK)(params)
+    loss, slopes = jax.jit(jax.value_and_grad(cross_entropy))(params)
     after, metrics = step(init(params), group)
     assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-5)
     for new, old, g in zip(*map(jax.tree.leaves, (after.params, params, slopes)), strict=True):
