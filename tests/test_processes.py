@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PYTHON
+from conftest import PYTHON, begun
 from safetensors import safe_open
 
 from benchmarks.kills import ROOT, Command, completed, samples, wait_for
@@ -52,12 +52,9 @@ def command(tmp_path_factory) -> Command:
 def runs(command, tmp_path_factory) -> dict[str, Path]:
     """Work directories of finished runs, by name; that of two processes was stopped by SIGTERM to the second, and went on."""
     root = tmp_path_factory.mktemp("runs")
-    completed(start(command, root / "base", 1, "--stage=base"))
-    for name in ("one", "eight", "two"):
-        shutil.copytree(root / "base", root / name)
-    for child in [start(command, root / "one", 1), start(command, root / "eight", 8, *CUBE)]:
-        completed(child)
-    children = pair(command, root / "two")
+    completed(start(command, root / "one", 1))
+    completed(start(command, begun(root / "one", root / "eight", 1), 8, *CUBE))
+    children = pair(command, begun(root / "one", root / "two", 1))
     wait_for(children[0], "train 1/2")
     children[1].send_signal(signal.SIGTERM)
     stopped = [completed(child) for child in children]
