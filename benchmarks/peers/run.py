@@ -97,8 +97,8 @@ def timed(call: Callable[[], object]) -> float:
 
 
 def settled(seconds: Callable[[], float]) -> float:
-    """Of two calls the second: in the first a virtual machine gives back the memory that it took when the other program freed it,
-    which has cost up to three seconds of system time; and some compile once more for their own outputs as inputs."""
+    """Of two calls the second: right after the other program's the first has taken twice as long on a virtual machine, in system
+    time for memory; and some compile once more for their own outputs as inputs."""
     seconds()
     return seconds()
 
