@@ -10,7 +10,8 @@ export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 demo: .venv/stamp
 	$(RUN) -m prefixrl_jax.main --config=configs/demo.py --workdir=runs/demo
 
-PYTEST = -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 5
+# Three workers on two cores: tests of processes wait now and then.
+PYTEST = -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --durations 5
 
 test: lint .models/smollm2
 	$(RUN) $(PYTEST)

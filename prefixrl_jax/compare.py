@@ -3,8 +3,8 @@
 Runs the methods (`methods.py`) one after another, at equal total FLOPs in paper accounting, and writes one report. Base model,
 hard set, corpus and the base model's figures are shared and lie in DIR/shared; every arm, a method with a seed of training, has a
 folder of its own below DIR/arms. A method that uses the traces pays for collecting them; all pay for finding the hard problems.
-Fields on the command line hold for every arm, but for those that define its method. The same command goes on after a kill;
-finished arms are not run again.
+Fields on the command line hold for every arm, but for those that define its method. With --tune each method's fields are chosen
+first (`tuning.py`), by runs below DIR/tuning. The same command goes on after a kill; finished arms are not run again.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from prefixrl_jax import cli
+from prefixrl_jax import cli, tuning
 
 if TYPE_CHECKING:
     from prefixrl_jax.experiment import Experiment
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 METHODS = flags.DEFINE_string("methods", "prefixrl,rl,sft_rl", "Methods to compare; presets and fields are joined by +.")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of training, each a run of every method.")
 FLOPS = flags.DEFINE_float("flops", 0.0, "Total FLOPs of every arm, e.g. 2e13; 0: every arm has train.steps.", lower_bound=0.0)
+TUNE = flags.DEFINE_multi_string(
+    "tune", [], "A field and values, the best of which is chosen for each method, e.g. train.learning_rate=2e-4,5e-4."
+)
 REFERENCE = flags.DEFINE_string("reference", "sft_rl", "The method that the tables compare the others with.")
 
 EVALUATIONS = 12  # of an arm's training, on its way
@@ -38,9 +43,12 @@ class Arm:
 
     method: str
     seed: int
+    tuned: str = ""  # fields in addition to the method's, as they are written in its name
 
     def directory(self, workdir: Path) -> Path:
         """Its work directory."""
+        if self.seed == tuning.SEED:
+            return workdir / "tuning" / f"{self.method}{self.tuned}"
         return workdir / "arms" / self.method / f"seed-{self.seed}"
 
     def config(self, base: ConfigDict, extent: dict[str, Any]) -> ConfigDict:
@@ -48,7 +56,7 @@ class Arm:
         from prefixrl_jax.methods import configure
 
         out = configure(base, "prefixrl", {**extent, "train.seed": self.seed})
-        return configure(out, self.method, {})
+        return configure(out, self.method + self.tuned, {})
 
     def check(self, base: ConfigDict) -> None:
         """Raises ValueError for a method that asks of the shared stages what another configuration would have to make."""
@@ -77,13 +85,13 @@ def seeds_of(texts: list[str]) -> list[int]:
     """Raises ValueError for a seed that is no whole number, or is given twice."""
     if not texts or not all(text.strip().isdigit() for text in texts) or len({int(t) for t in texts}) < len(texts):
         raise ValueError(f"--seeds={','.join(texts)}: different whole numbers are expected, e.g. 0,1,2")
-    return [int(text) for text in texts]
+    if tuning.SEED in (seeds := [int(text) for text in texts]):
+        raise ValueError(f"--seeds={','.join(texts)}: {tuning.SEED} is the seed that --tune chooses with")
+    return seeds
 
 
 def compare(workdir: Path) -> None:
     """Runs what is not finished yet, then writes the report."""
-    import jax
-
     from prefixrl_jax import interrupt
     from prefixrl_jax.comparison import write_comparison
     from prefixrl_jax.experiment import Experiment
@@ -92,28 +100,64 @@ def compare(workdir: Path) -> None:
     from prefixrl_jax.processes import on_primary
     from prefixrl_jax.stages import NAMES, SHARED
 
-    base, budget = configure(cli.CONFIG.value, "prefixrl", {}), FLOPS.value  # the command line's fields are in it
+    grids = [tuning.Grid.parse(text) for text in TUNE.value]
+    part = {"eval.heldout_part": "test"} if grids else {}
+    base = configure(cli.CONFIG.value, "prefixrl", part)  # the command line's fields are in it
     methods = methods_of(METHODS.value)
     arms = [Arm(method, seed) for seed in seeds_of(SEEDS.value) for method in methods]
     for arm in arms:
         arm.check(base)  # before any compute
+    tuning.check(grids, base)
     if REFERENCE.value not in methods and REFERENCE.present:
         raise ValueError(f"--reference={REFERENCE.value}: one of the methods {', '.join(methods)}")
     shared = Experiment(base, workdir / "shared")
     interrupt.listen()
     shared.run_stages(SHARED)
     say(f"corpus: {shared.stages.result('corpus')['summary']['capped_treatment']}")
-    extents = {arm: extent(shared, arm.config(base, {}), arm.method, budget) for arm in arms}  # refused before any arm
+    if grids and len(shared.hard("heldout")) < 2:
+        raise ValueError("--tune: there are no held-out problems to choose with (select.heldout_problems, data.heldout_path)")
+    for arm in arms:
+        extent(shared, arm)  # a budget too small for one of them is refused
+    found = {method: tune(shared, method, grids) for method in methods}
     for number, arm in enumerate(arms, start=1):
-        say(f"{arm.method}, seed {arm.seed}: arm {number} of {len(arms)}")
-        config = arm.config(base, extents[arm])
-        Experiment(config, arm.directory(workdir), shared.workdir).run_stages([n for n in NAMES if n != "export"])
-        jax.clear_caches()  # the next arm's shapes are others, and what it has in common is in the cache on disk
+        arm = dataclasses.replace(arm, tuned=found[arm.method][0])
+        say(f"{arm.method}{arm.tuned}, seed {arm.seed}: arm {number} of {len(arms)}")
+        run_arm(shared, arm, [name for name in NAMES if name != "export"])
     directories = {(arm.method, arm.seed): arm.directory(workdir) for arm in arms}
-    on_primary(lambda: say(write_comparison(workdir, directories, shared.workdir, REFERENCE.value)))
+    tuned = [field for _, record in found.values() for field in record]
+    on_primary(lambda: say(write_comparison(workdir, directories, shared.workdir, REFERENCE.value, tuned)))
 
 
-def extent(shared: Experiment, config: ConfigDict, method: str, budget: float) -> dict[str, Any]:
+def run_arm(shared: Experiment, arm: Arm, stages: Sequence[str], fields: Mapping[str, Any] = MappingProxyType({})) -> Experiment:
+    """Runs those stages of an arm that are not finished; fields: in addition to the experiment's."""
+    import jax
+
+    from prefixrl_jax.experiment import Experiment
+
+    config = arm.config(shared.config, {**extent(shared, arm), **fields})
+    experiment = Experiment(config, arm.directory(shared.workdir.parent), shared.workdir)
+    experiment.run_stages(stages)
+    jax.clear_caches()  # the next arm's shapes are others, and what it has in common is in the cache on disk
+    return experiment
+
+
+def tune(shared: Experiment, method: str, grids: Sequence[tuning.Grid]) -> tuple[str, list[dict[str, Any]]]:
+    """What to add to the method's name, and a record of how it was chosen."""
+    from prefixrl_jax.metrics import say
+    from prefixrl_jax.stages import NAMES
+
+    def measure(fields: str) -> tuning.Outcome:
+        say(f"tuning {method}: {fields}")
+        arm, stages = Arm(method, tuning.SEED, fields), NAMES[: NAMES.index("evaluate") + 1]
+        run = run_arm(shared, arm, stages, {"eval.heldout_part": "validation"})
+        found = run.stages.result("evaluate")["plain"]["heldout"]["after"]
+        return tuning.Outcome(found["avg@1"], tuple(found["interval"]), run.ledger.total())
+
+    own = Arm(method, tuning.SEED).config(shared.config, {})
+    return tuning.choose(method, [grid for grid in grids if grid.matters(method, own)], measure)
+
+
+def extent(shared: Experiment, arm: Arm) -> dict[str, Any]:
     """How long an arm trains: until the budget is spent. Its learning rate's schedule is as long as that is likely to take.
 
     The estimate takes prompts and samples to be as long as in the corpus, and a prefix and its continuation as long as a sample.
@@ -122,16 +166,17 @@ def extent(shared: Experiment, config: ConfigDict, method: str, budget: float) -
     from prefixrl_jax.metrics import human_flops
     from prefixrl_jax.settings import needs_corpus
 
-    if not budget:
+    if not (budget := FLOPS.value):
         return {}
+    config = arm.config(shared.config, {})
     cost, t = shared.s.cost, config.train
     spent = shared.ledger if needs_corpus(config) else shared.ledger.without("collect")
     traces = shared.traces()
     epoch = cost.tokens(sum(len(x.context_ids) + len(x.token_ids) for x in traces), train=True)
     total = spent.total() + config.sft.enabled * config.sft.epochs * epoch
     if total >= budget:
-        raise ValueError(f"--flops={budget:g}: {method} has spent {human_flops(total)} before its first step of reinforcement "
-                         "learning, on hard problems, traces and fine-tuning on them; more is needed")  # fmt: skip
+        raise ValueError(f"--flops={budget:g}: {arm.method} has spent {human_flops(total)} before its first step of "
+                         "reinforcement learning, on hard problems, traces and fine-tuning on them; more is needed")  # fmt: skip
     seen = json.loads((shared.workdir / "corpus" / "problems.json").read_text()).values()
     samples = sum(x["samples"] for x in seen)
     response = sum(x["tokens"] for x in seen) / samples if samples else config.sampling.max_new_tokens

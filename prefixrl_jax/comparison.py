@@ -175,12 +175,15 @@ def tables(methods: Sequence[Method], reference: str) -> list[dict[str, Any]]:
     return rows
 
 
-def write_comparison(workdir: Path, arms: Mapping[tuple[str, int], Path], shared: Path, reference: str) -> str:
-    """Writes everything below `workdir`; returns what to say of it: a table and where the report is."""
+def write_comparison(
+    workdir: Path, arms: Mapping[tuple[str, int], Path], shared: Path, reference: str, tuned: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Writes everything below `workdir`; returns what to say of it: a table and where the report is. tuned: as `tuning.choose`
+    records it."""
     methods = read_methods(arms)
     rows = tables(methods, reference)
     corpus = read_json(shared / "corpus" / "summary.json")
-    write_json(workdir / "comparison.json", {"reference": reference, "methods": rows, "corpus": corpus})
+    write_json(workdir / "comparison.json", {"reference": reference, "methods": rows, "corpus": corpus, "tuned": tuned})
     _write_csv(workdir / "metrics.csv", methods)
     figures = _draw(methods, corpus.get("strategies", {}), workdir / "figures")
     environment = jinja2.Environment(
@@ -189,7 +192,7 @@ def write_comparison(workdir: Path, arms: Mapping[tuple[str, int], Path], shared
     for function in (amount, percent, interval, number):
         environment.filters[function.__name__] = function
     page = environment.get_template(TEMPLATE).render(
-        rows=rows, reference=reference, figures=figures, corpus=corpus, sets=SET_NAMES,
+        rows=rows, reference=reference, tuned=tuned, figures=figures, corpus=corpus, sets=SET_NAMES,
         notes=[f"{m.name}, seed {seed}: {note}" for m in methods for seed, run in m.runs.items() for note in run.notes],
     )  # fmt: skip
     write_text(workdir / "report.html", page)

@@ -173,6 +173,7 @@ def get_config() -> ConfigDict:
     c.eval = ConfigDict()
     c.eval.samples = 16  # fresh samples per problem, before and after (paper: 256)
     c.eval.temperature = 1.0  # paper: 0.7
+    c.eval.heldout_part = "all"  # of the held-out problems; or validation (every second one), test (the others)
     c.eval.k = (1, 2, 4, 8, 16)  # of pass@k
     c.eval.fractions = (0.0, 0.2, 0.4, 0.6, 0.8)  # of a trace given as prefix
     c.eval.fraction_samples = 8

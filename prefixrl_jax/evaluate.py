@@ -18,6 +18,13 @@ from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.tasks.task import Problem, Task
 from prefixrl_jax.traces import Trace
 
+PARTS = {"all": slice(None), "validation": slice(0, None, 2), "test": slice(1, None, 2)}  # of the held-out problems
+
+
+def part_of(problems: list[Problem], part: str) -> list[Problem]:
+    """The problems of one of PARTS: what is chosen on the validation part is measured on the test part."""
+    return problems[PARTS[part]]
+
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
     """Unbiased pass@k of one problem from `samples` draws with `correct` successes: 1 - C(n-c, k) / C(n, k)."""

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from prefixrl_jax import mesh as meshes
+from prefixrl_jax.evaluate import PARTS
 from prefixrl_jax.flops import Costs, costs
 from prefixrl_jax.model.config import ModelConfig, model_config
 from prefixrl_jax.model.hf import pretrained_config
@@ -148,7 +149,8 @@ def _check_method(config: ConfigDict) -> None:
     p, t = config.prefix, config.train
     for field, value, known in (
         ("prefix.schedule", p.schedule, SCHEDULE_KINDS), ("prefix.content", p.content, CONTENTS),
-        ("prefix.place", p.place, PLACES), ("train.filter", t.filter, FILTERS), ("train.behaviour", t.behaviour, BEHAVIOURS),
+        ("prefix.place", p.place, PLACES), ("eval.heldout_part", config.eval.heldout_part, PARTS),
+        ("train.filter", t.filter, FILTERS), ("train.behaviour", t.behaviour, BEHAVIOURS),
     ):  # fmt: skip
         if value not in known:
             raise ValueError(f"{field}={value!r}: one of {', '.join(known)}")

@@ -15,7 +15,7 @@ from prefixrl_jax import corpus, imported, prefixes
 from prefixrl_jax import mesh as meshes
 from prefixrl_jax.checkpoint import Checkpoints
 from prefixrl_jax.corpus import Attempts
-from prefixrl_jax.evaluate import Evaluator
+from prefixrl_jax.evaluate import Evaluator, part_of
 from prefixrl_jax.files import read_json
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.metrics import Bar, human_flops, say
@@ -97,6 +97,11 @@ class Workbench:
         c = self.config.sft
         return math.ceil(c.epochs * len(self.traces()) / c.batch) if c.enabled else 0
 
+    def _evaluated(self, name: str) -> list[Problem]:
+        """The hard problems of a set that plain accuracy is measured on."""
+        problems = list(self.hard(name).values())
+        return part_of(problems, self.config.eval.heldout_part) if name == "heldout" else problems
+
     def _measure(self, when: str, source: str) -> dict[str, Any]:
         """Plain pass@k on both hard sets and success by prefix fraction of one model, from fresh samples; what that has cost."""
         c, s, ledger = self.config, self.s, Ledger()
@@ -104,7 +109,7 @@ class Workbench:
         step = c.train.steps if when == "after" else 0
         params, plain, rows = self._decode_params(self._params(source)), {}, []
         for name in ("train", "heldout"):
-            if problems := list(self.hard(name).values()):
+            if problems := self._evaluated(name):
                 found = evaluator.plain(params, problems, c.eval.samples, c.eval.k, self.stream(f"{when} {name}"), ledger)
                 plain[name], rollouts = found
                 rows += readable_samples(s.task, rollouts, step, 6, name)
@@ -124,7 +129,7 @@ class Workbench:
         out: dict[str, float] = {}
         before = ledger.copy().state
         for name in ("train", "heldout"):
-            if problems := list(self.hard(name).values()):
+            if problems := self._evaluated(name):
                 noise, few = self.stream(f"{when} {name}"), self.config.eval.every_samples
                 found, _ = evaluator.plain(self._decode_params(params), problems, few, (1,), noise, ledger, step)
                 low, high = found["interval"]

@@ -1,0 +1,119 @@
+"""Tuning: what is tried, what is chosen and on which problems."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import PYTHON
+
+from configs import smoke
+from prefixrl_jax.evaluate import PARTS, part_of
+from prefixrl_jax.experiment import Experiment
+from prefixrl_jax.methods import configure
+from prefixrl_jax.settings import resolve
+from prefixrl_jax.stages import SHARED
+from prefixrl_jax.tuning import SEED, Grid, Outcome, check, choose
+
+ROOT = Path(__file__).parent.parent
+RATES = Grid("train.learning_rate", ("1e-4", "1e-3", "1e-2"))
+EPOCHS = Grid("sft.epochs", ("1", "4"))
+
+
+def test_fields_are_chosen_one_after_another_and_every_try_is_on_record():
+    measured = {
+        "+train.learning_rate=1e-4": 0.1, "+train.learning_rate=1e-3": 0.3, "+train.learning_rate=1e-2": 0.3,
+        "+train.learning_rate=1e-3+sft.epochs=1": 0.2, "+train.learning_rate=1e-3+sft.epochs=4": 0.4,
+    }  # fmt: skip
+    asked = []
+
+    def measure(suffix: str) -> Outcome:
+        asked.append(suffix)
+        return Outcome(measured[suffix], (0.0, 1.0), 1e9)
+
+    suffix, record = choose("sft_rl", [RATES, EPOCHS], measure)
+    assert asked == list(measured)
+    assert suffix == "+train.learning_rate=1e-3+sft.epochs=4"  # of equal ones the first
+    assert [(x["method"], x["field"], x["chosen"]) for x in record] == [
+        ("sft_rl", "train.learning_rate", "1e-3"), ("sft_rl", "sft.epochs", "4"),
+    ]  # fmt: skip
+    assert [[t["accuracy"] for t in x["tried"]] for x in record] == [[0.1, 0.3, 0.3], [0.2, 0.4]]
+    json.dumps(record)
+    assert choose("rl", [], measure) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("rl", [RATES]),
+        ("sft_rl", [RATES, EPOCHS]),
+        ("sft", [EPOCHS]),  # no step of RL
+        ("sft_rl+sft.epochs=2", [RATES]),  # fixed by name
+        ("prefixrl+train.learning_rate=1e-5", []),
+    ],
+)
+def test_a_method_tunes_what_it_reads_and_does_not_fix(method, expected):
+    config = configure(smoke.get_config(), method, {})
+    assert [grid for grid in (RATES, EPOCHS) if grid.matters(method, config)] == expected
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["train.learning_rate"], "a field and two or more values are expected"),
+        (["train.learning_rate=1e-3"], "two or more values"),
+        (["train.learning_rate=1e-3,1e-3"], "two or more values"),
+        (["train.learning_rat=1e-3,1e-4"], "no field 'train.learning_rat'; near it: train.learning_rate"),
+        (["train.batch=8,many"], "train.batch=many: a value like 128 is expected"),
+        (["train.batch=8,16", "train.batch=32,64"], "--tune=train.batch: given twice"),
+        (["select.samples=8,16"], "--tune=select.samples: the base model, the hard set"),
+        (["eval.samples=8,16"], "--tune=eval.samples: .* the same for all methods"),
+        (["train.steps=8,16"], "--tune=train.steps: .* the budget are the same for all methods"),
+    ],
+)
+def test_what_cannot_be_tuned_is_named(texts, message):
+    with pytest.raises(ValueError, match=message):
+        check([Grid.parse(text) for text in texts], smoke.get_config())
+
+
+def test_the_parts_of_the_held_out_problems_have_none_in_common_and_make_up_all(problems=tuple(range(7))):
+    validation, test = part_of(list(problems), "validation"), part_of(list(problems), "test")
+    assert sorted(validation + test) == part_of(list(problems), "all") == list(problems)
+    assert set(PARTS) == {"all", "validation", "test"}
+    config = smoke.get_config()
+    config.eval.heldout_part = "train"
+    with pytest.raises(ValueError, match=r"eval.heldout_part='train': one of all, validation, test"):
+        resolve(config)
+
+
+def test_a_comparison_chooses_on_one_half_and_measures_on_the_other(tmp_path: Path):
+    fields = {"eval.heldout_part": "test", "train.steps": 1, "eval.fractions": (0.0,)}
+    shared = Experiment(configure(smoke.get_config(), "prefixrl", fields), tmp_path / "run" / "shared")
+    shared.run_stages(SHARED)
+    command = [*PYTHON, "-m", "prefixrl_jax.compare", "--config=configs/smoke.py", f"--workdir={tmp_path / 'run'}",
+               "--methods=rl", "--tune=train.learning_rate=1e-3,1e-2", "--config.train.steps=1",
+               "--config.eval.fractions=(0.0,)"]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = tmp_path / "run"
+    found = json.loads((run / "comparison.json").read_text())
+    (tuned,) = found["tuned"]
+    assert [t["value"] for t in tuned["tried"]] == ["1e-3", "1e-2"]
+    assert tuned["chosen"] == max(tuned["tried"], key=lambda t: t["accuracy"])["value"]
+    configs = {path.parent: json.loads(path.read_text()) for path in run.glob("*/rl*/**/config.json")}
+    where = {str(path.relative_to(run)): (c["eval"]["heldout_part"], c["train"]["seed"]) for path, c in configs.items()}
+    assert where == {
+        "tuning/rl+train.learning_rate=1e-3": ("validation", SEED), "tuning/rl+train.learning_rate=1e-2": ("validation", SEED),
+        "arms/rl/seed-0": ("test", 0),
+    }  # fmt: skip
+    assert configs[run / "arms" / "rl" / "seed-0"]["train"]["learning_rate"] == float(tuned["chosen"])
+    for directory in configs:
+        plain = json.loads((directory / "stages" / "evaluate.json").read_text())["result"]["plain"]
+        assert plain["heldout"]["after"]["problems"] == 2 and plain["train"]["after"]["problems"] == 8  # of 4, and of 8
+        if directory.parent.name == "tuning":
+            (tried,) = (t for t in tuned["tried"] if t["value"] == directory.name.split("=")[1])
+            assert tried["accuracy"] == plain["heldout"]["after"]["avg@1"]
+    page = (run / "report.html").read_text()
+    assert 'id="tuning"' in page and f"<b>{tuned['chosen']}</b>" in page
