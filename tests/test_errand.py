@@ -189,10 +189,21 @@ def test_base_text_is_random_walks_with_every_step_as_likely():
     assert sum(counts) == 12_000 and max(abs(n - 3000) for n in counts) < 4.5 * np.sqrt(3000)
 
 
+@given(walks())
+@settings(max_examples=50, deadline=None)
+def test_distances_fall_by_one_with_the_best_step_and_no_faster(walk):
+    problem = walk[0]
+    distances, states = TASK.distances(problem), TASK.follow(problem, ids(walk[1][:-1]))[1]
+    for state in states:
+        after = [tuple(TASK.play(problem, state, move)) for move in TASK.moves]
+        here, best = distances.get(tuple(state), np.inf), min(distances.get(a, np.inf) for a in after)
+        assert here == (0 if TASK.at_goal(problem, state) else best + 1)
+
+
 def test_strategies():
     found = TASK.strategies(EXAMPLE, ids(f"left a2 {SOLVED} done".split()))
-    assert found == {"moves": 6.0, "revisits": 2 / 6, "calls made": 2.0}
-    assert TASK.strategies(EXAMPLE, ids(["done"])) == {"moves": 0.0, "revisits": 0.0, "calls made": 0.0}
+    assert found == {"moves": 6.0, "nearer": 5 / 6, "revisits": 2 / 6, "calls made": 2.0}
+    assert TASK.strategies(EXAMPLE, ids(["done"])) == {"moves": 0.0, "nearer": 0.0, "revisits": 0.0, "calls made": 0.0}
 
 
 @pytest.mark.parametrize(

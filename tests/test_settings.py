@@ -259,7 +259,7 @@ def test_every_configuration_has_the_known_fields_and_resolves(tmp_path):
     model = dataclasses.replace(TINY, vocab_size=300)
     export_hf(random_params(model), model, tokenizer, tmp_path)
     files = sorted(set((ROOT / "configs").glob("*.py")) - {ROOT / "configs" / "__init__.py"})
-    assert len(files) == 8
+    assert len(files) == 9
     for file in files:
         c = importlib.import_module(f"configs.{file.stem}").get_config()
         assert flatten(c).keys() == flatten(base.get_config()).keys()

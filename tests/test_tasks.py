@@ -3,12 +3,13 @@
 import functools
 import itertools
 import json
+import math
 import pathlib
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prefixrl_jax.tasks.gsm8k import GSM8K, final_number
@@ -331,7 +332,33 @@ def test_strategies_are_shares_of_the_moves():
     found = TASK.strategies(
         POLYA, ids(TASK, ["fill-A", "A=9", "B=0", "A>B", "A=5", "B=4", "empty-B", "A=5", "B=0", "A>B", "A=1", "B=4", "stuck"])
     )
-    assert found == {"fill": 0.25, "empty": 0.25, "pour": 0.5, "moves": 4.0}
+    assert found == {"fill": 0.25, "empty": 0.25, "pour": 0.5, "nearer": 1.0, "moves": 4.0}
+
+
+@given(st.integers(3, 7), st.integers(3, 7), st.integers(1, 6), st.integers(0, 7), st.integers(0, 7))
+def test_distances_are_those_of_a_search_by_depth(a, b, goal, x, y):
+    assume(a != b and goal < max(a, b) and x <= a and y <= b and goal not in (x, y))
+    problem = Problem(f"jugs-{a}-{b}-{x}-{y}-{goal}", {"capacities": [a, b], "start": [x, y], "goal": goal})
+
+    def depth(x: int, y: int) -> float:
+        ring, seen = {(x, y)}, set()
+        for moves in itertools.count():
+            if not ring or any(goal in state for state in ring):
+                return moves if ring else math.inf
+            seen |= ring
+            after = {s for x, y in ring for s in ((a, y), (x, b), (0, y), (x, 0), (max(x + y - b, 0), min(x + y, b)),
+                                                  (min(x + y, a), max(x + y - a, 0)))}  # fmt: skip
+            ring = after - seen
+
+    found = TASK.distances(problem)
+    assert all(depth(*state) == distance for state, distance in found.items())
+    assert found.get((x, y), math.inf) == depth(x, y)
+
+
+def test_moves_that_go_nearer_to_the_goal():
+    there_and_back = ["fill-A", "A=9", "B=0", "empty-A", "A=0", "B=0", "fill-A", "A=9", "B=0", "A>B", "A=5", "B=4", "stuck"]
+    assert TASK.strategies(POLYA, ids(TASK, there_and_back))["nearer"] == 3 / 4
+    assert TASK.strategies(POLYA, ids(TASK, ["stuck"]))["nearer"] == 0.0
 
 
 GOOD = {"capacities": [9, 4], "start": [0, 0], "goal": 6}

@@ -158,11 +158,12 @@ class Errand(Game):
         return state.made == len(state.calls)
 
     def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
-        """Number of moves, share of them that come back to a cell, and calls made."""
+        """Number of moves, shares of them that go nearer to the last call and that come back to a cell, and calls made."""
         states = self.follow(problem, response)[1]
         moves = len(states) - 1
         back = len(states) - len({state.cell for state in states})
-        return {"moves": float(moves), "revisits": back / max(moves, 1), "calls made": float(states[-1].made)}
+        return {"moves": float(moves), "nearer": self.nearer(problem, states), "revisits": back / max(moves, 1),
+                "calls made": float(states[-1].made)}  # fmt: skip
 
 
 def random_play_success(after: np.ndarray, calls: Sequence[int], max_moves: int) -> np.ndarray:

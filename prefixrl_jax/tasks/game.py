@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -41,6 +43,7 @@ class Game(abc.ABC):
         words = [":", "done", "stuck", *words]
         self.tokenizer = word_tokenizer(words)
         vocabulary = self.tokenizer.get_vocab()
+        self._distances: dict[str, dict[tuple, int]] = {}
         self._id = {word: vocabulary[word] for word in words} | {"<bos>": self.tokenizer.bos_token_id}
         self.stop_ids = (self._id["done"], self._id["stuck"])
 
@@ -77,6 +80,38 @@ class Game(abc.ABC):
     def is_move(self, problem: Problem, token: int) -> bool:
         """Whether a token can be a move in this problem at all, legal now or not."""
         return token in self.moves
+
+    # Play
+
+    def distances(self, problem: Problem) -> dict[tuple, int]:
+        """Fewest moves to the goal, by state (as a tuple), from every state that play can lead to and from which there is a way.
+
+        For games of few states; kept, so that a problem is searched once.
+        """
+        if (key := repr(problem.data)) in self._distances:
+            return self._distances[key]
+        start = self.begin(problem)
+        states, found = [start], dict[tuple, int]()
+        came_from: dict[tuple, set[tuple]] = {tuple(start): set()}
+        for state in states:  # grows: every state, and the states that lead to it
+            for move in self.moves:
+                if self.is_move(problem, move) and (after := self.play(problem, state, move)) is not None:
+                    if tuple(after) not in came_from:
+                        came_from[tuple(after)] = set()
+                        states.append(after)
+                    came_from[tuple(after)].add(tuple(state))
+        ring = {tuple(state) for state in states if self.at_goal(problem, state)}
+        for distance in itertools.count():
+            if not ring:
+                break
+            found |= dict.fromkeys(ring, distance)
+            ring = set().union(*(came_from[state] for state in ring)) - found.keys()
+        return self._distances.setdefault(key, found)
+
+    def nearer(self, problem: Problem, states: Sequence[Any]) -> float:
+        """Share of the moves between these states that leave fewer moves to the goal than there were."""
+        left = [self.distances(problem).get(tuple(state), math.inf) for state in states]
+        return sum(after < before for before, after in itertools.pairwise(left)) / max(len(left) - 1, 1)
 
     # Problems and text
 

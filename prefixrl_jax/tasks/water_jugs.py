@@ -191,11 +191,11 @@ class WaterJugs(Game):
         return problem.data["goal"] in state
 
     def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
-        """Shares of fills, empties and pours among the moves, and the number of moves."""
+        """Number of moves, and among them the shares of fills, empties and pours and of those that go nearer to the goal."""
         width, states = len(problem.data["start"]) + 1, self.follow(problem, response)[1]
         made = [self.moves[i] for i in response[: (len(states) - 1) * width : width]]
         shares = {kind: sum(m[0] == kind for m in made) / max(len(made), 1) for kind in ("fill", "empty", "pour")}
-        return shares | {"moves": float(len(made))}
+        return shares | {"nearer": self.nearer(problem, states), "moves": float(len(made))}
 
 
 def _name(mark: str, numbers: Sequence[int]) -> list[str]:

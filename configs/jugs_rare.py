@@ -1,0 +1,16 @@
+"""Water jugs that the base model solves once in five thousand samples: too rare for plain RL to begin with."""
+
+from ml_collections import ConfigDict
+
+from configs import demo
+
+
+def get_config() -> ConfigDict:
+    """The demo's training on rarer problems, with more samples to find their traces."""
+    c = demo.get_config()
+    c.task.water_jugs.band = (1e-4, 1e-3)
+    c.data.train_candidates = 340
+    c.data.heldout_candidates = 340
+    c.select.train_problems = 320
+    c.collect.cap = 512
+    return c
