@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     c.seed = 0  # of everything before training: initial weights, base text, select, collect, cuts, evaluation
 
     c.task = ConfigDict()
-    c.task.name = "water_jugs"  # water_jugs, countdown, errand, gsm8k, or math (which needs model.path)
+    c.task.name = "water_jugs"  # water_jugs, countdown, errand, gsm8k; arithmetic, math (which need model.path)
     c.task.water_jugs = ConfigDict()
     c.task.water_jugs.max_capacity = 11  # largest jug, litres
     c.task.water_jugs.jugs = 2  # most jugs in a problem
@@ -37,6 +37,11 @@ def get_config() -> ConfigDict:
     c.task.errand.band = (1e-3, 1e-2)  # generated problems: chance that random legal play solves them
     c.task.gsm8k = ConfigDict()
     c.task.gsm8k.base_path = ""  # JSONL of worked solutions for a base model trained from scratch
+    c.task.arithmetic = ConfigDict()
+    c.task.arithmetic.prompt = 'What is {question}? Finish with "The answer is" and the number.'
+    c.task.arithmetic.terms = 3  # numbers in a problem
+    c.task.arithmetic.largest = 50  # of them
+    c.task.arithmetic.signs = "+-*"  # between them
 
     c.task.math = ConfigDict()
     c.task.math.prompt = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{}."

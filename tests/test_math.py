@@ -1,5 +1,6 @@
 """Math problems for a pretrained model: prompts by its chat template, prefixes inside the open turn, answers by value."""
 
+import ast
 import dataclasses
 import json
 
@@ -10,6 +11,7 @@ from prefixrl_jax.config import get_config
 from prefixrl_jax.model.hf import export_hf
 from prefixrl_jax.model.tokenizer import byte_tokenizer
 from prefixrl_jax.settings import resolve
+from prefixrl_jax.tasks.arithmetic import Arithmetic
 from prefixrl_jax.tasks.math import Math
 from prefixrl_jax.tasks.registry import make_task
 from prefixrl_jax.tasks.sources import candidates
@@ -108,7 +110,9 @@ def test_what_cannot_be_asked_is_refused(folder, tmp_path):
     byte_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="the tokenizer has no chat template"):
         make(tmp_path)
-    with pytest.raises(ValueError, match=r"model\.path='x' with task\.name='water_jugs'.*tasks for pretrained models: math"):
+    with pytest.raises(
+        ValueError, match=r"model\.path='x' with task\.name='water_jugs'.*tasks for pretrained models: arithmetic, math"
+    ):
         make_task("water_jugs", {}, "x")
     assert make(folder).base_source() == "" and make(folder).strategies(Problem("p", {}), [1]) == {}
     for call in (lambda: make(folder).generate("train", 1, 0), lambda: make(folder).base_text(None, 1)):
@@ -126,6 +130,57 @@ def test_a_run_takes_sizes_and_tokenizer_from_the_model(folder, tmp_path):
     assert (s.model.hidden_size, s.model.num_layers, s.model.vocab_size) == (TINY.hidden_size, TINY.num_layers, 300)
     sets = candidates(s.task, c.data, 0).problems
     assert sorted(p.data["question"] for p in [*sets["train"], *sets["heldout"]]) == [f"{i} + {i}?" for i in range(8)]
+
+
+def arithmetic(folder, **fields) -> Arithmetic:
+    return Arithmetic(**(get_config().task.arithmetic.to_dict() | {"model_path": str(folder)} | fields))
+
+
+def test_arithmetic_is_generated_with_its_value_and_splits_share_no_numbers(folder):
+    task = arithmetic(folder, terms=4, largest=9)
+    sets = {split: task.generate(split, 150, seed=1) for split in ("train", "heldout")}
+    numbers = {}
+    for split, problems in sets.items():
+        assert len({p.id for p in problems}) == 150
+        for p in problems:
+            assert p.data == task.parse(p.data)
+            tree = ast.parse(p.data["question"], mode="eval")
+            assert int(p.data["answer"]) == eval(compile(tree, "question", "eval"))
+            found = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+            assert len(found) == 4 and set(found) <= set(range(2, 10))
+            numbers.setdefault(split, set()).add(tuple(sorted(found)))
+    assert not numbers["train"] & numbers["heldout"]
+    signs = "".join(p.data["question"] for p in sets["train"])
+    assert all(sign in signs for sign in "+-*")
+    assert task.generate("train", 150, seed=1) == sets["train"] != task.generate("train", 150, seed=2)
+
+
+def test_arithmetic_is_asked_and_graded_as_word_problems_are(folder):
+    task = arithmetic(folder, prompt="What is {question}?")
+    problem = Problem("p", task.parse({"question": "2 - 3 * 4", "answer": -10}))
+    assert task.text(task.render(problem)) == "[user]What is 2 - 3 * 4?<eos>[assistant]"
+    for response, verdict in (("3 * 4 = 12, the answer is -10.", Verdict.CORRECT), ("The answer is 10", Verdict.WRONG),
+                              ("2 - 12 = -10", Verdict.UNPARSED)):  # fmt: skip
+        assert task.grade(problem, task.tokenizer.encode(response)).result() is verdict
+    assert make_task("arithmetic", get_config().task.arithmetic.to_dict(), str(folder)).name == "arithmetic"
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"terms": 1}, "terms=1 and largest=50 must be at least 2"),
+    ({"largest": 1}, "terms=3 and largest=1 must be at least 2"),
+    ({"signs": "+/"}, r"task\.arithmetic\.signs='\+/': some of \+-\*"),
+    ({"signs": ""}, r"task\.arithmetic\.signs='': some of"),
+    ({"prompt": "Add."}, r"task\.arithmetic\.prompt='Add\.': the place of the question"),
+    ({"model_path": ""}, r"task\.name='arithmetic' needs model\.path"),
+])  # fmt: skip
+def test_arithmetic_that_cannot_be_asked_is_refused_with_the_field(folder, fields, message):
+    with pytest.raises(ValueError, match=message):
+        arithmetic(folder, **fields)
+
+
+def test_too_few_sums(folder):
+    with pytest.raises(ValueError, match=r"only 0 of 9 train problems were found"):
+        arithmetic(folder, terms=2, largest=2, signs="+").generate("train", 9, seed=0)
 
 
 def test_a_hint_stands_in_the_users_turn(folder):

@@ -24,6 +24,7 @@ from prefixrl_jax.recipe import off_policy_rows
 from prefixrl_jax.settings import resolve
 from prefixrl_jax.stages import SHARED, flatten
 from prefixrl_jax.traces import Trace
+from prefixrl_jax.tuning import SEED
 
 ROOT = Path(__file__).parent.parent
 ARM = (*SHARED[:2], "prefixes", "sft", "train")
@@ -238,6 +239,34 @@ def test_a_comparison_goes_on_after_a_kill_and_ends_with_one_report(shared, tmp_
         last = json.loads(rows[-2])["flops/total"] if len(rows) > 1 else 0
         assert last < budget
     assert "<table" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_comparison_tunes_on_one_half_of_the_held_out_problems_and_measures_on_the_other(shared, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(shared.workdir, run / "shared")
+    (run / "shared" / "stages" / "baseline.json").unlink()  # it is of all held-out problems
+    flags = ("--methods=rl", "--tune=train.learning_rate=1e-3,1e-2", "--config.train.steps=1")
+    done = subprocess.run(command(run, *flags), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((run / "comparison.json").read_text())
+    (tuned,) = found["tuned"]
+    assert [t["value"] for t in tuned["tried"]] == ["1e-3", "1e-2"]
+    assert tuned["chosen"] == max(tuned["tried"], key=lambda t: t["accuracy"])["value"]
+    configs = {path.parent: json.loads(path.read_text()) for path in run.glob("*/rl*/**/config.json")}
+    where = {str(path.relative_to(run)): (c["eval"]["heldout_part"], c["train"]["seed"]) for path, c in configs.items()}
+    assert where == {
+        "tuning/rl+train.learning_rate=1e-3": ("validation", SEED), "tuning/rl+train.learning_rate=1e-2": ("validation", SEED),
+        "arms/rl/seed-0": ("test", 0),
+    }  # fmt: skip
+    assert configs[run / "arms" / "rl" / "seed-0"]["train"]["learning_rate"] == float(tuned["chosen"])
+    for directory in configs:
+        plain = json.loads((directory / "stages" / "evaluate.json").read_text())["result"]["plain"]
+        assert plain["heldout"]["after"]["problems"] == 2 and plain["train"]["after"]["problems"] == 8  # of 4, and of 8
+        if directory.parent.name == "tuning":
+            (tried,) = (t for t in tuned["tried"] if t["value"] == directory.name.split("=")[1])
+            assert tried["accuracy"] == plain["heldout"]["after"]["avg@1"]
+    page = (run / "report.html").read_text()
+    assert 'id="tuning"' in page and f"<b>{tuned['chosen']}</b>" in page
 
 
 @pytest.mark.parametrize(

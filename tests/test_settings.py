@@ -22,6 +22,7 @@ from prefixrl_jax.model.hf import export_hf
 from prefixrl_jax.model.tokenizer import byte_tokenizer
 from prefixrl_jax.settings import resolve
 from prefixrl_jax.stages import AFTER, EXTENT, NAMES, Stages, WorkdirMismatch, fields_of, flatten
+from prefixrl_jax.tasks.registry import PRETRAINED
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,7 +54,7 @@ def test_the_configurations_that_come_along_resolve(module):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"task__name": "chess"}, r"task\.name='chess': known tasks are countdown, errand, gsm8k, math, water_jugs"),
+        ({"task__name": "chess"}, r"task\.name='chess': known tasks are arithmetic, countdown, errand, gsm8k, math, water_jugs"),
         ({"train__loss": "dpo"}, r"train\.loss='dpo': one of reinforce, ppo_clip"),
         ({"train__advantage": "gae"}, r"train\.advantage='gae': one of group_mean, leave_one_out, std_normalised"),
         ({"prefix__schedule": "linear"}, r"prefix\.schedule='linear': one of band, reverse, cosine, adaptive, shortest_solvable"),
@@ -259,11 +260,11 @@ def test_every_configuration_has_the_known_fields_and_resolves(tmp_path):
     model = dataclasses.replace(TINY, vocab_size=300)
     export_hf(random_params(model), model, tokenizer, tmp_path)
     files = sorted(set((ROOT / "configs").glob("*.py")) - {ROOT / "configs" / "__init__.py"})
-    assert len(files) == 9
+    assert len(files) == 10
     for file in files:
         c = importlib.import_module(f"configs.{file.stem}").get_config()
         assert flatten(c).keys() == flatten(base.get_config()).keys()
-        pretrained = c.task.name == "math"
+        pretrained = c.task.name in PRETRAINED
         c.model.path = str(tmp_path) if pretrained else ""
         s = resolve(c)
         assert s.model.hidden_size == (TINY.hidden_size if pretrained else c.model.hidden_size)

@@ -408,7 +408,9 @@ def test_jug_settings_are_refused_with_the_field(fields, message):
 
 
 def test_an_unknown_task_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"task\.name='chess': known tasks are countdown, errand, gsm8k, math, water_jugs"):
+    with pytest.raises(
+        ValueError, match=r"task\.name='chess': known tasks are arithmetic, countdown, errand, gsm8k, math, water_jugs"
+    ):
         make_task("chess", {})
 
 

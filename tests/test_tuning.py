@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from pathlib import Path
 
 import pytest
-from conftest import PYTHON
 
 from configs import smoke
+from prefixrl_jax.compare import seeds_of
 from prefixrl_jax.evaluate import PARTS, part_of
-from prefixrl_jax.experiment import Experiment
 from prefixrl_jax.methods import configure
 from prefixrl_jax.settings import resolve
-from prefixrl_jax.stages import SHARED
 from prefixrl_jax.tuning import SEED, Grid, Outcome, check, choose
 
-ROOT = Path(__file__).parent.parent
 RATES = Grid("train.learning_rate", ("1e-4", "1e-3", "1e-2"))
 EPOCHS = Grid("sft.epochs", ("1", "4"))
 
@@ -78,6 +73,12 @@ def test_what_cannot_be_tuned_is_named(texts, message):
         check([Grid.parse(text) for text in texts], smoke.get_config())
 
 
+def test_the_seed_of_tuning_is_not_one_of_the_comparison():
+    assert seeds_of(["0", " 7"]) == [0, 7]
+    with pytest.raises(ValueError, match="--seeds=0,1000: 1000 is the seed that --tune chooses with"):
+        seeds_of(["0", str(SEED)])
+
+
 def test_the_parts_of_the_held_out_problems_have_none_in_common_and_make_up_all(problems=tuple(range(7))):
     validation, test = part_of(list(problems), "validation"), part_of(list(problems), "test")
     assert sorted(validation + test) == part_of(list(problems), "all") == list(problems)
@@ -86,34 +87,3 @@ def test_the_parts_of_the_held_out_problems_have_none_in_common_and_make_up_all(
     config.eval.heldout_part = "train"
     with pytest.raises(ValueError, match=r"eval.heldout_part='train': one of all, validation, test"):
         resolve(config)
-
-
-def test_a_comparison_chooses_on_one_half_and_measures_on_the_other(tmp_path: Path):
-    fields = {"eval.heldout_part": "test", "train.steps": 1, "eval.fractions": (0.0,)}
-    shared = Experiment(configure(smoke.get_config(), "prefixrl", fields), tmp_path / "run" / "shared")
-    shared.run_stages(SHARED)
-    command = [*PYTHON, "-m", "prefixrl_jax.compare", "--config=configs/smoke.py", f"--workdir={tmp_path / 'run'}",
-               "--methods=rl", "--tune=train.learning_rate=1e-3,1e-2", "--config.train.steps=1",
-               "--config.eval.fractions=(0.0,)"]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    run = tmp_path / "run"
-    found = json.loads((run / "comparison.json").read_text())
-    (tuned,) = found["tuned"]
-    assert [t["value"] for t in tuned["tried"]] == ["1e-3", "1e-2"]
-    assert tuned["chosen"] == max(tuned["tried"], key=lambda t: t["accuracy"])["value"]
-    configs = {path.parent: json.loads(path.read_text()) for path in run.glob("*/rl*/**/config.json")}
-    where = {str(path.relative_to(run)): (c["eval"]["heldout_part"], c["train"]["seed"]) for path, c in configs.items()}
-    assert where == {
-        "tuning/rl+train.learning_rate=1e-3": ("validation", SEED), "tuning/rl+train.learning_rate=1e-2": ("validation", SEED),
-        "arms/rl/seed-0": ("test", 0),
-    }  # fmt: skip
-    assert configs[run / "arms" / "rl" / "seed-0"]["train"]["learning_rate"] == float(tuned["chosen"])
-    for directory in configs:
-        plain = json.loads((directory / "stages" / "evaluate.json").read_text())["result"]["plain"]
-        assert plain["heldout"]["after"]["problems"] == 2 and plain["train"]["after"]["problems"] == 8  # of 4, and of 8
-        if directory.parent.name == "tuning":
-            (tried,) = (t for t in tuned["tried"] if t["value"] == directory.name.split("=")[1])
-            assert tried["accuracy"] == plain["heldout"]["after"]["avg@1"]
-    page = (run / "report.html").read_text()
-    assert 'id="tuning"' in page and f"<b>{tuned['chosen']}</b>" in page

@@ -26,6 +26,12 @@ from prefixrl_jax.tasks.task import Problem, Verdict
 SPLITS = {"train": 0, "heldout": 1, "base": 2}  # residues of a hash of the problem: disjoint by construction
 
 
+def side(family: Any) -> str:
+    """The split that all problems of a family belong to, by a hash of its `repr`."""
+    digest = hashlib.blake2b(repr(family).encode(), digest_size=1).digest()
+    return list(SPLITS)[digest[0] % len(SPLITS)]
+
+
 class Game(abc.ABC):
     """The parts of a task that do not depend on the rules. `State` below is whatever a game makes it, not changed in place."""
 
@@ -129,8 +135,7 @@ class Game(abc.ABC):
 
     def split_of(self, problem: Problem) -> str:
         """The split a problem belongs to, by a hash of its family."""
-        digest = hashlib.blake2b(repr(self.family(problem)).encode(), digest_size=1).digest()
-        return list(SPLITS)[digest[0] % len(SPLITS)]
+        return side(self.family(problem))
 
     def hint(self, problem: Problem, prefix: Sequence[int]) -> list[int]:
         """The prompt with the prefix before its colon."""

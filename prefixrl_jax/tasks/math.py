@@ -33,13 +33,13 @@ class Math:
     def __init__(self, model_path: str, prompt: str, system: str, opening: str, kind: str, question_field: str, answer_field: str,
                  workers: int, timeout: float):  # fmt: skip
         if not model_path:
-            raise ValueError("task.name='math' needs model.path: a Hugging Face folder, hub id or GGUF file")
+            raise ValueError(f"task.name={self.name!r} needs model.path: a Hugging Face folder, hub id or GGUF file")
         if "{question}" not in prompt:
-            raise ValueError(f"task.math.prompt={prompt!r}: the place of the question, {{question}}, is missing")
+            raise ValueError(f"task.{self.name}.prompt={prompt!r}: the place of the question, {{question}}, is missing")
         path = find_model(model_path)
         self.tokenizer = tokenizer_of(path)
         if not self.tokenizer.chat_template:
-            raise ValueError(f"{path}: the tokenizer has no chat template, by which task 'math' asks its questions")
+            raise ValueError(f"{path}: the tokenizer has no chat template, by which task {self.name!r} asks its questions")
         self.stop_ids = stop_ids(path, self.tokenizer)
         self._prompt, self._system = prompt, system
         self._fields = {"question": question_field.split(","), "answer": answer_field.split(",")}
