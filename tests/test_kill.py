@@ -47,14 +47,14 @@ def wait_for_samples(workdir: Path, count: int) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("stages", "line"), [(0, "base 40/120"), (1, "samples"), (3, "train 5/10")])
-def test_sigterm_stops_in_order_and_says_how_to_go_on(whole, tmp_path, stages, line):
+def test_sigterm_stops_in_order_and_says_how_to_go_on(whole, tmp_path):
     command, expected, _ = whole
-    child = command.start(begun(expected, tmp_path / "run", stages))
-    wait_for_samples(tmp_path / "run", 50) if line == "samples" else wait_for(child, line)
-    child.send_signal(signal.SIGTERM)
-    output = completed(child)
-    assert "stopped as asked" in output and "the same command goes on" in output
+    for line in ("base 40/120", "samples", "train 5/10"):
+        child = command.start(tmp_path / "run")
+        wait_for_samples(tmp_path / "run", 50) if line == "samples" else wait_for(child, line)
+        child.send_signal(signal.SIGTERM)
+        output = completed(child)
+        assert "stopped as asked" in output and "the same command goes on" in output
     command.finish(tmp_path / "run")
     assert differences(tmp_path / "run", expected) == []
 
@@ -75,22 +75,23 @@ def test_a_second_sigterm_ends_it_at_once():
     assert done.stdout == "True\n" and done.returncode == -signal.SIGTERM, done.stderr
 
 
-@pytest.mark.parametrize(("stages", "line", "size", "message"), [
-    (1, "samples", 5_000, "were not saved in the log"),
-    (3, "train 3/10", 20_000, "the checkpoint of step"),
-])  # fmt: skip
-def test_a_disk_that_takes_no_more_ends_in_one_line_and_loses_nothing(whole, tmp_path, stages, line, size, message):
+FULL = (("samples", 5_000, "were not saved in the log"), ("train 3/10", 20_000, "the checkpoint of step"))
+
+
+def test_a_disk_that_takes_no_more_ends_in_one_line_and_loses_nothing(whole, tmp_path):
     """The limit on the size of a file stands for a full disk: the system refuses a write in the middle of the run."""
     command, expected, _ = whole
-    child = command.start(begun(expected, tmp_path / "run", stages))
-    wait_for_samples(tmp_path / "run", 0) if line == "samples" else wait_for(child, line)
-    resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-    output = child.communicate(timeout=120)[0]
-    assert child.returncode == 3, output[-3000:]
-    last = output.splitlines()[-1]
-    assert last.startswith("error: ") and message in last and "intact" in last, output[-3000:]
-    command.finish(tmp_path / "run")
-    assert differences(tmp_path / "run", expected) == []
+    run = begun(expected, tmp_path / "run", 1)
+    for line, size, message in FULL:
+        child = command.start(run)
+        wait_for_samples(run, 0) if line == "samples" else wait_for(child, line)
+        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        output = child.communicate(timeout=120)[0]
+        assert child.returncode == 3, output[-3000:]
+        last = output.splitlines()[-1]
+        assert last.startswith("error: ") and message in last and "intact" in last, output[-3000:]
+    command.finish(run)
+    assert differences(run, expected) == []
 
 
 def test_a_directory_that_cannot_be_written_is_named_before_anything_is_computed(whole, tmp_path):
