@@ -1,4 +1,4 @@
-"""Water jugs that the base model solves once in five thousand samples: too rare for plain RL to begin with."""
+"""Water jugs that the base model solves once in five thousand samples."""
 
 from ml_collections import ConfigDict
 

@@ -14,7 +14,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
@@ -107,7 +106,7 @@ def compare(workdir: Path) -> None:
     arms = [Arm(method, seed) for seed in seeds_of(SEEDS.value) for method in methods]
     for arm in arms:
         arm.check(base)  # before any compute
-    tuning.check(grids, base)
+    tuning.check(grids, base, {arm.method: arm.config(base, {}) for arm in arms})
     if REFERENCE.value not in methods and REFERENCE.present:
         raise ValueError(f"--reference={REFERENCE.value}: one of the methods {', '.join(methods)}")
     shared = Experiment(base, workdir / "shared")
@@ -122,13 +121,13 @@ def compare(workdir: Path) -> None:
     for number, arm in enumerate(arms, start=1):
         arm = dataclasses.replace(arm, tuned=found[arm.method][0])
         say(f"{arm.method}{arm.tuned}, seed {arm.seed}: arm {number} of {len(arms)}")
-        run_arm(shared, arm, [name for name in NAMES if name != "export"])
+        run_arm(shared, arm, [name for name in NAMES if name != "export"], {})
     directories = {(arm.method, arm.seed): arm.directory(workdir) for arm in arms}
     tuned = [field for _, record in found.values() for field in record]
     on_primary(lambda: say(write_comparison(workdir, directories, shared.workdir, REFERENCE.value, tuned)))
 
 
-def run_arm(shared: Experiment, arm: Arm, stages: Sequence[str], fields: Mapping[str, Any] = MappingProxyType({})) -> Experiment:
+def run_arm(shared: Experiment, arm: Arm, stages: Sequence[str], fields: Mapping[str, Any]) -> Experiment:
     """Runs those stages of an arm that are not finished; fields: in addition to the experiment's."""
     import jax
 

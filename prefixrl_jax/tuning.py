@@ -9,7 +9,7 @@ each kept for the next.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -58,14 +58,16 @@ class Outcome:
     flops: float  # in all, paper accounting
 
 
-def check(grids: Sequence[Grid], base: ConfigDict) -> None:
-    """Raises ValueError for a field that is not a method's to choose, or is given twice."""
+def check(grids: Sequence[Grid], base: ConfigDict, methods: Mapping[str, ConfigDict]) -> None:
+    """Raises ValueError for a field that is not a method's to choose, that none of the methods reads, or that is given twice."""
     for number, grid in enumerate(grids):
         if grid.field in [earlier.field for earlier in grids[:number]]:
             raise ValueError(f"--tune={grid.field}: given twice; name all its values at once")
         if any(grid.field in fields_of(base, stage) for stage in SHARED) or grid.field in EXTENT:
             raise ValueError(f"--tune={grid.field}: the base model, the hard set, the corpus, the evaluation and the budget are "
                              "the same for all methods; tune what comes after, such as train.learning_rate")  # fmt: skip
+        if not any(grid.matters(method, config) for method, config in methods.items()):
+            raise ValueError(f"--tune={grid.field}: none of the methods {', '.join(methods)} leaves it open and reads it")
 
 
 def choose(method: str, grids: Sequence[Grid], measure: Callable[[str], Outcome]) -> tuple[str, list[dict[str, Any]]]:

@@ -65,12 +65,14 @@ def test_a_method_tunes_what_it_reads_and_does_not_fix(method, expected):
         (["train.batch=8,16", "train.batch=32,64"], "--tune=train.batch: given twice"),
         (["select.samples=8,16"], "--tune=select.samples: the base model, the hard set"),
         (["eval.samples=8,16"], "--tune=eval.samples: .* the same for all methods"),
+        (["sft.epochs=4,16"], "--tune=sft.epochs: none of the methods rl leaves it open and reads it"),
+        (["checkpoint.every=1,2"], "--tune=checkpoint.every: none of the methods rl"),
         (["train.steps=8,16"], "--tune=train.steps: .* the budget are the same for all methods"),
     ],
 )
 def test_what_cannot_be_tuned_is_named(texts, message):
     with pytest.raises(ValueError, match=message):
-        check([Grid.parse(text) for text in texts], smoke.get_config())
+        check([Grid.parse(text) for text in texts], smoke.get_config(), {"rl": configure(smoke.get_config(), "rl", {})})
 
 
 def test_the_seed_of_tuning_is_not_one_of_the_comparison():
@@ -79,9 +81,10 @@ def test_the_seed_of_tuning_is_not_one_of_the_comparison():
         seeds_of(["0", str(SEED)])
 
 
-def test_the_parts_of_the_held_out_problems_have_none_in_common_and_make_up_all(problems=tuple(range(7))):
-    validation, test = part_of(list(problems), "validation"), part_of(list(problems), "test")
-    assert sorted(validation + test) == part_of(list(problems), "all") == list(problems)
+def test_the_parts_of_the_held_out_problems_have_none_in_common_and_make_up_all():
+    problems = list(range(7))
+    validation, test = part_of(problems, "validation"), part_of(problems, "test")
+    assert sorted(validation + test) == part_of(problems, "all") == problems
     assert set(PARTS) == {"all", "validation", "test"}
     config = smoke.get_config()
     config.eval.heldout_part = "train"

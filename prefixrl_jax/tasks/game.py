@@ -87,7 +87,7 @@ class Game(abc.ABC):
         """Whether a token can be a move in this problem at all, legal now or not."""
         return token in self.moves
 
-    # Play
+    # How far it is to the goal
 
     def distances(self, problem: Problem) -> dict[tuple, int]:
         """Fewest moves to the goal, by state (as a tuple), from every state that play can lead to and from which there is a way.
@@ -116,7 +116,8 @@ class Game(abc.ABC):
 
     def nearer(self, problem: Problem, states: Sequence[Any]) -> float:
         """Share of the moves between these states that leave fewer moves to the goal than there were."""
-        left = [self.distances(problem).get(tuple(state), math.inf) for state in states]
+        distances = self.distances(problem)
+        left = [distances.get(tuple(state), math.inf) for state in states]
         return sum(after < before for before, after in itertools.pairwise(left)) / max(len(left) - 1, 1)
 
     # Problems and text
