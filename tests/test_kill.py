@@ -35,7 +35,7 @@ def whole(tmp_path_factory) -> tuple[Command, Path, float]:
 def test_killed_at_drawn_moments(whole, tmp_path):
     command, expected, seconds = whole
     moments = random.Random(0)
-    tally = kill_repeatedly(command, tmp_path / "run", expected, KILLS, lambda: moments.uniform(0.12, 0.33) * seconds)
+    tally = kill_repeatedly(command, tmp_path / "run", expected, KILLS, lambda: moments.uniform(0.1, 0.24) * seconds)
     assert (tally.kills, tally.lost, tally.different) == (KILLS, 0, []) and tally.runs >= 1
 
 

@@ -39,7 +39,7 @@ def group_loss(params, config, group, advantages, settings):
 
 
 loss_and_sums = jax.jit(group_loss, static_argnums=(1, 4))
-gradient = jax.jit(jax.grad(group_loss, has_aux=True), static_argnums=(1, 4))
+value_and_gradient = jax.jit(jax.value_and_grad(group_loss, has_aux=True), static_argnums=(1, 4))
 
 
 def expected_logprobs(params, config, group, temperature):
@@ -167,7 +167,7 @@ def test_gradient_is_that_of_finite_differences(kind):
         rest = config, group, adv, LossSettings(kind, logprob_chunk=2, **more)
         leaves, tree = jax.tree.flatten(params)
         rng, step = np.random.default_rng(4), 1e-6
-        for i, slope in enumerate(jax.tree.leaves(gradient(params, *rest)[0])):
+        for i, slope in enumerate(jax.tree.leaves(value_and_gradient(params, *rest)[1])):
             direction = rng.normal(size=slope.shape)
 
             def moved(amount, i=i, direction=direction):
@@ -183,7 +183,7 @@ def test_the_gradient_reaches_the_context_through_its_keys_and_values():
     only_context = {36}  # a token that stands in a context, not as its last, and nowhere else
     tokens = jnp.where(group.tokens == 36, 0, group.tokens)
     context = Context(jnp.where(group.context.tokens == 36, 0, group.context.tokens).at[0, 2].set(36), group.context.lengths)
-    grads, _ = gradient(params, UNTIED, group.replace(tokens=tokens, context=context), adv, LossSettings())
+    _, grads = value_and_gradient(params, UNTIED, group.replace(tokens=tokens, context=context), adv, LossSettings())
     used = np.flatnonzero(np.any(np.asarray(grads["embed"]["embedding"]), axis=1))
     assert only_context <= set(used.tolist()) < set(range(SMALL.vocab_size))
 
@@ -216,10 +216,10 @@ def test_logits_are_taken_of_continuation_rows_only(monkeypatch):
 @pytest.mark.parametrize("kind", LOSSES)
 def test_the_chunk_of_logits_does_not_change_the_loss_or_its_gradient(kind):
     params, (group, adv) = random_params(SMALL), make_group()
-    run = lambda f, chunk: f(params, SMALL, group, adv, LossSettings(kind, logprob_chunk=chunk))  # noqa: E731
-    (value, _), (grads, _) = run(loss_and_sums, T), run(gradient, T)
+    run = lambda chunk: value_and_gradient(params, SMALL, group, adv, LossSettings(kind, logprob_chunk=chunk))  # noqa: E731
+    (value, _), grads = run(T)
     for chunk in (1, 4):
-        (other, _), (other_grads, _) = run(loss_and_sums, chunk), run(gradient, chunk)
+        (other, _), other_grads = run(chunk)
         assert float(other) == pytest.approx(float(value), rel=1e-6)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), other_grads, grads)
 

@@ -44,8 +44,8 @@ def pair(command: Command, workdir: Path, *flags: str) -> list[subprocess.Popen]
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory) -> Command:
-    return Command("configs/smoke.py", FLAGS, tmp_path_factory.mktemp("cache"))
+def command() -> Command:
+    return Command("configs/smoke.py", FLAGS, Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
 
 
 @pytest.fixture(scope="module")

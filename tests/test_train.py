@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import jax
@@ -43,11 +44,16 @@ def source(poisoned: int | None = None):
     return batch
 
 
+@functools.cache
+def training():
+    """Mesh, optimizer and update of all runs here."""
+    mesh, optimizer = meshes.make_mesh(), make_optimizer(OptimizerSettings(learning_rate=1e-2))
+    return mesh, optimizer, make_train_step(CONFIG, optimizer, LossSettings(), "group_mean", 1, mesh)
+
+
 def fit(directory, steps: int, poisoned: int | None = None, make_source=source, **options):
-    mesh = meshes.make_mesh()
-    optimizer = make_optimizer(OptimizerSettings(learning_rate=1e-2))
+    mesh, optimizer, update = training()
     with jax.set_mesh(mesh):
-        update = make_train_step(CONFIG, optimizer, LossSettings(), "group_mean", 1, mesh)
         loop = Loop("train", update, make_source(poisoned), steps, directory, **({"save_every": 1} | options))
         state, _ = loop.run(
             init_state(init_params(CONFIG, 0), CONFIG, optimizer, mesh), abstract_state(CONFIG, optimizer, mesh), Ledger()
