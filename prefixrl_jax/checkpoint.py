@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
@@ -41,7 +42,8 @@ class Checkpoints:
     def save(self, step: int, state: Any, sidecar: dict[str, Any], score: float | None = None) -> None:
         """Starts saving `state` (a pytree of arrays) and `sidecar` (JSON values); returns before it is on disk.
 
-        Raises OSError, here or at the next call of `save`, `wait` or `close`, when it could not be written.
+        Raises OSError, here or at the next call of `save`, `wait` or `close`, when it could not be written; JaxRuntimeError when
+        another process is gone.
         """
         if step in self._manager.all_steps():
             return
@@ -92,9 +94,14 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _naming_failures(self) -> Iterator[None]:
-        """Orbax reports what went wrong in the background at a later call, with whatever exception it met."""
+        """Orbax reports what went wrong in the background at a later call, with whatever exception it met.
+
+        What JAX itself raises where there are several processes is no matter of the files: one of them has gone meanwhile.
+        """
         try:
             yield
         except Exception as error:
+            if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+                raise
             raise OSError(f"the checkpoint of step {self._newest} could not be written to {self._directory}; those before it are "
                           f"intact: {error}") from error  # fmt: skip

@@ -111,3 +111,19 @@ def test_saving_a_step_twice_keeps_the_first(tmp_path):
         checkpoints.save(1, make_state(2), {"ledger": {}})
         checkpoints.wait()
         assert same_bits(checkpoints.restore(abstract(make_state(0)))[1], make_state(1))
+
+
+def test_a_save_that_another_process_has_left_is_not_told_as_a_failed_write(tmp_path, monkeypatch):
+    gone = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
+
+    def left(*_, **__):
+        raise gone
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", left)
+        with pytest.raises(OSError, match="the checkpoint of step 0 could not be written"):
+            checkpoints.save(1, make_state(1), {"ledger": {}})
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Connection reset by peer"):
+            checkpoints.save(1, make_state(1), {"ledger": {}})
+        monkeypatch.undo()
