@@ -9,6 +9,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).pa
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 # Compiling takes longer than running: half the time would go into optimising code that runs for a moment.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# PyTorch's threads would spin while they wait, and there are more workers than cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import dataclasses
 import shutil

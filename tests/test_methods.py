@@ -16,7 +16,7 @@ from conftest import PYTHON
 
 from configs import smoke
 from prefixrl_jax import config as base
-from prefixrl_jax.compare import methods_of
+from prefixrl_jax.compare import Arm, methods_of, seeds_of
 from prefixrl_jax.experiment import Experiment
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.methods import LOSSES, METHODS, OPTIONS, PRESETS, SCHEDULES, configure, preset
@@ -273,19 +273,32 @@ def test_a_comparison_tunes_on_one_half_of_the_held_out_problems_and_measures_on
     ("flags", "message"),
     [
         (["--methods=rl,ppo"], "'ppo' is none of the methods prefixrl"),
-        (["--seeds=0,x"], "--seeds=0,x: different whole numbers are expected"),
-        (["--seeds=1,1"], "--seeds=1,1: different whole numbers are expected"),
         (["--flops=-1"], "--flops"),
-        (["--methods=rl+select.samples=99"], "rl+select.samples=99 sets select.samples=99, and the corpus stage, which all arms"),
-        (["--methods=rl+rounds=2"], "rounds=2: the arms of a comparison have one round"),
         (["--methods=rl", "--reference=sft"], "--reference=sft: one of the methods rl"),
-        (["--methods=sft_rl", "--config.collect.cap=0"], "collect.cap=0 and no collect.traces_path: there is no corpus"),
     ],
 )
 def test_what_cannot_be_compared_is_told_before_any_compute(tmp_path, flags, message):
     done = subprocess.run(command(tmp_path / "run", *flags), cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0 and message in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "run" / "shared" / "base").exists()
+
+
+@pytest.mark.parametrize("text", ["0,x", "1,1"])
+def test_seeds_are_different_whole_numbers(text):
+    with pytest.raises(ValueError, match=f"--seeds={text}: different whole numbers are expected"):
+        seeds_of(text.split(","))
+
+
+@pytest.mark.parametrize(("method", "given", "message"), [
+    ("rl+select.samples=99", {}, r"rl\+select\.samples=99 sets select\.samples=99, and the corpus stage, which all arms"),
+    ("rl+rounds=2", {}, "rounds=2: the arms of a comparison have one round"),
+    ("sft_rl", {"collect.cap": 0}, r"collect\.cap=0 and no collect\.traces_path: there is no corpus"),
+])  # fmt: skip
+def test_an_arm_that_needs_other_shared_stages_is_refused(method, given, message):
+    base = smoke.get_config()
+    base.update_from_flattened_dict(given)
+    with pytest.raises(ValueError, match=message):
+        Arm(method, 0).check(base)
 
 
 def test_a_budget_below_the_cost_of_the_corpus_and_an_arm_of_another_configuration_are_refused(shared, tmp_path):

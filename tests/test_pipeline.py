@@ -109,17 +109,11 @@ def test_hugging_face_loads_the_export(finished):
         greedy = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=12)[0, len(ids) :].tolist()
     context = Context(jnp.array([ids[:1]], jnp.int32), jnp.array([1], jnp.int32))
 
-    def logits(tokens):
-        kv = transformer.encode_context(params, config, context)
-        return np.asarray(
-            transformer.logits(params, config, transformer.continue_group(params, config, context, kv, jnp.array([[tokens]])))
-        )[0, 0]
-
-    np.testing.assert_allclose(logits(ids), expected, atol=1e-4)
-    ours = list(ids)
-    for token in greedy:
-        ours.append(int(logits(ours)[-1].argmax()))
-        assert ours[-1] == token
+    kv = transformer.encode_context(params, config, context)
+    hidden = transformer.continue_group(params, config, context, kv, jnp.array([[ids + greedy]]))
+    logits = np.asarray(transformer.logits(params, config, hidden))[0, 0]
+    np.testing.assert_allclose(logits[: len(ids)], expected, atol=1e-4)
+    assert logits[len(ids) - 1 : -1].argmax(-1).tolist() == greedy
 
 
 def test_a_complete_run_is_reused(finished):
@@ -171,7 +165,7 @@ def test_published_jug_problems_from_a_file(tmp_path):
     flags = [f"--config.data.path={DATA / 'jugs_published.jsonl'}", "--config.task.water_jugs.max_capacity=163",
              "--config.task.water_jugs.jugs=3", "--config.base.steps=2", "--config.collect.cap=4", "--config.select.samples=2",
              "--config.sampling.max_new_tokens=25", "--config.sampling.context_buckets=(40,)",
-             "--config.prefix.share=0.0"]  # fmt: skip
+             "--config.prefix.share=0.0", "--config.train.steps=1"]  # fmt: skip
     run(tmp_path / "run", *flags)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["corpus"]["problems"] > 0
@@ -192,6 +186,7 @@ def test_gsm8k_questions_through_bytes(tmp_path):
         "--config.collect.cap=4",
         "--config.select.samples=2",
         "--config.prefix.share=0.0",
+        "--config.train.steps=1",
     ]
     run(tmp_path / "run", *flags)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -242,9 +237,6 @@ def test_dry_run_spends_nothing(tmp_path):
         ("--config.train.lerning_rate=1.0", ("lerning_rate", "learning_rate")),
         ("--config.train.steps=many", ("train.steps", "many", "int")),
         ("--config.train.batch=7", ("train.micro_batches=2", "train.batch=7")),
-        ("--config.prefix.band=(0.8,0.4)", ("prefix.band", "0.8", "0.4")),
-        ("--config.prefix.band=(0.0,1.0)", ("prefix.band", "0 < low <= high < 1")),
-        ("--config.task.name=sudoku", ("sudoku", "water_jugs")),
         ("--stage=trian", ("trian", "train")),
         ("--config.data.path=no/such.jsonl", ("no/such.jsonl",)),
     ],

@@ -56,7 +56,7 @@ def test_micro_batches_change_nothing(mesh, aggregation):
     # A large eps keeps Adam's first step proportional to the gradient, so that a wrong scale would show.
     optimizer = OptimizerSettings(learning_rate=1e-2, eps=1e-1, max_grad_norm=1e9)
     results = []
-    for micro_batches in (1, 2, 4) if aggregation == "token_mean" else (1, 2):
+    for micro_batches in (1, 4) if aggregation == "token_mean" else (1, 2):
         step, init = make_step(mesh, optimizer, micro_batches, settings=LossSettings(aggregation=aggregation, logprob_chunk=2))
         state, metrics = step(init(random_params(SMALL)), make_group())
         results.append((jax.device_get(state.params), {k: float(v) for k, v in metrics.items()}))
@@ -80,7 +80,7 @@ def test_groups_without_a_difference_are_left_out_and_change_nothing(mesh, micro
     assert int(metrics["groups/computed"]) == computed
     norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(gradient(random_params(SMALL), group))))
     assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-4)
-    gap = jnp.abs(token_logprobs(random_params(SMALL), SMALL, group, 1.0, T) - group.logprobs) * group.mask()
+    gap = jnp.abs(logprobs_of(random_params(SMALL), group) - group.logprobs) * group.mask()
     expected = float(gap[jnp.array([0, 3, 7])].max())
     assert float(metrics["sampler_trainer/logp_diff_max"]) == pytest.approx(expected, rel=1e-4)
 
@@ -95,6 +95,11 @@ def test_every_device_gives_its_own_informative_groups_first(blocks, micro_batch
     parts, count = _informative_first(jnp.arange(8), jnp.asarray(wanted), micro_batches, blocks)
     assert parts.reshape(-1).tolist() == order and int(count) == needed
     assert int(_informative_first(jnp.arange(8), jnp.zeros(8, bool), micro_batches, blocks)[1]) == 0
+
+
+@jax.jit
+def logprobs_of(params, group):
+    return token_logprobs(params, SMALL, group, 1.0, T)
 
 
 @jax.jit

@@ -21,7 +21,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from prefixrl_jax.files import write_json
 from prefixrl_jax.model.config import ModelConfig
@@ -115,6 +115,8 @@ def _to_host(x: jax.Array) -> np.ndarray:
 
 def _tokenizer_note(directory: Path, tokenizer: PreTrainedTokenizerFast) -> str:
     """What the card must say when AutoTokenizer would change this tokenizer: it rebuilds Qwen2's own for any Qwen2 model."""
+    from transformers import AutoTokenizer  # a third of a second that every start would pay
+
     try:
         if fingerprint(AutoTokenizer.from_pretrained(str(directory))) == fingerprint(tokenizer):
             return ""
