@@ -101,7 +101,6 @@ def test_the_configurations_that_come_along_resolve(module):
         ({"collect__cap": -1}, r"collect\.cap=-1"),
         ({"eval__fractions": (0.5, 1.0)}, r"eval\.fractions=\(0\.5, 1\.0\)"),
         ({"eval__temperature": -0.5}, r"temperature=-0\.5"),
-        ({"task__name": "sudoku"}, r"task\.name='sudoku'.*water_jugs"),
         ({"model__num_kv_heads": 3}, r"model\.num_heads=2.*num_kv_heads=3"),
     ],
 )
