@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import csv
 import dataclasses
+import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from prefixrl_jax.report import Run, corpus_flops, estimates, read_run
 from prefixrl_jax.wording import amount, interval, number, percent
 
 DRAWS, POINTS = 2000, 120  # of the bootstrap; along a curve
+AXES = {"paper": "flops/total", "actual": "flops/actual_total"}  # columns of metrics.jsonl, by accounting
 CURVES = ("reward/plain", "reward/prefixed", "groups/all_zero", "groups/mixed", "groups/all_one", "grad_norm", "entropy",
           "completions/mean_length", "problems/unlocked")  # fmt: skip
 TEMPLATE = "comparison.html.jinja"
@@ -94,10 +96,10 @@ class Method:
     name: str
     runs: dict[int, Run]
 
-    def accuracy(self, set_name: str, seeds: Sequence[int] | None = None) -> Curve | None:
+    def accuracy(self, set_name: str, seeds: Sequence[int] | None = None, accounting: str = "paper") -> Curve | None:
         """Plain accuracy over FLOPs, of the given seeds (repeated ones count again) or of all."""
         chosen = [self.runs[s] for s in seeds or self.runs]
-        found = [estimates(run, set_name, corpus_flops(run)) for run in chosen]
+        found = [estimates(run, set_name, corpus_flops(run, accounting), AXES[accounting]) for run in chosen]
         return mean_curve([([e.x for e in points], [e.y for e in points]) for points in found])
 
     def metric(self, key: str) -> Curve | None:
@@ -120,12 +122,12 @@ class Method:
 
 def efficiency(method: Method, reference: Method, set_name: str) -> dict[str, Any]:
     """How a method stands to the reference on a set: FLOPs of the reference to its final accuracy over the method's FLOPs to the
-    same (0 if the method never has it, None if that cannot be said), and the ratio of final accuracies.
+    same, in both accountings (0 if the method never has it, None if that cannot be said), and the ratio of final accuracies.
 
     Final, not best: the evaluations on the way have few samples, and the largest of them is the luckiest.
     """
 
-    def flops_ratio(mine: Curve | None, theirs: Curve | None) -> float:
+    def ratio(mine: Curve | None, theirs: Curve | None) -> float:
         if mine is None or theirs is None or theirs.y[-1] <= 0:
             return float("nan")
         level = float(theirs.y[-1])
@@ -134,21 +136,24 @@ def efficiency(method: Method, reference: Method, set_name: str) -> dict[str, An
     def final_ratio(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.mean(a) / np.mean(b)) if len(a) and len(b) and np.mean(b) > 0 else float("nan")
 
+    def curves(of: Method, rows: np.ndarray, accounting: str) -> list[Curve | None]:
+        names = list(of.runs)
+        known = functools.cache(lambda row: of.accuracy(set_name, [names[i] for i in row], accounting))
+        return [known(tuple(row)) for row in np.sort(rows)]
+
     path = ("plain_pass_at_1", set_name, "after")
     a, b = np.array(method.values(*path)), np.array(reference.values(*path))
-    out: dict[str, Any] = {
-        "flops_ratio": flops_ratio(method.accuracy(set_name), reference.accuracy(set_name)),
-        "accuracy_ratio": final_ratio(a, b), "flops_interval": None, "accuracy_interval": None,
-    }  # fmt: skip
-    seeds, others = list(method.runs), list(reference.runs)
-    if len(seeds) > 1 and len(others) > 1:
-        mine, theirs = resamples(len(seeds), 1), resamples(len(others), 2)
-        pick = lambda of, names, rows: {tuple(r): of.accuracy(set_name, [names[i] for i in r]) for r in {*map(tuple, rows)}}  # noqa: E731
-        left, right = pick(method, seeds, np.sort(mine)), pick(reference, others, np.sort(theirs))
-        ratios = [flops_ratio(left[tuple(i)], right[tuple(j)]) for i, j in zip(np.sort(mine), np.sort(theirs), strict=True)]
-        out["flops_interval"] = bounds(np.array(ratios))
-        if len(a) and len(b):
-            out["accuracy_interval"] = bounds(np.array([final_ratio(a[i], b[j]) for i, j in zip(mine, theirs, strict=True)]))
+    mine, theirs = resamples(len(method.runs), 1), resamples(len(reference.runs), 2)
+    several = len(method.runs) > 1 and len(reference.runs) > 1
+    out: dict[str, Any] = {"accuracy_ratio": final_ratio(a, b), "accuracy_interval": None}
+    if several and len(a) and len(b):
+        out["accuracy_interval"] = bounds(np.array([final_ratio(a[i], b[j]) for i, j in zip(mine, theirs, strict=True)]))
+    for accounting in AXES:
+        out[f"{accounting}_ratio"] = ratio(
+            method.accuracy(set_name, None, accounting), reference.accuracy(set_name, None, accounting)
+        )
+        pairs = zip(curves(method, mine, accounting), curves(reference, theirs, accounting), strict=True) if several else []
+        out[f"{accounting}_interval"] = bounds(np.array([ratio(*pair) for pair in pairs]))
     return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in out.items()}
 
 

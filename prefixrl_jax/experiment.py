@@ -164,7 +164,10 @@ class Experiment(Workbench):
     def prefixes(self) -> dict[str, Any]:
         """Draws the cuts, once, and freezes them in a file."""
         p, hard = self.config.prefix, self.hard("train")
-        cuts = prefixes.draw_cuts(self.s.task, hard, self._pairs(), p.cuts, tuple(p.band), self.config.seed, p.place == "user")
+        place, unrelated = p.place == "user", p.content == "unrelated"
+        cuts = prefixes.draw_cuts(
+            self.s.task, hard, self._pairs(), p.cuts, tuple(p.band), self.config.seed, hinted=place, unrelated=unrelated
+        )
         on_primary(prefixes.write_cuts, self.s.task, cuts, self.workdir / "prefixes" / "prefixes.jsonl")
         counts = {"contexts": len(cuts.prompts), "redrawn": cuts.redrawn, "dropped_leaks": cuts.dropped}
         return counts | {"line": f"{len(cuts.prompts)} prefixes, {cuts.redrawn} cuts drawn again, {cuts.dropped} given up"}

@@ -74,11 +74,12 @@ def sources(traces: Sequence[Trace], content: str, wrong: dict[str, list[int]], 
 
 
 def draw_cuts(task: Task, problems: dict[str, Problem], pairs: Sequence[tuple[str, list[int]]], count: int,
-              band: tuple[float, float], seed: int, hinted: bool = False) -> Cuts:  # fmt: skip
+              band: tuple[float, float], seed: int, hinted: bool = False, unrelated: bool = False) -> Cuts:  # fmt: skip
     """`count` cuts of every trace, given as `sources` gives them, uniform in `band` (fractions of its tokens).
 
-    A cut whose prefix gives the answer away is drawn again, at most MAX_REDRAWS times, then dropped. A cut depends on (seed,
-    problem id, cut number) alone. Raises ValueError for a band outside (0, 1) or empty.
+    A cut whose prefix gives the answer away is drawn again, at most MAX_REDRAWS times, then dropped; so is, with `unrelated`,
+    one that could by chance begin an answer to this problem too, and would be no control. A cut depends on (seed, problem id,
+    cut number) alone. Raises ValueError for a band outside (0, 1) or empty.
     """
     low, high = band
     if not 0 < low <= high < 1:
@@ -92,7 +93,8 @@ def draw_cuts(task: Task, problems: dict[str, Problem], pairs: Sequence[tuple[st
                 redrawn += draw > 0
                 fraction = float(rng.uniform(low, high))
                 prefix = tuple(trace[: fraction_cut(len(trace), fraction)])
-                if prefix and not task.leaks(problem, prefix):
+                related = unrelated and task.could_begin(problem, prefix)
+                if prefix and not task.leaks(problem, prefix) and not related:
                     prompts.append(Prompt(problem, prefix, cut, fraction, hinted))
                     break
             else:

@@ -255,10 +255,11 @@ def flatten(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
 # Pictures
 
 
-def estimates(run: Run, name: str, corpus: float | None) -> list[Estimate]:
-    """Plain accuracy of a set against FLOPs: before training (at the corpus's cost), each evaluation of the run, and after."""
+def estimates(run: Run, name: str, corpus: float | None, axis: str = "flops/total") -> list[Estimate]:
+    """Plain accuracy of a set against FLOPs: before training (at the corpus's cost), each evaluation of the run, and after. axis:
+    the column of FLOPs, in paper accounting or as really computed ("flops/actual_total")."""
     key, steps = f"eval/{name}/avg@1", [*run.fine_tuning, *run.rows]
-    end = series(steps, "step", "flops/total")[1]
+    end = series(steps, "step", axis)[1]
 
     def final(when: str, flops: float | None) -> list[Estimate]:
         value = run.find("plain_pass_at_1", name, when)
@@ -268,16 +269,14 @@ def estimates(run: Run, name: str, corpus: float | None) -> list[Estimate]:
         return [Estimate(flops, value, low, high)]
 
     last = final("after", end[-1] if end else None)  # drawn with more samples than the run's own at the last step
-    kept = [row for row in steps if finite(row.get(key)) and finite(row.get("flops/total"))]
-    during = [Estimate(row["flops/total"], row[key], row.get(f"{key}_low"), row.get(f"{key}_high")) for row in kept]
+    kept = [row for row in steps if finite(row.get(key)) and finite(row.get(axis))]
+    during = [Estimate(row[axis], row[key], row.get(f"{key}_low"), row.get(f"{key}_high")) for row in kept]
     return final("before", corpus) + [e for e in during if not last or e.x < last[0].x] + last
 
 
-def corpus_flops(run: Run) -> float | None:
-    """FLOPs spent before the first step: from the metrics, else from the ledger's select and collect, else None."""
-    if recorded := series(run.rows, "step", "flops/corpus")[1]:
-        return recorded[0]
-    parts = [run.find("flops", "paper", phase) for phase in ("select", "collect")]
+def corpus_flops(run: Run, accounting: str = "paper") -> float | None:
+    """FLOPs of select and collect in the ledger, in "paper" or "actual" accounting; None if it has not both."""
+    parts = [run.find("flops", accounting, phase) for phase in ("select", "collect")]
     return sum(parts) if all(map(finite, parts)) else None
 
 

@@ -31,7 +31,8 @@ def make_arm(directory: Path, slope: float, corpus: float = CORPUS, tuned: bool 
     """A run whose plain accuracy rises by `slope` a step, from 0 at the cost of the corpus, at 1e11 FLOPs a step."""
     rows = []
     for step in range(1, STEPS + 1):
-        row = {"step": step, "flops/total": corpus + step * 1e11, "reward/plain": slope * step, "reward/prefixed": 0.5,
+        row = {"step": step, "flops/total": corpus + step * 1e11, "flops/actual_total": corpus / 2 + step * 5e10,
+               "reward/plain": slope * step, "reward/prefixed": 0.5,
                "groups/all_zero": 0.5, "groups/mixed": 0.25, "groups/all_one": 0.25, "grad_norm": 1.0 + step % 2, "entropy": 0.4,
                "completions/mean_length": 30.0, "problems/unlocked": 2.0 * step, "strategy/pour": 0.6}  # fmt: skip
         if not step % 5:
@@ -46,13 +47,19 @@ def make_arm(directory: Path, slope: float, corpus: float = CORPUS, tuned: bool 
         "pass_at_k": {name: {"after": {"1": slope, "8": 3 * slope}} for name in ("train", "heldout")},
         "success_by_prefix_fraction": {"before": {"0.0": 0.0, "0.5": 0.2}, "after": {"0.0": slope * STEPS, "0.5": 0.9}},
         "flops": {"paper": {"select": half, "collect": half, "total": corpus + STEPS * 1e11},
-                  "actual": {"total": corpus + STEPS * 5e10}},
+                  "actual": {"select": half / 2, "collect": half / 2, "total": half + STEPS * 5e10}},
     }  # fmt: skip
     (directory / "summary.json").write_text(json.dumps(summary))
     (directory / "config.json").write_text("{}")
     if tuned:
         (directory / "sft").mkdir()
-        row = {"step": 1, "flops/total": corpus + 5e10, "eval/train/avg@1": 0.01, "eval/heldout/avg@1": 0.01}
+        row = {
+            "step": 1,
+            "flops/total": corpus + 5e10,
+            "flops/actual_total": half + 2.5e10,
+            "eval/train/avg@1": 0.01,
+            "eval/heldout/avg@1": 0.01,
+        }
         (directory / "sft" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     return directory
 
@@ -107,21 +114,25 @@ def test_half_the_compute_and_twice_the_accuracy_are_told_so(arms):
     fast, slow = read_methods(arms)
     found = efficiency(fast, slow, "train")
     # The reference's best, 20 steps at 0.01, is had after 10: (2 + 20) / (2 + 10).
-    assert found["flops_ratio"] == pytest.approx(22 / 12, rel=1e-3)
+    assert found["paper_ratio"] == pytest.approx(22 / 12, rel=1e-3)
+    assert found["actual_ratio"] == pytest.approx((1 + 10) / (1 + 5), rel=1e-3)  # half of everything, see make_arm
     assert found["accuracy_ratio"] == pytest.approx(2.0)
     low, high = found["accuracy_interval"]
     assert 1.6 < low < 2.0 < high < 2.5
-    low, high = found["flops_interval"]
-    assert low < 22 / 12 < high
+    for accounting in ("paper", "actual"):
+        low, high = found[f"{accounting}_interval"]
+        assert low < found[f"{accounting}_ratio"] < high
     backwards = efficiency(slow, fast, "train")
-    assert backwards["flops_ratio"] == 0 and backwards["accuracy_ratio"] == pytest.approx(0.5)  # never reached
+    assert backwards["paper_ratio"] == backwards["actual_ratio"] == 0 and backwards["accuracy_ratio"] == pytest.approx(
+        0.5
+    )  # never reached
 
 
 def test_a_ratio_that_means_nothing_is_none(tmp_path):
     arms = {("a", 0): make_arm(tmp_path / "a", 0.01), ("b", 0): make_arm(tmp_path / "b", 0.0)}
     a, b = read_methods(arms)
     assert efficiency(a, b, "train") == {
-        "flops_ratio": None, "accuracy_ratio": None, "flops_interval": None, "accuracy_interval": None,
+        f"{what}_{part}": None for what in ("paper", "actual", "accuracy") for part in ("ratio", "interval")
     }  # fmt: skip
 
 

@@ -153,6 +153,20 @@ def test_an_unrelated_prefix_is_of_another_problem_and_every_trace_serves_once(c
     assert sorted(len(ids) for _, ids in pairs) == [5 + i for i in range(count)]
 
 
+def test_an_unrelated_prefix_that_could_begin_an_answer_is_drawn_again():
+    class Short(Words):
+        def could_begin(self, problem, prefix):
+            return len(prefix) < 60
+
+    problems = {f"p{i}": Problem(f"p{i}", {}) for i in range(50)}
+    pairs = sources([make_trace(name, 100) for name in problems], "unrelated", {}, 0)
+    cuts = draw_cuts(Short(), problems, pairs, 3, (0.4, 0.8), 0, unrelated=True)
+    assert (len(cuts.prompts), cuts.dropped) == (150, 0) and all(len(p.prefix) >= 60 for p in cuts.prompts)
+    assert 75 < cuts.redrawn < 300  # each draw with probability 1/2
+    free = draw_cuts(Short(), problems, pairs, 3, (0.4, 0.8), 0)
+    assert free.redrawn == 0 and any(len(p.prefix) < 60 for p in free.prompts)
+
+
 def test_a_wrong_prefix_is_of_a_wrong_response_to_the_same_problem():
     traces = [make_trace("a", 5), make_trace("b", 6)]
     assert sources(traces, "wrong", {"b": [7, 8], "c": [9]}, 0) == [("b", [7, 8])]

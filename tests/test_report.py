@@ -36,7 +36,7 @@ def metrics_row(step: int, steps: int, noise: random.Random) -> dict:
         "completions/mean_length": length, "completions/min_length": length / 3, "completions/max_length": min(128, 2.2 * length),
         "completions/clipped_ratio": 0.3 * zero, "entropy": 0.9 - 0.6 * skill, "grad_norm": 0.4 + abs(noise.gauss(0, 0.2)),
         "sampler_trainer/logp_diff_max": gap, "sampler_trainer/logp_diff_mean": gap / 30,
-        "flops/total": CORPUS + 8e11 * step / steps, "flops/corpus": CORPUS,
+        "flops/total": CORPUS + 8e11 * step / steps,
         "time/sample": 0.9, "time/grade": 0.01, "time/train": 0.45, "perf/tokens_per_second": 5000.0 + step,
     }  # fmt: skip
     if step % max(1, steps // 8) == 0:

@@ -102,6 +102,24 @@ def plays(draw):
     return Problem("p", {"capacities": capacities, "start": start, "goal": goal}), [*words, last]
 
 
+@settings(max_examples=300, deadline=None)
+@given(plays(), plays(), st.integers(0, 40))
+def test_a_prefix_of_another_problem_could_begin_an_answer_when_its_moves_are_right_here_too(play, another, length):
+    (own, words), (problem, _) = play, another
+    for asked in (own, problem):
+        capacities, prefix = asked.data["capacities"], words[:-1][:length]
+        state, expected = tuple(asked.data["start"]), True
+        for at, word in enumerate(prefix):
+            where = at % (1 + len(state)) if expected else 0
+            if where == 0 and expected:
+                after = successors(state, capacities).get(word)
+                expected, state = after is not None, after or state
+            elif expected:
+                expected = amounts(state)[where - 1] == word
+        assert TASK.could_begin(asked, ids(TASK, prefix)) is expected
+    assert TASK.could_begin(own, ids(TASK, words[:-1])) and not TASK.could_begin(own, ids(TASK, words))
+
+
 @settings(max_examples=200, deadline=None)
 @given(plays())
 def test_legal_play_is_graded_right(play):

@@ -183,8 +183,22 @@ class Game(abc.ABC):
         states = self.follow(problem, prefix)[1]
         if any(i in self.stop_ids for i in prefix) or any(self.at_goal(problem, s) for s in states):
             return True
+        untold = self._untold(problem, prefix, states)
+        return untold is not None and self.at_goal(problem, untold)
+
+    def could_begin(self, problem: Problem, prefix: Sequence[int]) -> bool:
+        """Whether its moves are legal here and lead where it says, as far as it says it."""
+        wrong, states = self.follow(problem, prefix)
+        told = (len(states) - 1) * (1 + len(self.state_ids(states[0])))
+        if wrong or told == len(prefix):
+            return not wrong
+        untold = self._untold(problem, prefix, states)
+        return untold is not None and self.state_ids(untold)[: len(prefix) - told - 1] == list(prefix[told + 1 :])
+
+    def _untold(self, problem: Problem, prefix: Sequence[int], states: Sequence[Any]) -> Any:
+        """The state after a prefix's last move when its outcome is not told, or not wholly; None when there is no such move, or
+        it is not legal. states: those that are told."""
         told = (len(states) - 1) * (1 + len(self.state_ids(states[0])))
         if told == len(prefix) or not self.is_move(problem, prefix[told]):
-            return False
-        after = self.play(problem, states[-1], prefix[told])  # a move whose outcome is not told yet
-        return after is not None and self.at_goal(problem, after)
+            return None
+        return self.play(problem, states[-1], prefix[told])

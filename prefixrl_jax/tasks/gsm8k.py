@@ -88,6 +88,10 @@ class GSM8K:
         """A prefix with `####` or a stop id in it states the answer."""
         return any(i in self.stop_ids for i in prefix) or "####" in self.text(prefix)
 
+    def could_begin(self, problem: Problem, prefix: Sequence[int]) -> bool:
+        """Not for all that can be told from text."""
+        return False
+
     def base_source(self) -> str:
         """A fingerprint of task.gsm8k.base_path, which is read and checked on the first call."""
         if not self._base_path:

@@ -92,6 +92,10 @@ class Math:
         text = self.text(prefix)
         return any(i in self.stop_ids for i in prefix) or bool(STATED.search(text)) or final_answer(text) is not None
 
+    def could_begin(self, problem: Problem, prefix: Sequence[int]) -> bool:
+        """Not for all that can be told from text."""
+        return False
+
     def base_source(self) -> str:
         """Empty: the model is pretrained."""
         return ""

@@ -78,6 +78,9 @@ class Task(Protocol):
     def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
         """Whether a prefix gives the answer away."""
 
+    def could_begin(self, problem: Problem, prefix: Sequence[int]) -> bool:
+        """Whether a prefix of another problem's trace is by the task's rules a right beginning of this one's too."""
+
     def base_source(self) -> str:
         """A fingerprint of the files that `base_text` reads (empty: none); raises ValueError if they will not do."""
 
