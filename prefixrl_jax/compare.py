@@ -32,7 +32,7 @@ TUNE = flags.DEFINE_multi_string(
 )
 REFERENCE = flags.DEFINE_string("reference", "sft_rl", "The method that the tables compare the others with.")
 
-EVALUATIONS = 12  # of an arm's training, on its way
+EVALUATIONS = 12  # of an arm's training, on its way, unless eval.every=0
 SLACK = 3  # times the steps estimated from the corpus's lengths, for an arm whose samples turn out shorter
 
 
@@ -184,7 +184,7 @@ def extent(shared: Experiment, arm: Arm) -> dict[str, Any]:
     step = t.batch * t.group * (cost.tokens(tokens) + t.updates_per_batch * cost.tokens(tokens, train=True))
     steps = max(round((budget - total) / step), 1)
     return {"train.flops_budget": budget, "train.schedule_steps": steps, "train.steps": SLACK * steps,
-            "eval.every": max(steps // EVALUATIONS, 1)}  # fmt: skip
+            "eval.every": config.eval.every and max(steps // EVALUATIONS, 1)}  # fmt: skip
 
 
 def run(argv: list[str]) -> None:

@@ -66,8 +66,8 @@ class Evaluator:
     def rollouts(self, params: Params, prompts: list[Prompt], samples: int, name: str, ledger: Ledger, step: int = 0) -> Rollouts:
         """Fresh samples: the noise is of the stream (seed, "eval NAME", step), which no other stage uses."""
         stream = stream_key(self._seed, f"eval {name}", step)
-        mine = local_slice(prompts)
-        return sample_and_grade(self._engine, params, self._task, mine, samples, self._sampling, stream, ledger, ("eval", "eval"))
+        mine, engine = local_slice(prompts), self._engine.wide(samples)
+        return sample_and_grade(engine, params, self._task, mine, samples, self._sampling, stream, ledger, ("eval", "eval"))
 
     def plain(
         self, params, problems: list[Problem], samples: int, ks, name: str, ledger: Ledger, step: int = 0

@@ -221,6 +221,18 @@ def test_samples_do_not_depend_on_rows_slots_or_neighbours(params, reference):
             np.testing.assert_allclose(other[name][i].logprobs, s.logprobs, atol=2e-5)
 
 
+def test_jobs_of_few_samples_take_rows_rather_than_slots(params, reference):
+    engine = make_engine(rows=1, slots=6)
+    shapes = {n: (engine.wide(n).rows, engine.wide(n).slots) for n in (1, 2, 3, 4, 5, 6, 50)}
+    assert shapes == {1: (6, 1), 2: (3, 2), 3: (2, 3), 4: (2, 3), 5: (2, 3), 6: (1, 6), 50: (1, 6)}
+    ledgers = Ledger(), Ledger()
+    for ledger, used in zip(ledgers, (engine, engine.wide(1)), strict=True):
+        for name, found in run_fixed(params, used, n=1, ledger=ledger).items():
+            np.testing.assert_array_equal(found[0].token_ids, reference[0][name][0].token_ids)
+    slow, fast = (ledger.state["hardware"]["decode"] for ledger in ledgers)
+    assert fast < slow / 2  # what the device decodes, idle slots included
+
+
 def test_the_ledger_counts_the_delivered_samples(reference):
     samples, ledger = reference
     lengths = {name: [len(s.token_ids) for s in found.values()] for name, found in samples.items()}

@@ -221,7 +221,7 @@ def test_a_comparison_goes_on_after_a_kill_and_ends_with_one_report(shared, tmp_
     (tmp_path / "run").mkdir()
     os.symlink(shared.workdir, tmp_path / "run" / "shared")
     budget = 1.6 * shared.ledger.total()
-    flags = ("--methods=rl,sft_rl", "--seeds=0", f"--flops={budget}", "--config.train.micro_batches=1")
+    flags = ("--methods=rl,sft_rl", "--seeds=0", f"--flops={budget}", "--config.train.micro_batches=1", "--config.eval.every=0")
     with subprocess.Popen(command(tmp_path / "run", *flags), cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
         lines = iter(child.stdout.readline, "")
         next(line for line in lines if "arm 2 of 2" in line)
@@ -238,6 +238,7 @@ def test_a_comparison_goes_on_after_a_kill_and_ends_with_one_report(shared, tmp_
         rows = (tmp_path / "run" / "arms" / row["method"] / "seed-0" / "metrics.jsonl").read_text().splitlines()
         last = json.loads(rows[-2])["flops/total"] if len(rows) > 1 else 0
         assert last < budget
+        assert not any("eval/train/avg@1" in json.loads(row) for row in rows)  # as was asked for
     assert "<table" in (tmp_path / "run" / "report.html").read_text()
 
 

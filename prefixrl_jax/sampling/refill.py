@@ -118,6 +118,11 @@ class Engine:
     chunk: int
     buckets: tuple[int, ...]
 
+    def wide(self, samples: int) -> Engine:
+        """As many samples in flight with more rows, for jobs that want so few that slots would stay idle."""
+        slots = max(n for n in range(1, self.slots + 1) if self.slots % n == 0 and n <= max(samples, 1))
+        return dataclasses.replace(self, rows=self.rows * self.slots // slots, slots=slots)
+
     def run(self, params: Params, jobs: Sequence[Job], sampling: Sampling, stream: jax.Array, ledger: Ledger,
             phases: tuple[str, str], meanwhile: Callable[[bool], None] = lambda due: None) -> None:  # fmt: skip
         """Samples until every job of every process is closed. Each process passes its own jobs.
