@@ -98,6 +98,7 @@ def test_a_prefix_that_states_or_begins_an_answer_leaks(folder, prefix, leaks):
     task = make(folder)
     ids = task.tokenizer.encode(prefix.removesuffix("<eos>")) + [258] * prefix.endswith("<eos>")
     assert task.leaks(Problem("p", {"question": "", "answer": "72"}), ids) is leaks
+    assert not task.could_begin(Problem("p", {"question": "", "answer": "72"}), ids)  # a text of another problem is unrelated
 
 
 def test_what_cannot_be_asked_is_refused(folder, tmp_path):

@@ -488,6 +488,7 @@ def test_answers_are_graded_as_fractions():
     assert task.grade(problem, [255, 254, *say("#### 2.5")]) is Verdict.CORRECT  # bytes that are no text
     assert task.leaks(problem, task.tokenizer.encode("so #### 2")) and task.leaks(problem, say("so"))
     assert not task.leaks(problem, task.tokenizer.encode("half of 5 is 2.5\n##"))
+    assert not task.could_begin(problem, say("so"))
 
 
 def test_worked_solutions_of_real_rows_are_correct():
