@@ -148,7 +148,7 @@ def tune(shared: Experiment, method: str, grids: Sequence[tuning.Grid]) -> tuple
     def measure(fields: str) -> tuning.Outcome:
         say(f"tuning {method}: {fields}")
         arm, stages = Arm(method, tuning.SEED, fields), NAMES[: NAMES.index("evaluate") + 1]
-        run = run_arm(shared, arm, stages, {"eval.heldout_part": "validation"})
+        run = run_arm(shared, arm, stages, {"eval.heldout_part": "validation", "eval.every": 0})  # the choice is by the end
         found = run.stages.result("evaluate")["plain"]["heldout"]["after"]
         return tuning.Outcome(found["avg@1"], tuple(found["interval"]), run.ledger.total())
 
