@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     c.seed = 0  # of everything before training: initial weights, base text, select, collect, cuts, evaluation
 
     c.task = ConfigDict()
-    c.task.name = "water_jugs"  # water_jugs, countdown, errand, gsm8k; arithmetic, math (which need model.path)
+    c.task.name = "water_jugs"  # water_jugs, countdown, errand, gsm8k; arithmetic, sorting, math (which need model.path)
     c.task.water_jugs = ConfigDict()
     c.task.water_jugs.max_capacity = 11  # largest jug, litres
     c.task.water_jugs.jugs = 2  # most jugs in a problem
@@ -42,6 +42,10 @@ def get_config() -> ConfigDict:
     c.task.arithmetic.terms = 3  # numbers in a problem
     c.task.arithmetic.largest = 50  # of them
     c.task.arithmetic.signs = "+-*"  # between them
+    c.task.sorting = ConfigDict()
+    c.task.sorting.prompt = "Sort these numbers from smallest to largest: {question}. Write only the sorted list."
+    c.task.sorting.terms = 4  # numbers in a list, all different
+    c.task.sorting.largest = 20  # of them; the least is 1
 
     c.task.math = ConfigDict()
     c.task.math.prompt = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{}."

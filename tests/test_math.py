@@ -112,7 +112,7 @@ def test_what_cannot_be_asked_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="the tokenizer has no chat template"):
         make(tmp_path)
     with pytest.raises(
-        ValueError, match=r"model\.path='x' with task\.name='water_jugs'.*tasks for pretrained models: arithmetic, math"
+        ValueError, match=r"model\.path='x' with task\.name='water_jugs'.*tasks for pretrained models: arithmetic, math, sorting"
     ):
         make_task("water_jugs", {}, "x")
     assert make(folder).base_source() == "" and make(folder).strategies(Problem("p", {}), [1]) == {}

@@ -9,12 +9,13 @@ from prefixrl_jax.tasks.countdown import Countdown
 from prefixrl_jax.tasks.errand import Errand
 from prefixrl_jax.tasks.gsm8k import GSM8K
 from prefixrl_jax.tasks.math import Math
+from prefixrl_jax.tasks.sorting import Sorting
 from prefixrl_jax.tasks.task import Task
 from prefixrl_jax.tasks.water_jugs import WaterJugs
 
 TASKS = {"water_jugs": WaterJugs, "countdown": Countdown, "errand": Errand, "gsm8k": GSM8K, "arithmetic": Arithmetic,
-         "math": Math}  # fmt: skip
-PRETRAINED = ("arithmetic", "math")  # tasks that speak the tokenizer of a pretrained model
+         "sorting": Sorting, "math": Math}  # fmt: skip
+PRETRAINED = ("arithmetic", "sorting", "math")  # tasks that speak the tokenizer of a pretrained model
 
 
 def make_task(name: str, fields: dict[str, Any], model_path: str = "") -> Task:
