@@ -145,12 +145,19 @@ def tune(shared: Experiment, method: str, grids: Sequence[tuning.Grid]) -> tuple
     from prefixrl_jax.metrics import say
     from prefixrl_jax.stages import NAMES
 
+    measured: dict[str, tuning.Outcome] = {}  # by configuration: a value that a field has anyway is not run again
+
     def measure(fields: str) -> tuning.Outcome:
-        say(f"tuning {method}: {fields}")
         arm, stages = Arm(method, tuning.SEED, fields), NAMES[: NAMES.index("evaluate") + 1]
+        config = arm.config(shared.config, {})
+        config.method = method  # not how it is written
+        if (known := config.to_json(sort_keys=True)) in measured:
+            return measured[known]
+        say(f"tuning {method}: {fields}")
         run = run_arm(shared, arm, stages, {"eval.heldout_part": "validation", "eval.every": 0})  # the choice is by the end
         found = run.stages.result("evaluate")["plain"]["heldout"]["after"]
-        return tuning.Outcome(found["avg@1"], tuple(found["interval"]), run.ledger.total())
+        measured[known] = tuning.Outcome(found["avg@1"], tuple(found["interval"]), run.ledger.total())
+        return measured[known]
 
     own = Arm(method, tuning.SEED).config(shared.config, {})
     return tuning.choose(method, [grid for grid in grids if grid.matters(method, own)], measure)

@@ -14,6 +14,7 @@ from prefixrl_jax.settings import resolve
 from prefixrl_jax.tasks.arithmetic import Arithmetic
 from prefixrl_jax.tasks.math import Math
 from prefixrl_jax.tasks.registry import make_task
+from prefixrl_jax.tasks.sorting import Sorting
 from prefixrl_jax.tasks.sources import candidates
 from prefixrl_jax.tasks.task import Problem, Verdict
 
@@ -191,3 +192,61 @@ def test_a_hint_stands_in_the_users_turn(folder):
     plain = task.text(task.render(problem))
     before, after = plain.split("How many?")
     assert text == f"{before}How many?\n\nThe beginning of a solution:\nHalf of them{after}"
+
+
+def sorting(folder, **fields) -> Sorting:
+    return Sorting(**(get_config().task.sorting.to_dict() | {"model_path": str(folder)} | fields))
+
+
+def test_lists_to_sort_are_generated_out_of_order_and_splits_share_no_set_of_numbers(folder):
+    task = sorting(folder, terms=3, largest=9)
+    sets = {split: task.generate(split, 60, seed=1) for split in ("train", "heldout")}
+    drawn = {split: [[int(n) for n in p.data["question"].split(", ")] for p in found] for split, found in sets.items()}
+    for split, found in sets.items():
+        assert len({p.id for p in found}) == 60 and all(p.data == task.parse(p.data) for p in found)
+        for given, p in zip(drawn[split], found, strict=True):
+            assert len(set(given)) == 3 and set(given) <= set(range(1, 10)) and given != sorted(given)
+            assert p.data["answer"] == ", ".join(map(str, sorted(given)))
+    assert not {frozenset(x) for x in drawn["train"]} & {frozenset(x) for x in drawn["heldout"]}
+    assert task.generate("train", 60, seed=1) == sets["train"] != task.generate("train", 60, seed=2)
+    with pytest.raises(ValueError, match=r"of 90 train problems were found: .* make task\.sorting\.terms"):
+        sorting(folder, terms=2, largest=3).generate("train", 90, seed=1)
+
+
+@pytest.mark.parametrize(("response", "verdict", "repeats", "words"), [
+    ("8, 9, 14, 19", Verdict.CORRECT, 0, 0), ("14, 9, 19, 8 becomes 8, 9, 14 and 19.", Verdict.CORRECT, 1, 1),
+    ("8, 9, 14, 19, 20", Verdict.WRONG, 0, 0), ("8, 9, 19, 14", Verdict.WRONG, 0, 0), ("9, 14, 19", Verdict.UNPARSED, 0, 0),
+    ("Python sorts 8", Verdict.UNPARSED, 0, 1), ("", Verdict.UNPARSED, 0, 0), ("14, 9, 19, 8", Verdict.WRONG, 1, 0),
+])  # fmt: skip
+def test_a_list_is_sorted_if_its_last_numbers_are(folder, response, verdict, repeats, words):
+    task = sorting(folder)
+    problem = Problem("p", task.parse({"question": "14, 9, 19, 8", "answer": "8, 9, 14, 19"}))
+    ids = task.tokenizer.encode(response)
+    assert task.grade(problem, ids).result() is verdict
+    assert task.strategies(problem, ids) == {"repeats": repeats, "words": words}
+    assert task.text(task.render(problem)).startswith("[user]Sort these numbers from smallest to largest: 14, 9, 19, 8. Write")
+
+
+@pytest.mark.parametrize(("prefix", "leaks"), [
+    ("", False), ("8, 9", False), ("8, 9, 14", True), ("It is 8, 9, 14, 19", True), ("14, 9, 19, 8", False), ("8, 9, 1", False),
+])  # fmt: skip
+def test_a_prefix_leaks_a_list_when_no_choice_is_left(folder, prefix, leaks):
+    task = sorting(folder)
+    ids = task.tokenizer.encode(prefix)
+    assert task.leaks(Problem("p", {"question": "14, 9, 19, 8", "answer": "8, 9, 14, 19"}), ids) is leaks
+    assert task.leaks(Problem("p", {"question": "2, 1", "answer": "1, 2"}), [*task.tokenizer.encode("A"), task.stop_ids[0]])
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"terms": 1}, "terms=1 must be at least 2"), ({"terms": 9, "largest": 8}, "terms=9 must be .* largest=8 at least as large"),
+    ({"prompt": "Sort."}, r"task\.sorting\.prompt='Sort\.': the place of the question"),
+])  # fmt: skip
+def test_lists_that_cannot_be_asked_for_are_refused_with_the_field(folder, fields, message):
+    with pytest.raises(ValueError, match=message):
+        sorting(folder, **fields)
+
+
+@pytest.mark.parametrize("row", [{"question": "3, 1, 2", "answer": "1, 3, 2"}, {"question": "7", "answer": "7"}])
+def test_a_row_whose_answer_is_not_its_question_sorted_is_refused(folder, row):
+    with pytest.raises(ValueError, match=f"answer='{row['answer']}' is not question='{row['question']}'"):
+        sorting(folder).parse(row)

@@ -246,17 +246,20 @@ def test_a_comparison_tunes_on_one_half_of_the_held_out_problems_and_measures_on
     run = tmp_path / "run"
     shutil.copytree(shared.workdir, run / "shared")
     (run / "shared" / "stages" / "baseline.json").unlink()  # it is of all held-out problems
-    flags = ("--methods=rl", "--tune=train.learning_rate=1e-3,1e-2", "--config.train.steps=1")
+    grids = ("--tune=train.learning_rate=1e-3,1e-2", "--tune=train.max_grad_norm=1.0,0.5")  # it is 1.0 anyway: not run again
+    flags = ("--methods=rl", *grids, "--config.train.steps=1")
     done = subprocess.run(command(run, *flags), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((run / "comparison.json").read_text())
-    (tuned,) = found["tuned"]
+    tuned, then = found["tuned"]
+    assert then["tried"][0] == {**max(tuned["tried"], key=lambda t: t["accuracy"]), "value": "1.0"}
     assert [t["value"] for t in tuned["tried"]] == ["1e-3", "1e-2"]
     assert tuned["chosen"] == max(tuned["tried"], key=lambda t: t["accuracy"])["value"]
     configs = {path.parent: json.loads(path.read_text()) for path in run.glob("*/rl*/**/config.json")}
     where = {str(path.relative_to(run)): (c["eval"]["heldout_part"], c["train"]["seed"]) for path, c in configs.items()}
     assert where == {
         "tuning/rl+train.learning_rate=1e-3": ("validation", SEED), "tuning/rl+train.learning_rate=1e-2": ("validation", SEED),
+        f"tuning/rl+train.learning_rate={tuned['chosen']}+train.max_grad_norm=0.5": ("validation", SEED),
         "arms/rl/seed-0": ("test", 0),
     }  # fmt: skip
     assert configs[run / "arms" / "rl" / "seed-0"]["train"]["learning_rate"] == float(tuned["chosen"])
@@ -264,7 +267,7 @@ def test_a_comparison_tunes_on_one_half_of_the_held_out_problems_and_measures_on
         plain = json.loads((directory / "stages" / "evaluate.json").read_text())["result"]["plain"]
         assert plain["heldout"]["after"]["problems"] == 2 and plain["train"]["after"]["problems"] == 8  # of 4, and of 8
         if directory.parent.name == "tuning":
-            (tried,) = (t for t in tuned["tried"] if t["value"] == directory.name.split("=")[1])
+            (tried,) = (t for record in found["tuned"] for t in record["tried"] if directory.name.endswith(f"={t['value']}"))
             assert tried["accuracy"] == plain["heldout"]["after"]["avg@1"]
     page = (run / "report.html").read_text()
     assert 'id="tuning"' in page and f"<b>{tuned['chosen']}</b>" in page
