@@ -43,9 +43,11 @@ def get_config() -> ConfigDict:
     c.task.arithmetic.largest = 50  # of them
     c.task.arithmetic.signs = "+-*"  # between them
     c.task.sorting = ConfigDict()
-    c.task.sorting.prompt = "Sort these numbers from smallest to largest: {question}. Write only the sorted list."
-    c.task.sorting.terms = 4  # numbers in a list, all different
-    c.task.sorting.largest = 20  # of them; the least is 1
+    c.task.sorting.system = "Sort the numbers from smallest to largest."
+    c.task.sorting.prompt = "Sort: {question}"
+    c.task.sorting.opening = "Sorted:"  # how every answer begins
+    c.task.sorting.terms = 5  # numbers in a list, all different
+    c.task.sorting.largest = 9  # of them; the least is 1
 
     c.task.math = ConfigDict()
     c.task.math.prompt = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{}."

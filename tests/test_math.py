@@ -194,6 +194,9 @@ def test_a_hint_stands_in_the_users_turn(folder):
     assert text == f"{before}How many?\n\nThe beginning of a solution:\nHalf of them{after}"
 
 
+SYSTEM = "Sort the numbers from smallest to largest."
+
+
 def sorting(folder, **fields) -> Sorting:
     return Sorting(**(get_config().task.sorting.to_dict() | {"model_path": str(folder)} | fields))
 
@@ -224,7 +227,7 @@ def test_a_list_is_sorted_if_its_last_numbers_are(folder, response, verdict, rep
     ids = task.tokenizer.encode(response)
     assert task.grade(problem, ids).result() is verdict
     assert task.strategies(problem, ids) == {"repeats": repeats, "words": words}
-    assert task.text(task.render(problem)).startswith("[user]Sort these numbers from smallest to largest: 14, 9, 19, 8. Write")
+    assert task.text(task.render(problem)) == f"[system]{SYSTEM}<eos>[user]Sort: 14, 9, 19, 8<eos>[assistant]Sorted:"
 
 
 @pytest.mark.parametrize(("prefix", "leaks"), [

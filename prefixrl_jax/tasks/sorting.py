@@ -1,4 +1,4 @@
-"""Sorting for a pretrained model: generated lists of numbers, which a small language model rather repeats than puts in order.
+"""Sorting for a pretrained model: generated lists of numbers, which a small language model does not put in order.
 
 Unlike a sum, an answer is right by one decision after the other, so that the rest of a right list is easier the longer its
 beginning: what prefixes are for.
@@ -28,11 +28,11 @@ class Sorting(Math):
     name = "sorting"
     grades_aside = False
 
-    def __init__(self, model_path: str, prompt: str, terms: int, largest: int):
+    def __init__(self, model_path: str, system: str, prompt: str, opening: str, terms: int, largest: int):
         if terms < 2 or largest < terms:
             raise ValueError(f"task.sorting: terms={terms} must be at least 2, and largest={largest} at least as large: the "
                              "numbers of a list are different ones")  # fmt: skip
-        super().__init__(model_path, prompt, "", "", "gsm8k", "question", "answer", workers=1, timeout=1.0)
+        super().__init__(model_path, prompt, system, opening, "gsm8k", "question", "answer", workers=1, timeout=1.0)
         self._terms, self._largest = terms, largest
 
     def parse(self, row: dict[str, Any]) -> dict[str, Any]:
