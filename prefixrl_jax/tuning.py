@@ -43,10 +43,10 @@ class Grid:
         return f"+{self.field}={value}"
 
     def matters(self, method: str, config: ConfigDict) -> bool:
-        """Whether the method, whose configuration this is, reads the field and does not fix it in its name."""
+        """Whether the method, whose configuration this is, reads the field and does not fix it itself."""
         trains = config.train.steps or not self.field.startswith(("train.", "prefix."))
-        named = {name.split("=")[0] for name in method.split("+")}
-        return bool(trains and self.field in fields_of(config, "evaluate") and self.field not in named)
+        cuts = config.prefix.share or not self.field.startswith("prefix.")
+        return bool(trains and cuts and self.field in fields_of(config, "evaluate") and self.field not in preset(method))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from prefixrl_jax.tuning import SEED, Grid, Outcome, check, choose
 
 RATES = Grid("train.learning_rate", ("1e-4", "1e-3", "1e-2"))
 EPOCHS = Grid("sft.epochs", ("1", "4"))
+SHARES, CUTS = Grid.parse("prefix.share=0.25,0.5"), Grid.parse("prefix.cuts=3,5")
 
 
 def test_fields_are_chosen_one_after_another_and_every_try_is_on_record():
@@ -42,16 +43,18 @@ def test_fields_are_chosen_one_after_another_and_every_try_is_on_record():
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        ("rl", [RATES]),
+        ("rl", [RATES]),  # a share of prefixes would make it PrefixRL
         ("sft_rl", [RATES, EPOCHS]),
+        ("prefixrl", [RATES, SHARES, CUTS]),
+        ("prefix_only", [RATES, CUTS]),  # its share is what it is
         ("sft", [EPOCHS]),  # no step of RL
         ("sft_rl+sft.epochs=2", [RATES]),  # fixed by name
-        ("prefixrl+train.learning_rate=1e-5", []),
+        ("prefixrl+train.learning_rate=1e-5", [SHARES, CUTS]),
     ],
 )
 def test_a_method_tunes_what_it_reads_and_does_not_fix(method, expected):
     config = configure(smoke.get_config(), method, {})
-    assert [grid for grid in (RATES, EPOCHS) if grid.matters(method, config)] == expected
+    assert [grid for grid in (RATES, EPOCHS, SHARES, CUTS) if grid.matters(method, config)] == expected
 
 
 @pytest.mark.parametrize(
