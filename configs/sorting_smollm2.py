@@ -28,6 +28,8 @@ def get_config() -> ConfigDict:
     c.train.logprob_chunk = 16
     c.train.learning_rate = 3e-5
     c.eval.temperature = 1.0
+    c.eval.every = 5
+    c.eval.every_samples = 2
     c.checkpoint.every = 20
     c.log.samples_every = 10
     return c

@@ -225,8 +225,8 @@ def test_a_list_is_sorted_if_its_last_numbers_are(folder, response, verdict, rep
     task = sorting(folder)
     problem = Problem("p", task.parse({"question": "14, 9, 19, 8", "answer": "8, 9, 14, 19"}))
     ids = task.tokenizer.encode(response)
-    assert task.grade(problem, ids).result() is verdict
-    assert task.strategies(problem, ids) == {"repeats": repeats, "words": words}
+    assert task.grade(problem, [*ids, task.stop_ids[1]]).result() is verdict
+    assert task.strategies(problem, [*ids, task.stop_ids[1]]) == {"repeats": repeats, "words": words}  # the end is no word
     assert task.text(task.render(problem)) == f"[system]{SYSTEM}<eos>[user]Sort: 14, 9, 19, 8<eos>[assistant]Sorted:"
 
 

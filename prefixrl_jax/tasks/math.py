@@ -84,8 +84,10 @@ class Math:
 
     def grade(self, problem: Problem, response: Sequence[int]) -> Future[Verdict]:
         """By the answer the response states, wherever it ended."""
-        text = str(self.tokenizer.decode(list(response), skip_special_tokens=True))
-        return self._grader.submit(problem.data["answer"], text)
+        return self._grader.submit(problem.data["answer"], self._said(response))
+
+    def _said(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
         """Whether the turn has ended, or an answer is stated or begun."""

@@ -60,7 +60,7 @@ class Sorting(Math):
 
     def grade(self, problem: Problem, response: Sequence[int]) -> Future[Verdict]:
         """By the last numbers of the response, wherever it ended."""
-        said, wanted = numbers(self.text(response)), numbers(problem.data["answer"])
+        said, wanted = numbers(self._said(response)), numbers(problem.data["answer"])
         verdict: Future[Verdict] = Future()
         right = said[-len(wanted) :] == wanted
         verdict.set_result(Verdict.CORRECT if right else Verdict.UNPARSED if len(said) < len(wanted) else Verdict.WRONG)
@@ -68,13 +68,13 @@ class Sorting(Math):
 
     def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
         """Whether the turn has ended, or the sorted list is there but for its last number, which is then no choice."""
-        said, wanted = numbers(self.text(prefix)), numbers(problem.data["answer"])[:-1]
+        said, wanted = numbers(self._said(prefix)), numbers(problem.data["answer"])[:-1]
         whole = any(said[i : i + len(wanted)] == wanted for i in range(len(said)))
         return whole or any(i in self.stop_ids for i in prefix)
 
     def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
         """Whether the response repeats the question's list, and whether it has words."""
-        text, given = self.text(response), numbers(problem.data["question"])
+        text, given = self._said(response), numbers(problem.data["question"])
         said = numbers(text)
         repeats = any(said[i : i + len(given)] == given for i in range(len(said)))
         return {"repeats": float(repeats), "words": float(bool(re.search("[a-z]{2}", text)))}
