@@ -123,7 +123,7 @@ def get_config() -> ConfigDict:
 
     c.collect = ConfigDict()
     c.collect.cap = 256  # samples of a hard problem before it is given up (paper: 2,500). 0: no corpus
-    c.collect.traces_path = ""  # JSONL of traces to use instead of sampling them; see prefixrl_jax/imported.py
+    c.collect.traces_path = ""  # traces instead of sampling: JSONL, or the corpus/dataset of a run; see imported.py
 
     c.rounds = 1  # of corpus, prefixes and training; each later one samples the unsolved problems with the policy it goes on from
 

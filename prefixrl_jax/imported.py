@@ -1,8 +1,9 @@
-"""Traces from elsewhere: a JSONL file of (problem, trace) becomes a corpus. They are graded here; what fails is listed.
+"""Traces from elsewhere: a JSONL file of (problem, trace), or another run's corpus. They are graded here; what fails is listed.
 
 A line is {"problem": id or question, "trace": text}, and may have "flops": what the trace has cost, in paper accounting. A trace
 in the run's own tokens has "token_ids", and in "tokenizer" the fingerprint of the tokenizer they are of. Any other is tokenised
-here, once, and marked foreign: it is cut by the new ids, which need not be those that the model would write.
+here, once, and marked foreign: it is cut by the new ids, which need not be those that the model would write. The corpus of a run
+is its folder corpus/dataset; the model may have been another one, the tokenizer must be the same.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ class Line:
 
 
 def read_traces(path: str, task: Task) -> list[Line]:
-    """The lines of the file; raises ValueError naming line and field of a malformed one."""
+    """The lines of the file, or of the dataset; raises ValueError naming line and field of a malformed one."""
     own, lines = tokenizers.fingerprint(task.tokenizer), []
+    common = _of_corpus(Path(path), own)
     for number, (where, row) in enumerate(read_rows(path, "train", FIELD), start=1):
         try:
             if not isinstance(row, dict):
                 raise row if isinstance(row, ValueError) else ValueError("a JSON object is expected")
+            row = {"problem": row.get("problem_id"), **common, **row} if common else row
             flops = row.get("flops", 0.0)
             if isinstance(flops, bool) or not isinstance(flops, int | float) or not 0 <= flops < float("inf"):
                 raise ValueError(f"field 'flops' is {flops!r}; a number, at least 0, is expected")
@@ -53,6 +56,17 @@ def read_traces(path: str, task: Task) -> list[Line]:
     if not lines:
         raise ValueError(f"{FIELD}={path!r}: no trace in it")
     return lines
+
+
+def _of_corpus(path: Path, own: str) -> dict[str, Any]:
+    """What all traces of a run's dataset have in common; nothing for any other file."""
+    if not (path / "metadata.json").is_file():
+        return {}
+    tokenizer = json.loads((path / "metadata.json").read_text()).get("tokenizer")
+    if tokenizer != own:
+        raise ValueError(f"{FIELD}={str(path)!r}: its token ids are of tokenizer {tokenizer}, and those of this run of {own}; "
+                         "lines of {'problem': id or question, 'trace': text} are accepted from any model")  # fmt: skip
+    return {"tokenizer": tokenizer}
 
 
 def fingerprint(lines: list[Line]) -> str:

@@ -11,6 +11,7 @@ from prefixrl_jax.imported import fingerprint, import_traces, read_traces
 from prefixrl_jax.model.tokenizer import fingerprint as tokenizer_fingerprint
 from prefixrl_jax.shared_log import SharedLog
 from prefixrl_jax.tasks.task import Problem
+from prefixrl_jax.traces import Trace, write_dataset
 
 OWN = tokenizer_fingerprint(FirstToken.tokenizer)  # <pad> <bos> <eos> <unk> a b are 0 to 5; 0 and 1 end a response
 
@@ -62,6 +63,22 @@ def test_a_problem_may_be_named_by_its_question(tmp_path):
     problems = [Problem("q-1", {"question": "How many?"})]
     traces, reasons, _ = bring(tmp_path, {"problem": " How many?\n", "trace": "a"}, problems=problems)
     assert [t.problem_id for t in traces] == ["q-1"] and reasons == {}
+
+
+def test_the_corpus_of_another_run_is_taken_by_its_ids(tmp_path):
+    fields = [("a", 7, [1], [4, 5, 0], [-0.1, -0.2, -0.3], "stop", 8, 2e9), ("zz", 1, [1], [4, 0], [-1.0, -1.0], "stop", 2, 1e9)]
+    mine = [Trace(*values) for values in fields]
+    write_dataset(mine, tmp_path / "dataset", {"tokenizer": OWN, "model": "another"})
+    task = FirstToken(limit=5)
+    lines = read_traces(str(tmp_path / "dataset"), task)
+    with SharedLog(tmp_path / "log.jsonl", HEADER) as log:
+        found, flops = import_traces(lines, list(PROBLEMS), task, 9, log, tmp_path / "rejected.jsonl")
+    (trace,) = first_traces(found, costs(1000, 1, 4, 8))
+    assert (trace.problem_id, trace.token_ids, trace.source, trace.flops, flops) == ("a", [4, 5, 0], "imported", 2e9, 2e9)
+    assert "id or question 'zz'" in (tmp_path / "rejected.jsonl").read_text()
+    write_dataset(mine, tmp_path / "other", {"tokenizer": "0123456789abcdef", "model": "another"})
+    with pytest.raises(ValueError, match=rf"are of tokenizer 0123456789abcdef, and those of this run of {OWN}"):
+        read_traces(str(tmp_path / "other"), task)
 
 
 def test_ids_of_another_tokenizer_are_not_taken(tmp_path):

@@ -56,7 +56,9 @@ def _plain(value: Any) -> Any:
     """Arrays, bytes and numpy scalars as JSON has them."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())  # of one with no axis: the value
+    if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, bytes):
         return value.decode()
