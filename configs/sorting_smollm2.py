@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     c.select.heldout_problems = 32
     c.collect.cap = 64
     c.sft.learning_rate = 3e-5
-    c.sft.epochs = 8
+    c.sft.epochs = 4
     c.sft.batch = 4
     c.train.steps = 40
     c.train.micro_batches = 4
