@@ -28,7 +28,7 @@ AFTER = {"base": (), "corpus": ("base",), "prefixes": ("corpus",), "sft": ("corp
 READS = {
     "base": ("seed", "task", "model", "base"),
     "corpus": ("data", *_SAMPLING, "select", "collect"),
-    "baseline": ("eval",),
+    "baseline": ("eval.samples", "eval.temperature", "eval.heldout_part", "eval.k", "eval.fractions", "eval.fraction_samples"),
     "prefixes": ("prefix.cuts", "prefix.band", "prefix.content", "prefix.place"),
     "sft": ("sft", "train.seed"),
     "train": ("prefix", "train"),
