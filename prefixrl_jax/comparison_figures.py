@@ -28,6 +28,7 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#6b6b6b", "marker": "X", "linestyle": "-."},
     {"color": "#9a6324", "marker": "*", "linestyle": ":"},
 )
+LEGEND_WIDTH = 105  # characters beside each other below a figure
 GROUPS = {"groups/all_zero": ("all wrong", "share of groups"), "groups/mixed": ("mixed", "share of groups"),
           "groups/all_one": ("all right", "share of groups")}  # fmt: skip
 DYNAMICS = {"grad_norm": ("gradient norm", "global L2 norm"), "entropy": ("entropy", "nats a token"),
@@ -57,7 +58,9 @@ def _legend(figure: Figure, names: Sequence[str], drawn: set[str]) -> None:
     """One for the whole figure, below it."""
     kept = [n for n in names if n in drawn]
     lines = [figure.axes[0].plot([], [], label=n, markersize=4, **style(names, n))[0] for n in kept]
-    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(kept), 5), frameon=False, handlelength=3.0)
+    columns = LEGEND_WIDTH // (max(map(len, kept)) + 8)  # with the line and the gap beside a name
+    columns = min(max(columns, 1), len(kept), 5)
+    figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False, handlelength=3.0)
 
 
 def _draw(ax: Axes, names: Sequence[str], curves: Curves, scale: float) -> None:
