@@ -31,6 +31,9 @@ TUNE = flags.DEFINE_multi_string(
     "tune", [], "A field and values, the best of which is chosen for each method, e.g. train.learning_rate=2e-4,5e-4."
 )
 REFERENCE = flags.DEFINE_string("reference", "sft_rl", "The method that the tables compare the others with.")
+LEVEL = flags.DEFINE_float(
+    "level", 0.0, "Plain accuracy, the FLOPs to which are compared, e.g. 0.3; 0: the reference's final one.", 0.0, 1.0
+)
 
 EVALUATIONS = 12  # of an arm's training, on its way, unless eval.every=0
 SLACK = 3  # times the steps estimated from the corpus's lengths, for an arm whose samples turn out shorter
@@ -124,7 +127,7 @@ def compare(workdir: Path) -> None:
         run_arm(shared, arm, [name for name in NAMES if name != "export"], {})
     directories = {(arm.method, arm.seed): arm.directory(workdir) for arm in arms}
     tuned = [field for _, record in found.values() for field in record]
-    on_primary(lambda: say(write_comparison(workdir, directories, shared.workdir, REFERENCE.value, tuned)))
+    on_primary(lambda: say(write_comparison(workdir, directories, shared.workdir, REFERENCE.value, tuned, LEVEL.value)))
 
 
 def run_arm(shared: Experiment, arm: Arm, stages: Sequence[str], fields: Mapping[str, Any]) -> Experiment:

@@ -120,18 +120,22 @@ class Method:
         return {"mean": float(np.mean(values)), "interval": bounds(draws) if len(values) > 1 else None}
 
 
-def efficiency(method: Method, reference: Method, set_name: str) -> dict[str, Any]:
-    """How a method stands to the reference on a set: FLOPs of the reference to its final accuracy over the method's FLOPs to the
+def efficiency(method: Method, reference: Method, set_name: str, level: float = 0.0) -> dict[str, Any]:
+    """How a method stands to the reference on a set: FLOPs of the reference to a plain accuracy over the method's FLOPs to the
     same, in both accountings (0 if the method never has it, None if that cannot be said), and the ratio of final accuracies.
 
-    Final, not best: the evaluations on the way have few samples, and the largest of them is the luckiest.
+    level: that accuracy; 0: the reference's final one. Final, not best: the evaluations on the way have few samples, and the
+    largest of them is the luckiest. A reference that never has `level` counts with all its FLOPs, and `at_least` is true.
     """
 
+    def wanted(theirs: Curve | None) -> float:
+        return level or (float(theirs.y[-1]) if theirs is not None else 0.0)
+
     def ratio(mine: Curve | None, theirs: Curve | None) -> float:
-        if mine is None or theirs is None or theirs.y[-1] <= 0:
+        if mine is None or theirs is None or wanted(theirs) <= 0:
             return float("nan")
-        level = float(theirs.y[-1])
-        return reached(theirs.x, theirs.y, level) / reached(mine.x, mine.y, level)
+        spent = min(reached(theirs.x, theirs.y, wanted(theirs)), float(theirs.x[-1]))
+        return spent / reached(mine.x, mine.y, wanted(theirs))
 
     def final_ratio(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.mean(a) / np.mean(b)) if len(a) and len(b) and np.mean(b) > 0 else float("nan")
@@ -145,7 +149,9 @@ def efficiency(method: Method, reference: Method, set_name: str) -> dict[str, An
     a, b = np.array(method.values(*path)), np.array(reference.values(*path))
     mine, theirs = resamples(len(method.runs), 1), resamples(len(reference.runs), 2)
     several = len(method.runs) > 1 and len(reference.runs) > 1
-    out: dict[str, Any] = {"accuracy_ratio": final_ratio(a, b), "accuracy_interval": None}
+    whole = reference.accuracy(set_name)
+    at_least = whole is not None and bool((whole.y < wanted(whole)).all())
+    out: dict[str, Any] = {"at_least": at_least, "accuracy_ratio": final_ratio(a, b), "accuracy_interval": None}
     if several and len(a) and len(b):
         out["accuracy_interval"] = bounds(np.array([final_ratio(a[i], b[j]) for i, j in zip(mine, theirs, strict=True)]))
     for accounting in AXES:
@@ -163,15 +169,15 @@ def read_methods(arms: Mapping[tuple[str, int], Path]) -> list[Method]:
     return [Method(name, {seed: read_run(path) for (method, seed), path in arms.items() if method == name}) for name in names]
 
 
-def tables(methods: Sequence[Method], reference: str) -> list[dict[str, Any]]:
-    """A row for each method: final plain accuracy of both sets, FLOPs, and how it stands to the reference."""
+def tables(methods: Sequence[Method], reference: str, level: float = 0.0) -> list[dict[str, Any]]:
+    """A row for each method: final plain accuracy of both sets, FLOPs, and how it stands to the reference (`efficiency`)."""
     against = next((m for m in methods if m.name == reference), None)
     rows = []
     for method in methods:
         row: dict[str, Any] = {"method": method.name, "seeds": list(method.runs)}
         for name in SET_NAMES:
             row[name] = {when: method.mean("plain_pass_at_1", name, when) for when in ("before", "after")}
-            row[name]["against"] = efficiency(method, against, name) if against and against is not method else None
+            row[name]["against"] = efficiency(method, against, name, level) if against and against is not method else None
         row["flops"] = method.mean("flops", "paper", "total")
         row["actual"] = method.mean("flops", "actual", "total")
         norms = [y for run in method.runs.values() for y in series(run.rows, "step", "grad_norm")[1]]
@@ -181,14 +187,20 @@ def tables(methods: Sequence[Method], reference: str) -> list[dict[str, Any]]:
 
 
 def write_comparison(
-    workdir: Path, arms: Mapping[tuple[str, int], Path], shared: Path, reference: str, tuned: Sequence[Mapping[str, Any]] = ()
+    workdir: Path,
+    arms: Mapping[tuple[str, int], Path],
+    shared: Path,
+    reference: str,
+    tuned: Sequence[Mapping[str, Any]] = (),
+    level: float = 0.0,
 ) -> str:
     """Writes everything below `workdir`; returns what to say of it: a table and where the report is. tuned: as `tuning.choose`
-    records it."""
+    records it. level: as for `efficiency`."""
     methods = read_methods(arms)
-    rows = tables(methods, reference)
+    rows = tables(methods, reference, level)
     corpus = read_json(shared / "corpus" / "summary.json")
-    write_json(workdir / "comparison.json", {"reference": reference, "methods": rows, "corpus": corpus, "tuned": tuned})
+    write_json(workdir / "comparison.json", {"reference": reference, "level": level or None, "methods": rows,
+                                             "corpus": corpus, "tuned": tuned})  # fmt: skip
     _write_csv(workdir / "metrics.csv", methods)
     figures = _draw(methods, corpus.get("strategies", {}), workdir / "figures")
     environment = jinja2.Environment(
@@ -197,7 +209,7 @@ def write_comparison(
     for function in (amount, percent, interval, number):
         environment.filters[function.__name__] = function
     page = environment.get_template(TEMPLATE).render(
-        rows=rows, reference=reference, tuned=tuned, figures=figures, corpus=corpus, sets=SET_NAMES,
+        rows=rows, reference=reference, level=level, tuned=tuned, figures=figures, corpus=corpus, sets=SET_NAMES,
         notes=[f"{m.name}, seed {seed}: {note}" for m in methods for seed, run in m.runs.items() for note in run.notes],
     )  # fmt: skip
     write_text(workdir / "report.html", page)

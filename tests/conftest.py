@@ -16,6 +16,7 @@ import dataclasses
 import shutil
 import sys
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +27,10 @@ from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import abstract_params
 from prefixrl_jax.stages import NAMES
+
+# What is drawn is what is tested, not how long a busy machine takes for it.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 PIPELINE = ("test_methods.py", "test_pipeline.py")
 SLOW = ("test_kill.py", "test_processes.py", *PIPELINE, "test_smollm2.py")

@@ -31,14 +31,14 @@ def oracle(rewards: np.ndarray, kind: str, eps: float = 1e-6) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rewards=REWARDS)
 def test_advantages_are_those_of_numpy(kind, rewards):
     np.testing.assert_allclose(advantages(rewards, kind), oracle(rewards, kind), rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "none"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rewards=REWARDS, scale=st.sampled_from([2.0, 0.25]))
 def test_baselines_do_not_see_a_shift_and_sum_to_zero(kind, rewards, scale):
     found = np.asarray(advantages(rewards, kind))

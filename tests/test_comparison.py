@@ -128,10 +128,21 @@ def test_half_the_compute_and_twice_the_accuracy_are_told_so(arms):
     )  # never reached
 
 
+def test_flops_to_a_level_named_beforehand(arms):
+    fast, slow = read_methods(arms)
+    found = efficiency(fast, slow, "train", 0.1)  # after 10 steps at 0.01 and 5 at 0.02
+    assert found["paper_ratio"] == pytest.approx(12 / 7, rel=1e-3) and not found["at_least"]
+    assert found["actual_ratio"] == pytest.approx(6 / 3.5, rel=1e-3)
+    never = efficiency(fast, slow, "train", 0.3)  # after 15 steps at 0.02; 20 at 0.01 end at 0.2
+    assert never["paper_ratio"] == pytest.approx(22 / 17, rel=1e-3) and never["at_least"]
+    assert never["accuracy_ratio"] == found["accuracy_ratio"] == pytest.approx(2.0)
+    assert efficiency(slow, fast, "train", 0.3)["paper_ratio"] == 0
+
+
 def test_a_ratio_that_means_nothing_is_none(tmp_path):
     arms = {("a", 0): make_arm(tmp_path / "a", 0.01), ("b", 0): make_arm(tmp_path / "b", 0.0)}
     a, b = read_methods(arms)
-    assert efficiency(a, b, "train") == {
+    assert efficiency(a, b, "train") == {"at_least": False} | {
         f"{what}_{part}": None for what in ("paper", "actual", "accuracy") for part in ("ratio", "interval")
     }  # fmt: skip
 
@@ -148,12 +159,13 @@ def test_everything_is_written(arms, tmp_path):
     corpus = {"solved": 3, "problems": 9, "samples": 70, "capped_treatment": "6 problems reached the cap.",
               "strategies": {"pour": 0.4}}  # fmt: skip
     (shared / "summary.json").write_text(json.dumps(corpus))
-    said = write_comparison(tmp_path, arms, tmp_path / "shared", "sft_rl")
+    said = write_comparison(tmp_path, arms, tmp_path / "shared", "sft_rl", level=0.3)
     assert "0.0 % -> 40.0 %" in said and "0.0 % -> 20.0 %" in said and said.endswith("report.html")
     assert {p.stem for p in (tmp_path / "figures").glob("*.png")} == FIGURES
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in (tmp_path / "figures").glob("*.png"))
     page = (tmp_path / "report.html").read_text()
     assert page.count("<figure") == len(FIGURES) and "6 problems reached the cap." in page and "http" not in page
+    assert "≥ 1.29" in page and "total FLOPs of sft_rl to 30.0\u00a0%" in page
     found = json.loads((tmp_path / "comparison.json").read_text())
     assert [row["method"] for row in found["methods"]] == ["prefixrl", "sft_rl"] and found["corpus"] == corpus
     first = found["methods"][0]

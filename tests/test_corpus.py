@@ -109,7 +109,7 @@ def test_collect_gives_up_at_the_cap(tmp_path):
     assert job.closed and job.next_sample() is None and first_traces({"p": job.attempts}, COST) == []
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_any_order_of_delivery_finds_the_lowest_success(tmp_path_factory, data):
     cap, slots = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 4))

@@ -61,7 +61,7 @@ def plays(draw):
     return Problem("p", {"numbers": numbers, "goal": goal}), [*words, draw(st.sampled_from(["done", "done", "stuck"]))]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(plays())
 def test_legal_play_is_graded_right(play):
     problem, words = play
@@ -71,7 +71,7 @@ def test_legal_play_is_graded_right(play):
     assert TASK.follow(problem, ids(words[:-1]))[0] == ""
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 11), st.permutations([3, 8, 2, 6]))
 def test_every_changed_token_is_caught(at, numbers):
     problem = Problem("p", {"numbers": numbers, "goal": 12})
@@ -144,7 +144,7 @@ def outcomes(held: tuple[int, ...], most: int) -> dict[int, Fraction]:
     return found
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.integers(1, 10), min_size=2, max_size=4), st.integers(10, 30))
 def test_outcomes_of_random_play_are_exact(numbers, most):
     found, expected = random_play_outcomes(numbers, most), outcomes(tuple(numbers), most)

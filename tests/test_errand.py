@@ -63,7 +63,7 @@ def walks(draw):
     return Problem("p", data), [*words, draw(st.sampled_from(["done", "done", "stuck"]))]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(walks(), st.data())
 def test_a_walk_and_the_walk_with_a_changed_token_are_graded_right(walk, data):
     problem, words = walk
@@ -139,7 +139,7 @@ def chance(data, moves: int, size: int) -> Fraction:
     return value(data["start"], tuple(data["calls"]), moves)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(walks(), st.integers(0, 10))
 def test_success_of_random_play_is_exact(walk, moves):
     data = walk[0].data
@@ -190,7 +190,7 @@ def test_base_text_is_random_walks_with_every_step_as_likely():
 
 
 @given(walks())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_distances_fall_by_one_with_the_best_step_and_no_faster(walk):
     problem = walk[0]
     distances, states = TASK.distances(problem), TASK.follow(problem, ids(walk[1][:-1]))[1]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prefixrl_jax.group import Context, Group, bucket, length_mask, pad_rows, row_inputs
@@ -51,7 +51,6 @@ def test_bucket_is_the_smallest_that_holds_the_context():
         bucket(33, (32, 8, 16))
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=9), max_size=5), st.integers(0, 4))
 def test_packing_gives_back_every_row(rows, spare):
     size = max(map(len, rows), default=0) + spare
@@ -61,7 +60,6 @@ def test_packing_gives_back_every_row(rows, spare):
     assert not (tokens * ~length_mask(lengths, size)).any()
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 99), min_size=1, max_size=5).map(tuple), st.integers(1, 99))
 def test_no_smaller_bucket_would_hold_it(buckets, length):
     if length > max(buckets):

@@ -57,7 +57,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.settings(max_examples=30)
 @hypothesis.given(st.lists(st.dictionaries(st.text(), JSON_VALUES), max_size=4))
 def test_log_returns_any_json(tmp_path_factory, records):
     path = tmp_path_factory.mktemp("log") / "log"

@@ -73,7 +73,7 @@ def test_aggregation_over_explicit_denominators(aggregation):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(AGGREGATIONS),
     hnp.arrays(np.int32, (P, G), elements=st.integers(0, T)),

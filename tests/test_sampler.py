@@ -137,7 +137,7 @@ def test_greedy_takes_the_largest_logit(params, contexts):
         np.testing.assert_allclose(logprobs, np.log(oracle.softmax(logits).max(-1)), rtol=0, atol=1e-4)
 
 
-@hypothesis.settings(max_examples=150, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=150, derandomize=True)
 @hypothesis.given(
     quarters=st.lists(st.integers(-20, 20), min_size=6, max_size=6),
     temperature=st.sampled_from([0.0, 0.3, 0.7, 1.0, 1.7]),

@@ -210,7 +210,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 FIELDS = [name for name in flatten(base.get_config()) if not name.startswith(("task.gsm8k", "task.name"))]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sets(st.sampled_from(FIELDS), max_size=4))
 def test_a_directory_is_refused_for_exactly_the_fields_that_its_stages_read(tmp_path_factory, names):
     directory, other = tmp_path_factory.mktemp("run"), base.get_config()
@@ -239,7 +239,7 @@ OVERRIDES = {
 }  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(["demo", "smoke"]), st.fixed_dictionaries({}, optional=OVERRIDES))
 def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(name, given_fields):
     values = flags.FlagValues()

@@ -102,7 +102,7 @@ def plays(draw):
     return Problem("p", {"capacities": capacities, "start": start, "goal": goal}), [*words, last]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(plays(), plays(), st.integers(0, 40))
 def test_a_prefix_of_another_problem_could_begin_an_answer_when_its_moves_are_right_here_too(play, another, length):
     (own, words), (problem, _) = play, another
@@ -120,7 +120,7 @@ def test_a_prefix_of_another_problem_could_begin_an_answer_when_its_moves_are_ri
     assert TASK.could_begin(own, ids(TASK, words[:-1])) and not TASK.could_begin(own, ids(TASK, words))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(plays())
 def test_legal_play_is_graded_right(play):
     problem, words = play
@@ -128,7 +128,7 @@ def test_legal_play_is_graded_right(play):
     assert TASK.grade(problem, ids(TASK, words)) is (Verdict.CORRECT if expected else Verdict.WRONG)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plays(), st.data())
 def test_every_changed_token_is_caught(play, data):
     problem, _ = play

@@ -33,7 +33,7 @@ PIECES = st.sampled_from(["<eos>", " ", "'s", "\r\n", "é"])
 TEXTS = st.text(st.characters(exclude_categories=["Cs"])) | st.lists(PIECES).map("".join)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TEXTS)
 def test_bytes_round_trip_exactly(text):
     ids = BYTES.encode(text)

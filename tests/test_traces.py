@@ -51,7 +51,7 @@ def test_trace_record_round_trip(trace):
     assert traces.Trace.from_record(json.loads(json.dumps(trace.to_record()))) == trace
 
 
-@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(st.lists(TRACES, min_size=1, max_size=4))
 def test_dataset_round_trip(tmp_path_factory, found):
     directory = tmp_path_factory.mktemp("dataset")

@@ -150,7 +150,7 @@ def printed():
 
 
 @given(st.integers(0, 10), st.integers(0, 2**31 - 1), st.integers(0, 30))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_fingerprint_sees_every_bit_of_every_weight(leaf, place, bit):
     params, same = printed()
     leaves = jax.tree.leaves(params)
