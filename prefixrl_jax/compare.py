@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ LEVEL = flags.DEFINE_float(
     "level", 0.0, "Plain accuracy, the FLOPs to which are compared, e.g. 0.3; 0: the reference's final one.", 0.0, 1.0
 )
 
-EVALUATIONS = 12  # of an arm's training, on its way, unless eval.every=0
+EVALUATIONS = 12  # of an arm's training, at most, on its way, unless eval.every=0
 SLACK = 3  # times the steps estimated from the corpus's lengths, for an arm whose samples turn out shorter
 
 
@@ -194,7 +195,7 @@ def extent(shared: Experiment, arm: Arm) -> dict[str, Any]:
     step = t.batch * t.group * (cost.tokens(tokens) + t.updates_per_batch * cost.tokens(tokens, train=True))
     steps = max(round((budget - total) / step), 1)
     return {"train.flops_budget": budget, "train.schedule_steps": steps, "train.steps": SLACK * steps,
-            "eval.every": config.eval.every and max(steps // EVALUATIONS, 1)}  # fmt: skip
+            "eval.every": config.eval.every and math.ceil(steps / EVALUATIONS)}  # fmt: skip
 
 
 def run(argv: list[str]) -> None:
