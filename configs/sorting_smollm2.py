@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     c.train.steps = 40
     c.train.micro_batches = 4
     c.train.logprob_chunk = 16
-    c.train.learning_rate = 3e-5
+    c.train.learning_rate = 1e-5
     c.eval.temperature = 1.0
     c.eval.every = 5
     c.eval.every_samples = 2

@@ -36,7 +36,7 @@ LEVEL = flags.DEFINE_float(
     "level", 0.0, "Plain accuracy, the FLOPs to which are compared, e.g. 0.3; 0: the reference's final one.", 0.0, 1.0
 )
 
-EVALUATIONS = 12  # of an arm's training, at most, on its way, unless eval.every=0
+EVALUATIONS = 12  # at most, on the way of an arm as long as estimated, unless eval.every=0
 SLACK = 3  # times the steps estimated from the corpus's lengths, for an arm whose samples turn out shorter
 
 
