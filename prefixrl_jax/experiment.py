@@ -125,6 +125,7 @@ class Experiment(Workbench):
         summary = header | corpus.summarise(collected, None if c.collect.traces_path else c.collect.cap, inherited) | {
             "candidates": {k: len(v) for k, v in self.candidates.items()}, "hard": {k: len(v) for k, v in hard.items()},
             "k": c.select.samples, "strategies": corpus.strategies(traces, {p.id: p for p in hard["train"]}, self.s.task),
+            "collect_flops": self.ledger.state["paper"]["collect"],
         }  # fmt: skip
         on_primary(corpus.save, directory, traces, summary)
         earlier = self.previous.wrong() if self.previous else {}

@@ -3,7 +3,8 @@
 A line is {"problem": id or question, "trace": text}, and may have "flops": what the trace has cost, in paper accounting. A trace
 in the run's own tokens has "token_ids", and in "tokenizer" the fingerprint of the tokenizer they are of. Any other is tokenised
 here, once, and marked foreign: it is cut by the new ids, which need not be those that the model would write. The corpus of a run
-is its folder corpus/dataset; the model may have been another one, the tokenizer must be the same.
+is its folder corpus/dataset; the model may have been another one, the tokenizer must be the same. Each of its traces costs an equal
+share of all that run's collecting, the problems that stayed without one included.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def read_traces(path: str, task: Task) -> list[Line]:
         try:
             if not isinstance(row, dict):
                 raise row if isinstance(row, ValueError) else ValueError("a JSON object is expected")
-            row = {"problem": row.get("problem_id"), **common, **row} if common else row
+            row = {"problem": row.get("problem_id")} | row | common if common else row
             flops = row.get("flops", 0.0)
             if isinstance(flops, bool) or not isinstance(flops, int | float) or not 0 <= flops < float("inf"):
                 raise ValueError(f"field 'flops' is {flops!r}; a number, at least 0, is expected")
@@ -62,11 +63,13 @@ def _of_corpus(path: Path, own: str) -> dict[str, Any]:
     """What all traces of a run's dataset have in common; nothing for any other file."""
     if not (path / "metadata.json").is_file():
         return {}
-    tokenizer = json.loads((path / "metadata.json").read_text()).get("tokenizer")
+    metadata = json.loads((path / "metadata.json").read_text())
+    tokenizer, totals = metadata.get("tokenizer"), metadata.get("statistics", {})
     if tokenizer != own:
         raise ValueError(f"{FIELD}={str(path)!r}: its token ids are of tokenizer {tokenizer}, and those of this run of {own}; "
                          "lines of {'problem': id or question, 'trace': text} are accepted from any model")  # fmt: skip
-    return {"tokenizer": tokenizer}
+    cost = {"flops": totals["collect_flops"] / totals["solved"]} if "collect_flops" in totals else {}
+    return {"tokenizer": tokenizer, **cost}
 
 
 def fingerprint(lines: list[Line]) -> str:

@@ -76,6 +76,8 @@ def test_the_corpus_of_another_run_is_taken_by_its_ids(tmp_path):
     (trace,) = first_traces(found, costs(1000, 1, 4, 8))
     assert (trace.problem_id, trace.token_ids, trace.source, trace.flops, flops) == ("a", [4, 5, 0], "imported", 2e9, 2e9)
     assert "id or question 'zz'" in (tmp_path / "rejected.jsonl").read_text()
+    write_dataset(mine, tmp_path / "run", {"tokenizer": OWN, "statistics": {"collect_flops": 8e9, "solved": 2}})
+    assert [line.flops for line in read_traces(str(tmp_path / "run"), task)] == [4e9, 4e9]  # the failures are paid for as well
     write_dataset(mine, tmp_path / "other", {"tokenizer": "0123456789abcdef", "model": "another"})
     with pytest.raises(ValueError, match=rf"are of tokenizer 0123456789abcdef, and those of this run of {OWN}"):
         read_traces(str(tmp_path / "other"), task)

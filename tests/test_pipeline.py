@@ -147,6 +147,9 @@ def test_traces_from_a_file_take_the_place_of_collect(finished, tmp_path):
     assert [(t.problem_id, t.token_ids, t.source) for t in brought] == [(t.problem_id, t.token_ids, "foreign") for t in found]
     ledger = json.loads((tmp_path / "run" / "stages" / "corpus.json").read_text())["result"]["ledger"]
     assert ledger["paper"]["collect"] == 1e6 * len(found) and ledger["paper"]["select"] > 0
+    run(begun(finished, tmp_path / "other", 1), f"--config.collect.traces_path={finished}/corpus/dataset", "--stage=corpus")
+    bills = [json.loads((at / "stages" / "corpus.json").read_text())["result"]["ledger"] for at in (finished, tmp_path / "other")]
+    assert bills[0]["paper"] == pytest.approx(bills[1]["paper"])  # what the file does not say its dataset does
 
 
 def test_a_model_is_evaluated_alone(finished, tmp_path):
