@@ -285,12 +285,13 @@ def _mean_table(method: Method, *path: str) -> dict[float, float]:
 
 def _text_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the command prints at its end."""
-    lines = [f"{'method':<22}{'FLOPs':>12}{'plain accuracy: training':>28}{'held out':>24}"]
+    width = max(len(name) for name in ("method", *(row["method"] for row in rows)))
+    lines = [f"{'method':<{width}}{'FLOPs':>14}{'plain accuracy: training':>28}{'held out':>24}"]
     for row in rows:
         cells = []
         for name in SET_NAMES:
             before, after = (row[name][when] for when in ("before", "after"))
             cells.append(f"{percent(before['mean'])} -> {percent(after['mean'])}" if before and after else "–")
         flops = amount(row["flops"]["mean"], "FLOP") if row["flops"] else "–"
-        lines.append(f"{row['method']:<22}{flops:>12}{cells[0]:>28}{cells[1]:>24}")
+        lines.append(f"{row['method']:<{width}}{flops:>14}{cells[0]:>28}{cells[1]:>24}")
     return "\n".join(lines).replace("\u00a0", " ")
