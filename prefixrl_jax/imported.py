@@ -2,9 +2,10 @@
 
 A line is {"problem": id or question, "trace": text}, and may have "flops": what the trace has cost, in paper accounting. A trace
 in the run's own tokens has "token_ids", and in "tokenizer" the fingerprint of the tokenizer they are of. Any other is tokenised
-here, once, and marked foreign: it is cut by the new ids, which need not be those that the model would write. The corpus of a run
-is its folder corpus/dataset; the model may have been another one, the tokenizer must be the same. Each of its traces costs an equal
-share of all that run's collecting, the problems that stayed without one included.
+here, once, and marked foreign: it is cut by the new ids, which need not be those that the model would write.
+
+The corpus of a run is its folder corpus/dataset; the model may have been another one, the tokenizer must be the same. Each of its
+traces costs an equal share of all that run's collecting, the problems that stayed without one included.
 """
 
 from __future__ import annotations
