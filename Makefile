@@ -17,18 +17,20 @@ test: lint .models/smollm2
 	$(RUN) $(PYTEST)
 
 # The tests that take seconds; then, with the runs of whole pipelines, on a newer Python (make test-newer NEWER=python3.12) with
-# what pip resolves there.
+# what pip resolves there, but for the comparisons with PyTorch.
 quick: .venv/stamp
 	$(RUN) $(PYTEST) -m "not slow"
 
 # Coverage is measured here, where Python has cheap hooks for it: before 3.12 it makes the tests a third slower.
 COVER = COVERAGE_CORE=sysmon COVERED="-m coverage run --parallel-mode"
 NEWER ?= python3.13
+AGAINST_TORCH = hf smollm2 weights
 
 test-newer:
 	test -d .venv-newer || $(NEWER) -m venv .venv-newer
 	.venv-newer/bin/python -m pip install -q -e '.[test]'
-	$(COVER) .venv-newer/bin/python $(PYTEST) -m "not slow or pipeline" --cov --cov-report=
+	$(COVER) .venv-newer/bin/python $(PYTEST) -m "(not slow or pipeline) and not torch" \
+		$(AGAINST_TORCH:%=--ignore=tests/test_%.py) --cov --cov-report=
 	.venv-newer/bin/python -m tests.reached
 
 bench: .venv/stamp
@@ -64,7 +66,7 @@ lint: .venv/stamp
 
 .venv/stamp: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install -q -c constraints.txt -e '.[test,dev]'
+	$(RUN) -m pip install -q -c constraints.txt -e '.[test,reference,dev]'
 	touch $@
 
 clean:

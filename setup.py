@@ -38,8 +38,12 @@ setup(
         "gguf": ["gguf>=0.17"],
         "hf": ["datasets>=4.0"],
         "math": ["math-verify>=0.8"],
-        "test": [
+        # What the tests compare with; apart from the others, as pip's default build of PyTorch brings gigabytes of CUDA.
+        "reference": [
             "accelerate>=1.10",  # transformers reads GGUF files with it
+            "torch>=2.13",
+        ],
+        "test": [
             "datasets>=4.0",
             "gguf>=0.17",
             "hypothesis>=6.120",
@@ -47,7 +51,6 @@ setup(
             "pytest>=8.3",
             "pytest-cov>=6.0",
             "pytest-xdist>=3.6",
-            "torch>=2.13",
         ],
         "tpu": ["jax[tpu]>=0.10.2"],
     },

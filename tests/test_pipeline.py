@@ -90,6 +90,7 @@ def test_prefixes_are_the_traces_own_tokens(finished):
         assert len(row["token_ids"]) == math.floor(row["fraction"] * len(trace))
 
 
+@pytest.mark.torch
 def test_hugging_face_loads_the_export(finished):
     import jax.numpy as jnp
     import torch
