@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import transformers
 from conftest import TINY, continuation_logprobs, random_params
-from test_hf import words
+from families import words
 
 import prefixrl_jax as prl
 from prefixrl_jax.group import Context

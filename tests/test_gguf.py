@@ -4,7 +4,7 @@ import gguf
 import numpy as np
 import pytest
 import transformers
-from test_hf import reference
+from families import architecture, configuration, tensors
 
 from prefixrl_jax.model.gguf import GGUF
 from prefixrl_jax.model.hf import import_hf
@@ -23,9 +23,9 @@ def llama_cpp_order(value: np.ndarray, heads: int) -> np.ndarray:
 
 
 def write(path, family: str, quantisation=None, pre: str = "smollm", extra=lambda writer: None):
-    """The reference model of test_hf as a GGUF file."""
-    model, arch = reference(family), ARCHITECTURES[family]
-    c, name = model.config, gguf.MODEL_ARCH_NAMES[arch]
+    """The family's model as a GGUF file."""
+    c, arch = configuration(family), ARCHITECTURES[family]
+    name = gguf.MODEL_ARCH_NAMES[arch]
     writer = gguf.GGUFWriter(path, name)
     writer.add_block_count(c.num_hidden_layers)
     writer.add_embedding_length(c.hidden_size)
@@ -44,10 +44,7 @@ def write(path, family: str, quantisation=None, pre: str = "smollm", extra=lambd
     writer.add_chat_template("{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}")
     extra(writer)
     names = gguf.get_tensor_name_map(arch, c.num_hidden_layers)
-    for hf, tensor in model.state_dict().items():
-        if hf == "lm_head.weight" and c.tie_word_embeddings:
-            continue
-        value = tensor.numpy()
+    for hf, value in tensors(family).items():
         if name == "llama" and ("q_proj" in hf or "k_proj" in hf):
             value = llama_cpp_order(value, c.num_attention_heads if "q_proj" in hf else c.num_key_value_heads)
         theirs = names.get_name(hf, try_suffixes=(".weight", ".bias"))
@@ -62,24 +59,21 @@ def write(path, family: str, quantisation=None, pre: str = "smollm", extra=lambd
 
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_tensors_and_sizes_are_those_of_the_model(family, tmp_path):
-    file, model = GGUF(write(tmp_path / "model.gguf", family)), reference(family)
-    tied = model.config.tie_word_embeddings
-    expected = {name: value.numpy() for name, value in model.state_dict().items() if not (tied and name == "lm_head.weight")}
-    assert set(file.keys()) == expected.keys()
-    for name, value in expected.items():
+    file, model = GGUF(write(tmp_path / "model.gguf", family)), configuration(family)
+    assert set(file.keys()) == tensors(family).keys()
+    for name, value in tensors(family).items():
         np.testing.assert_array_equal(file.get_tensor(name), value, err_msg=name)
     params, config = import_hf(tmp_path / "model.gguf")
-    assert (config.family, config.norm_eps) == (type(model).__name__, pytest.approx(model.config.rms_norm_eps, rel=1e-6))
-    assert config.rope_theta == model.config.rope_parameters["rope_theta"] and params.keys() >= {"embed", "layers"}
-    assert config.tie_embeddings == model.config.tie_word_embeddings
+    assert (config.family, config.norm_eps) == (architecture(family), pytest.approx(model.rms_norm_eps, rel=1e-6))
+    assert config.rope_theta == model.rope_parameters["rope_theta"] and params.keys() >= {"embed", "layers"}
+    assert config.tie_embeddings == model.tie_word_embeddings
 
 
 def test_quantised_tensors_are_near(tmp_path):
     file = GGUF(write(tmp_path / "model.gguf", "llama_tied", gguf.GGMLQuantizationType.Q8_0))
-    for name, value in reference("llama_tied").state_dict().items():
-        if name in file.keys():  # noqa: SIM118
-            found = file.get_tensor(name)
-            assert found.dtype == np.float32 and np.abs(found - value.numpy()).max() <= np.abs(value.numpy()).max() / 200, name
+    for name, value in tensors("llama_tied").items():
+        found = file.get_tensor(name)
+        assert found.dtype == np.float32 and np.abs(found - value).max() <= np.abs(value).max() / 200, name
 
 
 @pytest.mark.parametrize("pre", ["smollm", "llama-bpe", "qwen2"])

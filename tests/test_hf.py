@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from conftest import TINY, as_context, random_params
+from families import FAMILIES, VOCAB, configuration, words
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -28,37 +29,16 @@ from prefixrl_jax.model.weights import abstract_params
 from prefixrl_jax.sampling import noise, sampler
 
 torch.set_num_threads(1)  # its threads spin, and the models are tiny
-VOCAB = 61
-SHAPE = {
-    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-}  # fmt: skip
-LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 32, "rope_theta": 500.0}  # fmt: skip
-FAMILIES = {
-    "llama_tied": ("llama", {"tie_word_embeddings": True}),
-    "llama3_untied": ("llama", {"tie_word_embeddings": False, "rope_parameters": LLAMA3}),
-    "smollm2": ("llama", {"hidden_size": 36, "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
-                          "rope_theta": 100000.0, "rms_norm_eps": 1e-5, "is_llama_config": True, "rope_interleaved": False}),
-    "qwen2": ("qwen2", {"tie_word_embeddings": False, "rope_theta": 1000000.0}),
-    "qwen3": ("qwen3", {"tie_word_embeddings": True, "head_dim": 16}),
-}  # fmt: skip
 WINDOW = {"layer_types": None, "use_sliding_window": True, "sliding_window": 16}
 LENGTHS = (5, 61, 90)  # of the contexts; with the continuations well beyond LLAMA3's original 32 positions
 TOKENS = 12  # of the continuations
 
 
-def words(count: int = VOCAB - 4) -> list[str]:
-    return [f"w{i}" for i in range(count)]
-
-
 @cache
 def reference(family: str) -> transformers.PreTrainedModel:
     """A random float32 transformers model; every tensor, biases and norms too, is far from its initialisation."""
-    model_type, fields = FAMILIES[family]
-    config = transformers.AutoConfig.for_model(model_type, **SHAPE | fields)
     torch.manual_seed(len(family))
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = transformers.AutoModelForCausalLM.from_config(configuration(family), attn_implementation="eager").eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.normal_(0, 0.3) if p.ndim == 1 else p.normal_(0, p.shape[1] ** -0.5)

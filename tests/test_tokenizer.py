@@ -7,9 +7,9 @@ import sys
 
 import pytest
 import sentencepiece
+from families import words
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_hf import words
 from tokenizers import normalizers
 
 from prefixrl_jax.model.hub import stop_ids
