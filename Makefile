@@ -28,7 +28,7 @@ AGAINST_TORCH = hf smollm2 weights
 
 test-newer:
 	test -d .venv-newer || $(NEWER) -m venv .venv-newer
-	.venv-newer/bin/python -m pip install -q -e '.[test]'
+	.venv-newer/bin/python -m pip install -q --no-compile -e '.[test]'
 	$(COVER) .venv-newer/bin/python $(PYTEST) -m "(not slow or pipeline) and not torch" \
 		$(AGAINST_TORCH:%=--ignore=tests/test_%.py) --cov --cov-report=
 	.venv-newer/bin/python -m tests.reached
@@ -64,9 +64,10 @@ lint: .venv/stamp
 
 .venv: .venv/stamp
 
+# What is imported is compiled then; pip would compile all that there is, for longer than it installs.
 .venv/stamp: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install -q -c constraints.txt -e '.[test,reference,dev]'
+	$(RUN) -m pip install -q --no-compile -c constraints.txt -e '.[test,reference,dev]'
 	touch $@
 
 clean:
