@@ -4,6 +4,8 @@ RUN = .venv/bin/python
 # XLA's large temporaries on CPU are mapped and page-faulted anew at every step. With huge pages from Linux's malloc the
 # train step was 1.2 to 1.4 times faster on two cores; other systems ignore the variable.
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
+# Containers often set it; every process would compile anew what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test quick test-newer bench bench-peers bench-losses peers lint clean
 
