@@ -86,7 +86,12 @@ def test_what_is_saved_loads_again(lm, tmp_path):
     again = prl.load(tmp_path / "out")
     assert again.stop_ids == lm.stop_ids and again.config == lm.config
     assert all(map(np.array_equal, jax.tree.leaves(again.params), jax.tree.leaves(lm.params)))
-    assert transformers.GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id == [2, 11]
+
+
+@pytest.mark.torch
+def test_what_is_saved_loads_in_transformers(lm, tmp_path):
+    lm.save_pretrained(tmp_path / "out")
+    assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config.eos_token_id == [2, 11]
 
 
 @pytest.mark.parametrize(("kind", "answer", "text", "verdict"), [
