@@ -11,7 +11,7 @@ setup(
     # The configurations stand at the top of the repository, and are installed inside the package.
     package_dir={"prefixrl_jax.configs": "configs"},
     packages=[*find_packages(include=["prefixrl_jax", "prefixrl_jax.*"]), "prefixrl_jax.configs"],
-    package_data={"prefixrl_jax": ["*.html.jinja"]},
+    package_data={"prefixrl_jax.report": ["*.html.jinja"]},
     install_requires=[
         "absl-py>=2.1",
         "flax>=0.12.8",

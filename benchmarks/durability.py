@@ -17,10 +17,10 @@ import jax
 
 from benchmarks.run import TrainStep, make_group
 from configs import demo
-from prefixrl_jax.checkpoint import Checkpoints
-from prefixrl_jax.experiment import Experiment
-from prefixrl_jax.settings import resolve
-from prefixrl_jax.shared_log import SharedLog
+from prefixrl_jax.corpus.shared_log import SharedLog
+from prefixrl_jax.experiment.build import resolve
+from prefixrl_jax.experiment.run import Experiment
+from prefixrl_jax.runtime.checkpoint import Checkpoints
 
 UPDATES = 10  # between two checkpoints, as in the demo
 

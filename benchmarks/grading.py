@@ -15,8 +15,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from prefixrl_jax.tasks.grade import Grader
-from prefixrl_jax.tasks.grading import final_answer, normalise, same
+from prefixrl_jax.tasks.grading.answers import final_answer, normalise, same
+from prefixrl_jax.tasks.grading.grader import Grader
 from prefixrl_jax.tasks.task import Verdict
 
 Pair = tuple[str, str]  # gold answer, response

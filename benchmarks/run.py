@@ -14,13 +14,13 @@ import numpy as np
 
 from benchmarks.timing import Share, matmul_ceiling, paired, share_of_ceiling
 from configs import demo
+from prefixrl_jax.experiment.build import Settings, resolve
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model.transformer import encode_context
 from prefixrl_jax.model.weights import init_params
 from prefixrl_jax.rl.step import init_state, make_optimizer, make_train_step
 from prefixrl_jax.sampling import noise, sampler
 from prefixrl_jax.sampling.sampler import Sampling
-from prefixrl_jax.settings import Settings, resolve
 
 
 def make_group(s: Settings, p: int, g: int, context: int, columns: int, seed: int = 0) -> Group:

@@ -6,7 +6,7 @@ is right. Answers are short, so that steps take seconds, but few: that shows wha
 
 from ml_collections import ConfigDict
 
-from configs import gsm8k_smollm2
+from prefixrl_jax.configs import gsm8k_smollm2
 
 
 def get_config() -> ConfigDict:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import demo
+from prefixrl_jax.configs import demo
 
 
 def get_config() -> ConfigDict:

@@ -6,7 +6,7 @@ right. Answers have about fifteen tokens, so that a step takes seconds.
 
 from ml_collections import ConfigDict
 
-from configs import gsm8k_smollm2
+from prefixrl_jax.configs import gsm8k_smollm2
 
 
 def get_config() -> ConfigDict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_HOMES = {"load": "api", "LM": "api", "Completion": "api", "grade": "tasks.grade", "Verdict": "tasks.task"}
+_HOMES = {"load": "api", "LM": "api", "Completion": "api", "grade": "tasks.grading.grader", "Verdict": "tasks.task"}
 __all__ = ["LM", "Completion", "Verdict", "grade", "load"]
 
 

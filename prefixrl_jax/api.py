@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
-from prefixrl_jax import mesh as meshes
 from prefixrl_jax.flops import Ledger, costs
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model import transformer
@@ -25,6 +24,7 @@ from prefixrl_jax.model.hf import export_hf, import_hf
 from prefixrl_jax.model.hub import find_model, stop_ids, tokenizer_of
 from prefixrl_jax.model.weights import Params, count_params
 from prefixrl_jax.rl.loss import token_logprobs
+from prefixrl_jax.runtime import mesh as meshes
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.sampling.refill import Engine, FixedJob
 from prefixrl_jax.sampling.sampler import Sampling

@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file, e.g. configs/demo.py.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; an interrupted run goes on there.")
-MULTIHOST = flags.DEFINE_bool("multihost", False, "Run as one of several processes; see `prefixrl_jax/processes.py`.")
+MULTIHOST = flags.DEFINE_bool("multihost", False, "Run as one of several processes; see `prefixrl_jax/runtime/processes.py`.")
 
 
 def given_fields() -> Mapping[str, Any]:
@@ -28,10 +28,10 @@ def guarded(command: Callable[[Path], None]) -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there is as it should be
     import jax
 
-    from prefixrl_jax import interrupt, processes
-    from prefixrl_jax.gates import Unsound
-    from prefixrl_jax.metrics import say
-    from prefixrl_jax.train import Diverged
+    from prefixrl_jax.runtime import interrupt, processes
+    from prefixrl_jax.runtime.metrics import say
+    from prefixrl_jax.training.health import Unsound
+    from prefixrl_jax.training.loop import Diverged
 
     logging.set_verbosity(logging.WARNING)
     # Of a failed save, which Orbax also raises and which ends in one line here, it and asyncio log every traceback.

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from prefixrl_jax import cli, tuning
+from prefixrl_jax import cli
+from prefixrl_jax.experiment import tuning
 
 if TYPE_CHECKING:
-    from prefixrl_jax.experiment import Experiment
+    from prefixrl_jax.experiment.run import Experiment
 
 METHODS = flags.DEFINE_string("methods", "prefixrl,rl,sft_rl", "Methods to compare; presets and fields are joined by +.")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of training, each a run of every method.")
@@ -63,8 +64,8 @@ class Arm:
 
     def check(self, base: ConfigDict) -> None:
         """Raises ValueError for a method that asks of the shared stages what another configuration would have to make."""
-        from prefixrl_jax.settings import needs_corpus, resolve
-        from prefixrl_jax.stages import EXTENT, SHARED, fields_of
+        from prefixrl_jax.experiment.build import needs_corpus, resolve
+        from prefixrl_jax.experiment.stages import EXTENT, SHARED, fields_of
 
         own = self.config(base, {})
         resolve(own)
@@ -95,13 +96,13 @@ def seeds_of(texts: list[str]) -> list[int]:
 
 def compare(workdir: Path) -> None:
     """Runs what is not finished yet, then writes the report."""
-    from prefixrl_jax import interrupt
-    from prefixrl_jax.comparison import write_comparison
-    from prefixrl_jax.experiment import Experiment
+    from prefixrl_jax.experiment.run import Experiment
+    from prefixrl_jax.experiment.stages import NAMES, SHARED
     from prefixrl_jax.methods import configure
-    from prefixrl_jax.metrics import say
-    from prefixrl_jax.processes import on_primary
-    from prefixrl_jax.stages import NAMES, SHARED
+    from prefixrl_jax.report.comparison_report import write_comparison
+    from prefixrl_jax.runtime import interrupt
+    from prefixrl_jax.runtime.metrics import say
+    from prefixrl_jax.runtime.processes import on_primary
 
     grids = [tuning.Grid.parse(text) for text in TUNE.value]
     part = {"eval.heldout_part": "test"} if grids else {}
@@ -135,7 +136,7 @@ def run_arm(shared: Experiment, arm: Arm, stages: Sequence[str], fields: Mapping
     """Runs those stages of an arm that are not finished; fields: in addition to the experiment's."""
     import jax
 
-    from prefixrl_jax.experiment import Experiment
+    from prefixrl_jax.experiment.run import Experiment
 
     config = arm.config(shared.config, {**extent(shared, arm), **fields})
     experiment = Experiment(config, arm.directory(shared.workdir.parent), shared.workdir)
@@ -146,8 +147,8 @@ def run_arm(shared: Experiment, arm: Arm, stages: Sequence[str], fields: Mapping
 
 def tune(shared: Experiment, method: str, grids: Sequence[tuning.Grid]) -> tuple[str, list[dict[str, Any]]]:
     """What to add to the method's name, and a record of how it was chosen."""
-    from prefixrl_jax.metrics import say
-    from prefixrl_jax.stages import NAMES
+    from prefixrl_jax.experiment.stages import NAMES
+    from prefixrl_jax.runtime.metrics import say
 
     measured: dict[str, tuning.Outcome] = {}  # by configuration: a value that a field has anyway is not run again
 
@@ -173,8 +174,8 @@ def extent(shared: Experiment, arm: Arm) -> dict[str, Any]:
     The estimate takes prompts and samples to be as long as in the corpus, and a prefix and its continuation as long as a sample.
     Raises ValueError for a budget that is spent before training begins.
     """
-    from prefixrl_jax.metrics import human_flops
-    from prefixrl_jax.settings import needs_corpus
+    from prefixrl_jax.experiment.build import needs_corpus
+    from prefixrl_jax.runtime.metrics import human_flops
 
     if not (budget := FLOPS.value):
         return {}

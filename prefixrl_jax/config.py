@@ -123,7 +123,7 @@ def get_config() -> ConfigDict:
 
     c.collect = ConfigDict()
     c.collect.cap = 256  # samples of a hard problem before it is given up (paper: 2,500). 0: no corpus
-    c.collect.traces_path = ""  # traces instead of sampling: JSONL, or the corpus/dataset of a run; see imported.py
+    c.collect.traces_path = ""  # traces instead of sampling: JSONL, or the corpus/dataset of a run; see corpus/import_traces.py
 
     c.rounds = 1  # of corpus, prefixes and training; each later one samples the unsolved problems with the policy it goes on from
 
@@ -131,7 +131,7 @@ def get_config() -> ConfigDict:
     c.prefix.cuts = 3  # per trace, drawn once and frozen
     c.prefix.band = (0.4, 0.8)  # each uniform in this part of the trace's tokens
     c.prefix.share = 0.75  # of the contexts in a batch; the paper's 3:1. 0 is plain RL
-    c.prefix.schedule = "band"  # the paper's; or reverse, cosine, adaptive, shortest_solvable: see prefixrl_jax/schedules.py
+    c.prefix.schedule = "band"  # the paper's; or reverse, cosine, adaptive, shortest_solvable: see prefixrl_jax/prefixes/schedules.py
     c.prefix.anneal_steps = 0  # until a reverse or cosine schedule has no prefix left; 0: two thirds of train.schedule_steps
     c.prefix.content = "own"  # or unrelated (a trace of another problem), wrong (a wrong response to this one): controls
     c.prefix.place = "assistant"  # begun answer, the paper's; or user: the same content as a hint in the question

@@ -23,11 +23,11 @@ def export(workdir: Path, out: Path, step: int | None, dtype: str | None) -> int
     """Writes the folder and returns the step; raises ValueError naming the steps there are when `step` is none of them."""
     import jax
 
-    from prefixrl_jax.checkpoint import Checkpoints
     from prefixrl_jax.config import saved_config
+    from prefixrl_jax.experiment.build import resolve
     from prefixrl_jax.model.hf import export_hf
     from prefixrl_jax.rl.step import abstract_state, make_optimizer
-    from prefixrl_jax.settings import resolve
+    from prefixrl_jax.runtime.checkpoint import Checkpoints
 
     config = saved_config(workdir / "config.json")
     config.mesh.update({"data": -1, "fsdp": 1, "tensor": 1})  # whatever it was trained on

@@ -24,12 +24,12 @@ def run(argv: list[str]) -> None:
 
 def experiment(workdir: Path) -> None:
     """One experiment in `workdir`, or what it would do."""
-    from prefixrl_jax import interrupt
-    from prefixrl_jax.dry_run import describe
-    from prefixrl_jax.experiment import Experiment
+    from prefixrl_jax.experiment.dry_run import describe
+    from prefixrl_jax.experiment.run import Experiment
+    from prefixrl_jax.experiment.stages import NAMES
     from prefixrl_jax.methods import configure
-    from prefixrl_jax.metrics import say
-    from prefixrl_jax.stages import NAMES
+    from prefixrl_jax.runtime import interrupt
+    from prefixrl_jax.runtime.metrics import say
 
     found = Experiment(configure(cli.CONFIG.value, cli.CONFIG.value.method, cli.given_fields()), workdir)
     if DRY_RUN.value:

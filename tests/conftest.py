@@ -22,18 +22,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prefixrl_jax.experiment.stages import NAMES
 from prefixrl_jax.group import Context, pad_rows, row_inputs
 from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import abstract_params
-from prefixrl_jax.stages import NAMES
 
 # What is drawn is what is tested, not how long a busy machine takes for it.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-PIPELINE = ("test_methods.py", "test_pipeline.py")
-SLOW = ("test_kill.py", "test_processes.py", *PIPELINE, "test_smollm2.py")
+PIPELINE = ("test_compare.py", "test_run.py")
+SLOW = ("test_kill.py", "test_hosts.py", *PIPELINE, "test_smollm2.py")
 
 # How tests start the command line in a process of its own; `make test` lets the short ones count for the coverage.
 PYTHON = [sys.executable, *os.environ.get("COVERED", "").split()]

@@ -16,14 +16,14 @@ from jax.sharding import Mesh
 from benchmarks.peers.cases import LEARNING_RATE, MAX_GRAD_NORM, SHAPES, Case, prompts, rewards
 from prefixrl_jax.flops import Costs, Ledger, costs
 from prefixrl_jax.group import Context, Group, pad_rows
-from prefixrl_jax.mesh import make_mesh, param_shardings, to_global
-from prefixrl_jax.metrics import host_metrics
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.hf import export_hf, import_hf
 from prefixrl_jax.model.tokenizer import word_tokenizer
 from prefixrl_jax.model.weights import Params, count_params, init_params
 from prefixrl_jax.rl.step import OptimizerSettings, init_state, make_optimizer, make_train_step
 from prefixrl_jax.rl.surrogate import LossSettings
+from prefixrl_jax.runtime.mesh import make_mesh, param_shardings, to_global
+from prefixrl_jax.runtime.metrics import host_metrics
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.sampling.refill import Engine, FixedJob
 from prefixrl_jax.sampling.sampler import Sampling

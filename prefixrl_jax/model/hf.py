@@ -23,12 +23,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerFast
 
-from prefixrl_jax.files import write_json
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.gguf import GGUF, open_gguf
 from prefixrl_jax.model.hf_config import hf_config, model_config_from_hf, special_ids
 from prefixrl_jax.model.tokenizer import fingerprint
 from prefixrl_jax.model.weights import Params, Weight, leaf_of, tree_from, weight_table
+from prefixrl_jax.runtime.files import write_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from prefixrl_jax import mesh
 from prefixrl_jax.group import Array, Context, length_mask
 from prefixrl_jax.model.attention import causal_attention, shared_attention
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import Params
+from prefixrl_jax.runtime import mesh
 
 # Keys and values of every layer, head-major. Stacked arrays [L, ...] when the layers are scanned, else a tuple of L pairs:
 # an unrolled loop then updates each layer's buffer in place.

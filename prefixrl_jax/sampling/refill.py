@@ -22,13 +22,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from prefixrl_jax import interrupt
-from prefixrl_jax import mesh as meshes
 from prefixrl_jax.flops import Costs, Ledger
 from prefixrl_jax.group import Context, bucket, pad_rows
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import Params
-from prefixrl_jax.processes import agree
+from prefixrl_jax.runtime import interrupt
+from prefixrl_jax.runtime import mesh as meshes
+from prefixrl_jax.runtime.processes import agree
 from prefixrl_jax.sampling import noise, sampler
 from prefixrl_jax.sampling.sampler import Sampling
 

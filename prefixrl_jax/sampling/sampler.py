@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prefixrl_jax import mesh as meshes
 from prefixrl_jax.group import Context, length_mask
 from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import Params
+from prefixrl_jax.runtime import mesh as meshes
 from prefixrl_jax.sampling import noise
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from prefixrl_jax.model.hub import find_model, stop_ids, tokenizer_of
-from prefixrl_jax.tasks.grade import Grader
-from prefixrl_jax.tasks.grading import final_answer
+from prefixrl_jax.tasks.grading.answers import final_answer
+from prefixrl_jax.tasks.grading.grader import Grader
 from prefixrl_jax.tasks.task import Problem, Verdict
 
 STATED = re.compile(r"\\boxed|\\fbox|####")  # also where the braces are not closed yet

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
-from prefixrl_jax.files import write_json
+from prefixrl_jax.runtime.files import write_json
 from prefixrl_jax.theory import hidden_string, objective
 from prefixrl_jax.theory.hidden_string import BOTH, CAP, FIT_FROM, HORIZONS, PLAIN, PREFIX, SERIES, STEP_SIZE, Fit
 
@@ -88,7 +88,7 @@ def _print_theorem(theorem: Mapping[str, Mapping[str, Any]]) -> None:
 def _write(
     out: Path, rows: list[dict[str, Any]], fits: Mapping[str, Mapping[str, Fit] | None], theorem: Mapping[str, Any]
 ) -> None:
-    from prefixrl_jax import figures
+    from prefixrl_jax.report import run_figures as figures
     from prefixrl_jax.theory.figure import growth
 
     slopes = {name: {model: dataclasses.asdict(fit[model]) for model in MODELS} if fit else None for name, fit in fits.items()}

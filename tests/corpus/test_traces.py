@@ -1,0 +1,166 @@
+"""Traces come back from records and from the dataset, which opens without TensorFlow."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+from prefixrl_jax.corpus import traces
+
+
+def make_trace(i, **changes):
+    fields = dict(problem_id=f"problem-{i}", sample_id=i, context_ids=[7, 8, i], token_ids=list(range(i + 1)))
+    fields |= dict(logprobs=[-0.5 * i] * (i + 1), finish_reason="stop", samples=i + 3, flops=1e15 / 3)
+    return traces.Trace(**(fields | changes))
+
+
+def run_python(code, *arguments):
+    root = pathlib.Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environment, capture_output=True, text=True)
+
+
+def test_traces_and_their_log_load_without_jax_or_tfds():
+    code = (
+        "import sys; from prefixrl_jax.corpus import sample_log, traces; "
+        "print(sorted({'jax', 'tensorflow_datasets'} & set(sys.modules)))"
+    )
+    assert run_python(code).stdout == "[]\n"
+
+
+FLOAT32 = st.floats(max_value=0, allow_nan=False, allow_infinity=False, width=32)
+TOKEN = st.integers(0, 2**31 - 1)
+TRACES = st.builds(
+    lambda rows, **fields: traces.Trace(token_ids=[row[0] for row in rows], logprobs=[row[1] for row in rows], **fields),
+    rows=st.lists(st.tuples(TOKEN, FLOAT32), max_size=5),
+    problem_id=st.text(),
+    sample_id=st.integers(0, 2**62),
+    context_ids=st.lists(TOKEN, max_size=4),
+    finish_reason=st.sampled_from(traces.FINISH_REASONS),
+    samples=st.integers(0, 2**62),
+    flops=st.floats(min_value=0, allow_infinity=False),
+)
+
+
+@hypothesis.given(TRACES)
+def test_trace_record_round_trip(trace):
+    assert traces.Trace.from_record(json.loads(json.dumps(trace.to_record()))) == trace
+
+
+@hypothesis.settings(max_examples=15)
+@hypothesis.given(st.lists(TRACES, min_size=1, max_size=4))
+def test_dataset_round_trip(tmp_path_factory, found):
+    directory = tmp_path_factory.mktemp("dataset")
+    traces.write_dataset(found, directory, {})
+    assert traces.read_dataset(directory) == found
+
+
+def test_record_of_numpy_fields_is_json():
+    trace = make_trace(2, token_ids=np.arange(3, dtype=np.int32), logprobs=np.full(3, -1, np.float32), flops=np.float32(2))
+    record = json.loads(json.dumps(trace.to_record()))
+    assert traces.Trace.from_record(record) == make_trace(2, logprobs=[-1.0, -1.0, -1.0], flops=2.0)
+
+
+def test_malformed_traces_are_refused():
+    record = make_trace(1).to_record()
+    del record["samples"]
+    with pytest.raises(ValueError, match=r"missing fields \['samples'\], unknown fields \['prompt'\]"):
+        traces.Trace.from_record(record | {"prompt": 1})
+    with pytest.raises(ValueError, match="finish_reason 'eos' of sample 1 of problem 'problem-1'; accepted: stop, length"):
+        make_trace(1, finish_reason="eos")
+    with pytest.raises(ValueError, match="has 1 logprobs for 2 token_ids"):
+        make_trace(1, logprobs=[0.0])
+
+
+# --- the dataset
+
+WITHOUT_TENSORFLOW = """
+import json, sys
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.split(".")[0] in ("tensorflow", "torch", "jax") else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+import tensorflow_datasets as tfds
+builder = tfds.builder_from_directory(sys.argv[1])
+rows = builder.as_data_source("train")
+dtypes = {name: str(getattr(value, "dtype", type(value).__name__)) for name, value in rows[0].items()}
+print(json.dumps([len(rows), rows[5]["token_ids"].tolist(), float(rows[5]["flops"]), builder.info.metadata, dtypes]))
+assert "tensorflow" not in sys.modules
+"""
+
+
+def test_dataset_opens_where_tensorflow_cannot_be_imported(tmp_path):
+    metadata = {"model": "f00d", "tokenizer": "beef", "statistics": {"solved": 12, "pass_rate": 0.25}}
+    traces.write_dataset((make_trace(i) for i in range(12)), tmp_path / "traces", metadata)
+    outcome = run_python(WITHOUT_TENSORFLOW, tmp_path / "traces")
+    assert outcome.returncode == 0, outcome.stderr
+    count, token_ids, flops, found, dtypes = json.loads(outcome.stdout)
+    assert (count, token_ids, flops, found) == (12, [0, 1, 2, 3, 4, 5], 1e15 / 3, metadata)
+    integers = {"sample_id": "int", "samples": "int", "context_ids": "int32", "token_ids": "int32"}
+    assert dtypes == integers | {
+        "logprobs": "float32",
+        "flops": "float64",
+        "problem_id": "bytes",
+        "finish_reason": "bytes",
+        "source": "bytes",
+    }
+
+
+def test_dataset_keeps_order_and_is_replaced_in_silence(tmp_path, capfd):
+    ids = [5, 3, 11, 0, 7]
+    for changes in ({}, {"flops": 7.0}):
+        expected = [make_trace(i, **changes) for i in ids]
+        traces.write_dataset(expected, tmp_path / "traces", {})
+        assert traces.read_dataset(tmp_path / "traces") == expected
+    assert os.listdir(tmp_path) == ["traces"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_dataset_refuses_what_it_should_not_touch(tmp_path):
+    with pytest.raises(ValueError, match="no traces"):
+        traces.write_dataset([], tmp_path / "traces", {})
+    with pytest.raises(ValueError, match="JSON values are accepted"):
+        traces.write_dataset([make_trace(1)], tmp_path / "traces", {"p": float("nan")})
+    with pytest.raises(FileNotFoundError, match="no dataset here"):
+        traces.read_dataset(tmp_path / "traces")
+    (tmp_path / "thesis.tex").write_text("do not delete")
+    with pytest.raises(FileExistsError, match="no dataset"):
+        traces.write_dataset([make_trace(1)], tmp_path, {})
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+KILLED_BUILD = """
+import os, signal, sys
+from prefixrl_jax.corpus import traces
+trace = traces.Trace("p", 1, [1], [2], [-1.0], "stop", 1, 1.0)
+traces.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)  # the files are built, but not yet renamed
+traces.write_dataset([trace], sys.argv[1], {})
+"""
+
+
+def test_killed_build_leaves_the_old_dataset(tmp_path):
+    expected = [make_trace(1)]
+    for old in ([], expected):
+        if old:
+            traces.write_dataset(old, tmp_path / "traces", {})
+        assert run_python(KILLED_BUILD, tmp_path / "traces").returncode == -signal.SIGKILL
+        assert (tmp_path / "traces").exists() == bool(old)
+    assert traces.read_dataset(tmp_path / "traces") == expected
+    traces.write_dataset([make_trace(2)], tmp_path / "traces", {})
+    assert traces.read_dataset(tmp_path / "traces") == [make_trace(2)]
+    assert os.listdir(tmp_path) == ["traces"]

@@ -1,0 +1,315 @@
+"""Every bad line of a configuration is refused before any compute, and a work directory belongs to one configuration."""
+
+import dataclasses
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from absl import flags
+from conftest import TINY, random_params
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ml_collections import config_flags
+
+from configs import countdown, demo, errand, smoke
+from prefixrl_jax import config as base
+from prefixrl_jax.experiment.build import resolve
+from prefixrl_jax.experiment.stages import AFTER, EXTENT, NAMES, Stages, WorkdirMismatch, fields_of, flatten
+from prefixrl_jax.model.hf import export_hf
+from prefixrl_jax.model.tokenizer import byte_tokenizer
+from prefixrl_jax.runtime.files import write_json
+from prefixrl_jax.tasks.registry import PRETRAINED
+
+ROOT = Path(__file__).parents[2]
+
+
+def changed(**fields):
+    """The smoke configuration with fields set: section__name=value."""
+    c = smoke.get_config()
+    for name, value in fields.items():
+        section, _, field = name.partition("__")
+        with c.ignore_type():
+            c[section][field] = value
+    return c
+
+
+@pytest.mark.parametrize("module", [base, demo, smoke, countdown, errand])
+def test_the_configurations_that_come_along_resolve(module):
+    c = module.get_config()
+    s = resolve(c)
+    assert (s.engine.rows, s.engine.slots) == (c.sampling.rows, c.sampling.slots)
+    assert s.engine.buckets == tuple(c.sampling.context_buckets)
+    assert s.model.vocab_size == len(s.task.tokenizer)
+    assert s.loss.constant_length == s.sampling.max_new_tokens == c.sampling.max_new_tokens
+    assert s.eval_sampling().temperature == c.eval.temperature
+    for section in ("base", "sft", "train"):
+        optimizer = s.optimizer(section, 7)
+        assert (optimizer.learning_rate, optimizer.total_steps) == (c[section].learning_rate, 7)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"task__name": "chess"}, r"task\.name='chess': .* arithmetic, countdown, errand, gsm8k, math, sorting, water_jugs"),
+        ({"train__loss": "dpo"}, r"train\.loss='dpo': one of reinforce, ppo_clip"),
+        ({"train__advantage": "gae"}, r"train\.advantage='gae': one of group_mean, leave_one_out, std_normalised"),
+        ({"prefix__schedule": "linear"}, r"prefix\.schedule='linear': one of band, reverse, cosine, adaptive, shortest_solvable"),
+        ({"prefix__content": "none"}, r"prefix\.content='none': one of own, unrelated, wrong"),
+        ({"prefix__place": "system"}, r"prefix\.place='system': one of assistant, user"),
+        ({"train__filter": "all"}, r"train\.filter='all': one of none, drop, refill"),
+        ({"train__behaviour": "known"}, r"train\.behaviour='known': one of sampled, acceptance"),
+        ({"train__at_plain": True}, r"train\.at_plain needs prefix\.place='user' \(here 'assistant'\)"),
+        ({"train__prefix_coef": 0.1, "prefix__place": "user"}, r"train\.prefix_coef=0\.1 with prefix\.place='user'"),
+        ({"collect__cap": 0}, r"collect\.cap=0 and no collect\.traces_path: there is no corpus, which prefix\.share=0\.75"),
+        ({"sft__epochs": 0}, r"sft\.epochs=0: must be at least 1"),
+        ({"sft__schedule": "step"}, r"sft\.schedule='step': one of"),
+        ({"train__aggregation": "sum"}, r"train\.aggregation='sum': one of token_mean, sequence_mean, constant"),
+        ({"train__schedule": "step"}, r"train\.schedule='step': one of constant, linear, cosine"),
+        ({"base__schedule": "step"}, r"base\.schedule='step': one of constant, linear, cosine"),
+        ({"mesh__data": 3}, r"mesh.*=\(3, 1, 1\) does not fill \d+ device"),
+        ({"mesh__data": -1, "mesh__fsdp": -1}, r"mesh.*at most one may be -1"),
+        ({"train__batch": 0}, r"train\.batch=0"),
+        ({"base__batch": 0}, r"base\.batch=0"),
+        ({"sampling__rows": -8}, r"sampling\.rows=-8"),
+        ({"train__micro_batches": 3}, r"train\.micro_batches=3: train\.batch=8 must be a multiple"),
+        ({"train__micro_batches": 0}, r"train\.micro_batches=0"),
+        ({"train__group": 1}, r"train\.group=1: a group of one has no baseline; at least 2"),
+        ({"train__updates_per_batch": 2}, r"train\.updates_per_batch=2 .*use ppo_clip"),
+        ({"train__learning_rate": 0.0}, r"train\.learning_rate=0\.0"),
+        ({"train__learning_rate": float("nan")}, r"train\.learning_rate=nan"),
+        ({"train__clip_low": 1.5}, r"train\.clip_low=1\.5"),
+        ({"train__steps": -1}, r"train\.steps=-1"),
+        ({"train__max_logp_diff": -1.0}, r"train\.max_logp_diff=-1\.0"),
+        ({"train__min_entropy": -0.1}, r"train\.min_entropy=-0\.1"),
+        ({"sampling__top_p": 0.9}, r"sampling\.top_p=0\.9.*top_p=1"),
+        ({"sampling__top_k": 5}, r"sampling\.top_k=5"),
+        ({"sampling__temperature": 0.0}, r"sampling\.temperature=0\.0"),
+        ({"sampling__max_new_tokens": 0}, r"max_new_tokens=0"),
+        ({"sampling__slots": 0}, r"sampling\.slots=0"),
+        ({"sampling__chunk": 0}, r"sampling\.chunk=0"),
+        ({"prefix__band": (0.0, 0.5)}, r"prefix\.band=\(0\.0, 0\.5\)"),
+        ({"prefix__band": (0.5, 1.0)}, r"prefix\.band=\(0\.5, 1\.0\)"),
+        ({"prefix__band": (0.8, 0.4)}, r"prefix\.band=\(0\.8, 0\.4\).*0 < low <= high < 1"),
+        ({"prefix__share": 1.5}, r"prefix\.share=1\.5"),
+        ({"prefix__cuts": 0}, r"prefix\.cuts=0"),
+        ({"select__band": (0.5, 0.2)}, r"select\.band=\(0\.5, 0\.2\)"),
+        ({"select__samples": -1}, r"select\.samples=-1"),
+        ({"collect__cap": -1}, r"collect\.cap=-1"),
+        ({"eval__fractions": (0.5, 1.0)}, r"eval\.fractions=\(0\.5, 1\.0\)"),
+        ({"eval__temperature": -0.5}, r"temperature=-0\.5"),
+        ({"model__num_kv_heads": 3}, r"model\.num_heads=2.*num_kv_heads=3"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_value_and_what_would_do(fields, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(changed(**fields))
+
+
+def test_a_group_of_one_is_enough_without_a_baseline():
+    assert resolve(changed(train__group=1, train__advantage="none")).config.train.group == 1
+
+
+def test_flatten_gives_what_json_gives_back():
+    flat = flatten(base.get_config())
+    assert flat["train.steps"] == 400 and flat["prefix.band"] == [0.4, 0.8] and flat["task.water_jugs.jugs"] == 2
+    assert flat == json.loads(json.dumps(flat)) and not any(isinstance(v, dict) for v in flat.values())
+
+
+def test_a_stage_depends_on_its_fields_and_those_of_the_stages_before():
+    c = base.get_config()
+    fields = {stage: fields_of(c, stage) for stage in NAMES}
+    for stage, earlier in AFTER.items():
+        assert all(fields[name].items() <= fields[stage].items() for name in earlier)
+        assert all(NAMES.index(name) < NAMES.index(stage) for name in earlier)
+    assert "base.steps" in fields["base"] and "seed" in fields["base"] and "select.samples" not in fields["base"]
+    assert {"collect.cap", "sampling.temperature", "data.path"} <= fields["corpus"].keys()
+    assert "prefix.band" not in fields["corpus"] and "prefix.band" not in fields["sft"]
+    assert "prefix.band" in fields["prefixes"] and "prefix.share" not in fields["prefixes"]
+    assert "train.group" in fields["train"] and "sft.enabled" in fields["train"] and "eval.samples" not in fields["train"]
+    assert "eval.samples" in fields["baseline"] and "eval.samples" in fields["evaluate"]
+    assert not {"sampling.rows", "log.samples_every", "checkpoint.every", "mesh.data"} & fields["report"].keys()
+    assert not any(name.startswith("task.gsm8k") for name in fields["report"])
+
+
+def finished(workdir, config, upto="train"):
+    stages = Stages(workdir, config)
+    for name in NAMES[: NAMES.index(upto) + 1]:
+        assert stages.begin(name) is None
+        stages.finish(name, {"line": name}, 2.0)
+    return stages
+
+
+def test_a_complete_stage_is_reused(tmp_path):
+    finished(tmp_path, changed())
+    stages = Stages(tmp_path, changed())
+    stages.check()
+    assert [stages.begin(name) for name in ("base", "corpus", "train")] == [{"line": n} for n in ("base", "corpus", "train")]
+    assert stages.begin("evaluate") is None and not stages.record("evaluate")["complete"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "stage", "message"),
+    [
+        ({"base__steps": 7}, "base", r"base\.steps: 120 there, 7 now"),
+        ({"select__band": (0.0, 0.5)}, "corpus", r"select\.band: \[0\.0, 1\.0\] there, \[0\.0, 0\.5\] now"),
+        ({"prefix__cuts": 5}, "prefixes", r"prefix\.cuts: 3 there, 5 now"),
+        ({"train__group": 8}, "train", r"train\.group: 4 there, 8 now"),
+    ],
+)
+def test_a_directory_of_another_configuration_is_refused(tmp_path, fields, stage, message):
+    c = changed(base__steps=120)
+    finished(tmp_path, c)
+    with pytest.raises(WorkdirMismatch, match=rf"{tmp_path} is of another configuration:\n  {message} \(stage {stage}\)"):
+        Stages(tmp_path, changed(**{"base__steps": 120, **fields})).check()
+
+
+def test_all_differing_fields_are_named(tmp_path):
+    finished(tmp_path, changed(train__clip_low=0.2))
+    with pytest.raises(WorkdirMismatch) as failure:
+        Stages(tmp_path, changed(train__group=8, train__clip_low=0.1, eval__samples=99)).check()
+    assert [line.split(":")[0].strip() for line in str(failure.value).splitlines()[1:-1]] == ["train.clip_low", "train.group"]
+
+
+def test_more_steps_or_another_way_of_computing_is_no_difference(tmp_path):
+    finished(tmp_path, changed(), upto="evaluate")
+    more = changed(train__steps=99, train__micro_batches=4, checkpoint__every=5, sampling__rows=16, eval__every=1)
+    stages = Stages(tmp_path, more)
+    stages.check()
+    assert stages.begin("corpus") == {"line": "corpus"}
+    assert stages.begin("baseline") == {"line": "baseline"}  # what is measured on the way is no part of it
+    assert stages.begin("train") is None  # the further steps are done
+    assert stages.begin("evaluate") is None  # and evaluated
+    assert stages.seconds("train") == 2.0
+
+
+def test_an_interrupted_stage_keeps_its_time(tmp_path):
+    stages = Stages(tmp_path, changed())
+    stages.begin("base")
+    stages.add_seconds("base", 3.0)
+    assert Stages(tmp_path, changed()).begin("base") is None
+    stages.finish("base", {}, 2.0)
+    assert stages.seconds("base") == 5.0 and stages.seconds("corpus") == 0.0
+    with pytest.raises(WorkdirMismatch, match="seed: 0 there, 1 now"):
+        other = changed()
+        other.seed = 1
+        Stages(tmp_path, other).check()
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    write_json(tmp_path / "new" / "a.json", {"b": "ü"})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "new" / "a.json", {"b": object()})
+    assert json.loads((tmp_path / "new" / "a.json").read_text(encoding="utf-8")) == {"b": "ü"}
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.json"]
+
+
+FIELDS = [name for name in flatten(base.get_config()) if not name.startswith(("task.gsm8k", "task.name"))]
+
+
+@settings(max_examples=50)
+@given(st.sets(st.sampled_from(FIELDS), max_size=4))
+def test_a_directory_is_refused_for_exactly_the_fields_that_its_stages_read(tmp_path_factory, names):
+    directory, other = tmp_path_factory.mktemp("run"), base.get_config()
+    finished(directory, base.get_config())
+    for name in names:
+        section, _, field = name.rpartition(".")
+        place = other
+        for part in section.split(".") if section else []:
+            place = place[part]
+        with other.ignore_type():
+            place[field] = "another value"
+    stages = Stages(directory, other)
+    differing = {n for n in names if n in fields_of(other, "train") and n not in EXTENT}
+    if not differing:
+        stages.check()
+    else:
+        with pytest.raises(WorkdirMismatch) as failure:
+            stages.check()
+        assert {line.split(":")[0].strip() for line in str(failure.value).splitlines()[1:-1]} == differing
+
+
+OVERRIDES = {
+    "seed": st.integers(0, 9), "train.steps": st.integers(1, 9), "collect.cap": st.integers(1, 9), "model.remat": st.booleans(),
+    "train.learning_rate": st.floats(1e-6, 1e-1), "train.loss": st.sampled_from(["reinforce", "ppo_clip"]),
+    "prefix.band": st.tuples(st.floats(0.1, 0.4), st.floats(0.5, 0.9)), "data.path": st.sampled_from(["", "a b.jsonl"]),
+}  # fmt: skip
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(["demo", "smoke"]), st.fixed_dictionaries({}, optional=OVERRIDES))
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(name, given_fields):
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    line = ["prog", f"--config={ROOT / 'configs' / name}.py", *(f"--config.{k}={v}" for k, v in given_fields.items())]
+    with mock.patch.object(sys, "argv", line):  # which config_flags reads by itself
+        values(line)
+    merged, file = flatten(values.config), flatten({"demo": demo, "smoke": smoke}[name].get_config())
+    assert merged.keys() == file.keys() == flatten(base.get_config()).keys()
+    for field, value in merged.items():
+        expected = given_fields.get(field, file[field])
+        assert value == (list(expected) if isinstance(expected, tuple) else expected), field
+
+
+def test_every_configuration_has_the_known_fields_and_resolves(tmp_path):
+    """Those for pretrained models with a tiny one in their place."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    model = dataclasses.replace(TINY, vocab_size=300)
+    export_hf(random_params(model), model, tokenizer, tmp_path)
+    files = sorted(set((ROOT / "configs").glob("*.py")) - {ROOT / "configs" / "__init__.py"})
+    assert len(files) == 12
+    for file in files:
+        c = importlib.import_module(f"configs.{file.stem}").get_config()
+        assert flatten(c).keys() == flatten(base.get_config()).keys()
+        pretrained = c.task.name in PRETRAINED
+        c.model.path = str(tmp_path) if pretrained else ""
+        s = resolve(c)
+        assert s.model.hidden_size == (TINY.hidden_size if pretrained else c.model.hidden_size)
+        # A prefix of the longest trace fits behind a prompt.
+        room = max(c.sampling.context_buckets) - c.prefix.band[1] * c.sampling.max_new_tokens
+        assert not c.collect.cap or room >= min(c.sampling.context_buckets) * 0.9, file
+
+
+def test_the_machine_an_unfinished_stage_was_begun_on_is_told(tmp_path):
+    here, there = {"jax": "1.0", "mesh": "1x1x1"}, {"jax": "1.0", "mesh": "2x2x2"}
+    Stages(tmp_path, changed(), machine=there).begin("base")
+    stages = Stages(tmp_path, changed(), machine=here)
+    assert stages.moved("base") == "mesh 2x2x2 before, 1x1x1 now" and stages.moved("corpus") == ""
+    stages.begin("base")
+    assert stages.moved("base") == ""
+    stages.finish("base", {}, 1.0)
+    assert Stages(tmp_path, changed(), machine=there).moved("base") == ""  # what is complete is used as it is
+
+
+@pytest.mark.parametrize(("first", "name"), [("base", "task (content of the base text's file)"),
+                                             ("corpus", "data (content of the problems)")])  # fmt: skip
+def test_a_file_that_has_changed_is_refused_from_the_first_stage_that_reads_it(tmp_path, first, name):
+    for stage in NAMES[: NAMES.index(first)]:
+        Stages(tmp_path, changed(), {first: "a"}).begin(stage)
+        Stages(tmp_path, changed(), {first: "a"}).finish(stage, {}, 1.0)
+    Stages(tmp_path, changed(), {first: "b"}).check()
+    Stages(tmp_path, changed(), {first: "a"}).begin(first)
+    with pytest.raises(WorkdirMismatch, match=re.escape(f"{name}: 'a' there, 'b' now (stage {first})")):
+        Stages(tmp_path, changed(), {first: "b"}).check()
+
+
+def test_another_precision_is_refused_by_name(tmp_path):
+    finished(tmp_path, changed())
+    with pytest.raises(WorkdirMismatch, match=r"model\.dtype: 'float32' there, 'bfloat16' now"):
+        Stages(tmp_path, changed(model__dtype="bfloat16")).check()
+
+
+def test_a_field_that_is_new_in_this_version_had_its_default(tmp_path):
+    finished(tmp_path, changed(), upto="base")
+    path = tmp_path / "stages" / "base.json"
+    record = json.loads(path.read_text())
+    del record["fields"]["model.remat"], record["fields"]["model.tie_embeddings"]
+    path.write_text(json.dumps(record))
+    Stages(tmp_path, changed()).check()
+    assert Stages(tmp_path, changed()).begin("base") == {"line": "base"}
+    with pytest.raises(WorkdirMismatch, match=r"model\.tie_embeddings: True there, False now"):
+        Stages(tmp_path, changed(model__tie_embeddings=False)).check()

@@ -1,0 +1,129 @@
+"""Checkpoints come back bit for bit, the right ones are kept, and a damaged one is passed over."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prefixrl_jax.runtime.checkpoint import Checkpoints
+
+
+def make_state(seed: int):
+    rng = np.random.default_rng(seed)
+    odd = np.array([np.nan, -0.0, np.inf, 1e-45], np.float32)
+    return {
+        "params": {"w": jnp.asarray(rng.normal(size=(5, 3)), jnp.float32), "odd": jnp.asarray(odd)},
+        "moments": [jnp.asarray(rng.normal(size=7), jnp.bfloat16)],
+        "step": jnp.int32(seed),
+    }
+
+
+def abstract(state):
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+
+
+def same_bits(a, b):
+    bits = lambda tree: [(x.dtype, np.asarray(x).tobytes()) for x in jax.tree.leaves(tree)]  # noqa: E731
+    return jax.tree.structure(a) == jax.tree.structure(b) and bits(a) == bits(b)
+
+
+def save(directory, scores, keep=2, first=1):
+    """One checkpoint a score, at consecutive steps; the state of step i is `make_state(i)`."""
+    with Checkpoints(directory, keep) as checkpoints:
+        for step, score in enumerate(scores, start=first):
+            checkpoints.save(step, make_state(step), {"ledger": {"step": step}}, score)
+            checkpoints.wait()
+        return checkpoints.steps()
+
+
+def test_a_state_comes_back_bit_for_bit_with_its_sidecar(tmp_path):
+    sidecar = {"ledger": {"paper": {"train": 1 / 3}}, "note": "ü"}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, make_state(4), sidecar)
+    with Checkpoints(tmp_path) as checkpoints:
+        step, state, found = checkpoints.restore(abstract(make_state(0)))
+    assert (step, found) == (4, sidecar)
+    assert same_bits(state, make_state(4)) and not same_bits(state, make_state(5))
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    assert save(tmp_path, [0.1, 0.9, 0.2, 0.3, 0.4], keep=2) == [2, 4, 5]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(abstract(make_state(0)))[0] == 5
+        step, state, _ = checkpoints.restore(abstract(make_state(0)), step=2)
+    assert step == 2 and same_bits(state, make_state(2))
+
+
+@pytest.mark.parametrize("score", [None, float("nan")])
+def test_without_a_score_the_newest_are_kept(tmp_path, score):
+    assert save(tmp_path, [score] * 4, keep=2) == [3, 4]
+
+
+def test_an_empty_directory_has_nothing_to_restore(tmp_path):
+    with Checkpoints(tmp_path / "new") as checkpoints:
+        assert checkpoints.steps() == []
+        assert checkpoints.restore(abstract(make_state(0))) is None
+
+
+def damage(directory, part):
+    """Truncates the files of one part of a checkpoint to half."""
+    files = [p for p in (directory / part).rglob("*") if p.is_file()]
+    assert files
+    for path in files:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("part", ["state", "sidecar"])
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog, part):
+    save(tmp_path, [None, None, None], keep=3)
+    damage(tmp_path / "3", part)
+    with caplog.at_level(logging.WARNING), Checkpoints(tmp_path, 3) as checkpoints:
+        step, state, sidecar = checkpoints.restore(abstract(make_state(0)))
+    assert step == 2 and same_bits(state, make_state(2)) and sidecar == {"ledger": {"step": 2}}
+    assert any("/3 cannot be read and is dropped" in r.getMessage() for r in caplog.records)
+
+
+def test_a_step_done_again_replaces_its_damaged_checkpoint(tmp_path):
+    save(tmp_path, [None, None], keep=3)
+    damage(tmp_path / "2", "state")
+    with Checkpoints(tmp_path, 3) as checkpoints:
+        assert checkpoints.restore(abstract(make_state(0)))[0] == 1
+        checkpoints.save(2, make_state(2), {"ledger": {"step": 2}})
+    with Checkpoints(tmp_path, 3) as checkpoints:
+        step, state, _ = checkpoints.restore(abstract(make_state(0)))
+    assert step == 2 and same_bits(state, make_state(2))
+
+
+def test_all_damaged_is_an_error_that_names_the_directory(tmp_path):
+    save(tmp_path, [None])
+    damage(tmp_path / "1", "state")
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match=rf"no checkpoint in {tmp_path} can be read"):
+        checkpoints.restore(abstract(make_state(0)))
+
+
+def test_saving_a_step_twice_keeps_the_first(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(1), {"ledger": {}})
+        checkpoints.wait()
+        checkpoints.save(1, make_state(2), {"ledger": {}})
+        checkpoints.wait()
+        assert same_bits(checkpoints.restore(abstract(make_state(0)))[1], make_state(1))
+
+
+def test_a_save_that_another_process_has_left_is_not_told_as_a_failed_write(tmp_path, monkeypatch):
+    gone = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
+
+    def left(*_, **__):
+        raise gone
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", left)
+        with pytest.raises(OSError, match="the checkpoint of step 0 could not be written"):
+            checkpoints.save(1, make_state(1), {"ledger": {}})
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Connection reset by peer"):
+            checkpoints.save(1, make_state(1), {"ledger": {}})
+        monkeypatch.undo()

@@ -1,0 +1,78 @@
+"""Graders that hang, raise, exhaust memory or kill themselves cost their own answer and no other."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import PYTHON
+
+from prefixrl_jax.tasks.grading.pool import Pool
+from prefixrl_jax.tasks.grading.worker import load
+from prefixrl_jax.tasks.grading.worker import symbolic as symbolic_equal
+from prefixrl_jax.tasks.task import Verdict
+
+C, W = Verdict.CORRECT, Verdict.WRONG
+
+
+@pytest.fixture(autouse=True)
+def graders_can_be_imported(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "tests")
+
+
+def test_no_answer_is_lost_when_others_misbehave():
+    slow, failed = Verdict.TIMEOUT, Verdict.ERROR
+    cases = [("hang", slow), ("a", C), ("raise", failed), ("spin", slow), ("b", W), ("die", failed), ("exit", failed),
+             ("allocate", failed), ("print", W)]  # fmt: skip
+    with Pool("graders:hostile", workers=2, timeout=1.0, memory=2 << 30) as pool:
+        started = time.monotonic()
+        futures = [pool.submit("a", response) for response, _ in cases * 2 + [("a", C)] * 50]
+        assert [f.result() for f in futures] == [verdict for _, verdict in cases * 2 + [("a", C)] * 50]
+        assert time.monotonic() - started < 40
+
+
+def test_what_is_no_verdict_is_wrong():
+    with Pool("graders:unhelpful", workers=1) as pool:
+        assert pool.submit("a", "a").result() is W
+
+
+def test_a_worker_that_cannot_start_is_an_error_and_no_hang():
+    with Pool("graders:absent", workers=1) as pool:
+        assert pool.submit("a", "a").result() is Verdict.ERROR
+
+
+@pytest.mark.parametrize("name", ["graders", "graders:absent", "no_such_module:f", ":f", "os:no"])
+def test_a_name_that_is_no_function_is_refused(name, monkeypatch):
+    monkeypatch.syspath_prepend("tests")
+    with pytest.raises(ValueError, match=rf"grader '{name}': .*module:function"):
+        load(name)
+
+
+@pytest.mark.parametrize(("gold", "answer", "verdict"), [
+    (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}", C), ("x^2+1", "1+x^2", C), (r"\{1,2\}", r"\{2,1\}", C), ("(1,2)", "(2,1)", W),
+    (r"\sqrt{2}", "1.4", W), ("3", r"3^{400000000}", Verdict.TIMEOUT),
+])  # fmt: skip
+def test_computer_algebra_decides_what_strings_cannot(symbolic, gold, answer, verdict):
+    assert symbolic.submit(gold, answer).result() is verdict
+
+
+@pytest.fixture(scope="module")
+def symbolic():
+    with Pool(workers=1, timeout=3.0) as pool:
+        yield pool
+
+
+def test_a_worker_answers_line_by_line():
+    command = [*PYTHON, "-m", "prefixrl_jax.tasks.grading.worker", "graders:hostile", str(4 << 30)]
+    lines = '["a", "a"]\n["a", "b"]\n["a", "raise"]\n'
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["ready", '["correct", ""]', '["wrong", ""]', """["error", "KeyError: 'no such thing'"]"""]
+
+
+def test_answers_may_be_equal_in_more_ways_than_written():
+    assert symbolic_equal("x^2+1", "1+x^2") and not symbolic_equal("x", "y")
+
+
+def test_grading_imports_no_jax():
+    code = "import sys, prefixrl_jax.tasks.grading.pool, prefixrl_jax.tasks.grading.answers; print('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
