@@ -5,7 +5,10 @@ from setuptools import find_packages, setup
 setup(
     name="prefixrl_jax",
     version="0.1.0",
-    description="PrefixRL in JAX: reinforcement learning on hard problems by conditioning on prefixes of correct traces",
+    description=(
+        "PrefixRL in JAX: reinforcement learning on hard problems by conditioning on prefixes of"
+        " correct traces"
+    ),
     license="Apache-2.0",
     python_requires=">=3.11",
     # The configurations stand at the top of the repository, and are installed inside the package.
@@ -38,7 +41,8 @@ setup(
         "gguf": ["gguf>=0.17"],
         "hf": ["datasets>=4.0"],
         "math": ["math-verify>=0.8"],
-        # What the tests compare with; apart from the others, as pip's default build of PyTorch brings gigabytes of CUDA.
+        # What the tests compare with; apart from the others, as pip's default build of PyTorch
+        # brings gigabytes of CUDA.
         "reference": [
             "accelerate>=1.10",  # transformers reads GGUF files with it
             "torch>=2.13",

@@ -1,7 +1,9 @@
-"""`python -m benchmarks.durability runs/demo`: what it costs that nothing is lost, as shares of the time they are part of.
+"""`python -m benchmarks.durability runs/demo`: what it costs that nothing is lost, as shares of the
+time they are part of.
 
-A checkpoint: the CPU time of an asynchronous save against that of the demo's ten updates between two. The corpus log: the time
-inside `SharedLog` while the demo's corpus is sampled anew (at a quarter of its size) from the base model in runs/demo.
+A checkpoint: the CPU time of an asynchronous save against that of the demo's ten updates between
+two. The corpus log: the time inside `SharedLog` while the demo's corpus is sampled anew (at a
+quarter of its size) from the base model in runs/demo.
 """
 
 from __future__ import annotations
@@ -26,14 +28,22 @@ UPDATES = 10  # between two checkpoints, as in the demo
 
 
 def checkpoint_cost(directory: Path, saves: int = 9) -> tuple[float, float]:
-    """(CPU time of a save as a share of that of UPDATES updates, seconds until the call returns): medians over `saves`.
+    """(CPU time of a save as a share of that of UPDATES updates, seconds until the call returns):
+    medians over `saves`.
 
-    CPU time of the whole process, all threads: a save runs beside the updates, and on a machine whose speed moves by several per
-    cent from one second to the next its part of the wall time cannot be told.
+    CPU time of the whole process, all threads: a save runs beside the updates, and on a machine
+    whose speed moves by several per cent from one second to the next its part of the wall time
+    cannot be told.
     """
     s, shares, calls = resolve(demo.get_config()), [], []
     with jax.set_mesh(s.mesh), Checkpoints(directory) as checkpoints:
-        group = make_group(s, s.config.train.batch, s.config.train.group, max(s.engine.buckets), s.sampling.max_new_tokens)
+        group = make_group(
+            s,
+            s.config.train.batch,
+            s.config.train.group,
+            max(s.engine.buckets),
+            s.sampling.max_new_tokens,
+        )
         step = TrainStep(s, group, s.config.train.micro_batches)
         jax.block_until_ready(step())
         for i in range(saves):
@@ -53,7 +63,9 @@ def log_cost(finished: Path, directory: Path) -> tuple[float, float]:
     config, inside = demo.get_config(), []
     for part in ("base", "stages/base.json"):
         (directory / part).parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if (finished / part).is_dir() else shutil.copy)(finished / part, directory / part)
+        (shutil.copytree if (finished / part).is_dir() else shutil.copy)(
+            finished / part, directory / part
+        )
     config.data.train_candidates, config.data.heldout_candidates = 175, 100
     timed = {name: getattr(SharedLog, name) for name in ("append", "share")}
     for name, function in timed.items():
@@ -80,11 +92,15 @@ def _timed(function, inside: list[float]):
 def main() -> None:
     """Prints both costs; argv: the work directory of a demo whose base stage is complete."""
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m benchmarks.durability WORKDIR; the demo's base model must be in WORKDIR")
+        sys.exit(
+            "usage: python -m benchmarks.durability WORKDIR; the demo's base model must be in"
+            " WORKDIR"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         share, call = checkpoint_cost(Path(temporary) / "checkpoints")
         print(
-            f"checkpoint  {share:.2%} of the CPU time of {UPDATES} updates; the call returns after {call * 1e3:.0f} ms",
+            f"checkpoint  {share:.2%} of the CPU time of {UPDATES} updates; the call returns after"
+            f" {call * 1e3:.0f} ms",
             flush=True,
         )
         share, seconds = log_cost(Path(sys.argv[1]), Path(temporary) / "run")

@@ -1,7 +1,9 @@
-"""Kills a run again and again and compares what it becomes with a run that was left alone, to the bit.
+"""Kills a run again and again and compares what it becomes with a run that was left alone, to the
+bit.
 
-`python -m benchmarks.kills OUT [--kills=30] [--config=configs/demo.py] [--config.field=value ...]`: OUT/whole is the run left
-alone (reused if it is finished), OUT/killed the other, killed at drawn moments.
+`python -m benchmarks.kills OUT [--kills=30] [--config=configs/demo.py] [--config.field=value ...]`:
+OUT/whole is the run left alone (reused if it is finished), OUT/killed the other, killed at drawn
+moments.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from pathlib import Path
 from safetensors import safe_open
 
 ROOT = Path(__file__).parent.parent
-LIFE = (20.0, 60.0)  # seconds that a run lives before it is killed: compilation takes ten, and every stage is to be hit
+# seconds that a run lives before it is killed: compilation takes ten, and every stage is to be hit
+LIFE = (20.0, 60.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +39,13 @@ class Command:
         """A process of its own that goes on with the run in `workdir`."""
         arguments = [f"--config={self.config}", f"--workdir={workdir}", *self.flags, *flags]
         return subprocess.Popen(
-            [sys.executable, "-m", "prefixrl_jax.main", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(self.cache)} | environment,
-        )  # fmt: skip
+            [sys.executable, "-m", "prefixrl_jax.main", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(self.cache)} | environment,
+        )
 
     def finish(self, workdir: Path, *flags: str, timeout: float | None = None) -> str:
         """Runs to the end and returns what it printed; raises RuntimeError if it failed."""
@@ -46,7 +53,9 @@ class Command:
 
 
 def completed(child: subprocess.Popen, timeout: float | None = None) -> str:
-    """The output of a process that ends well; raises RuntimeError if it does not, TimeoutExpired if it takes longer."""
+    """The output of a process that ends well; raises RuntimeError if it does not, TimeoutExpired if
+    it takes longer.
+    """
     output = child.communicate(timeout=timeout)[0]
     if child.returncode != 0:
         raise RuntimeError(f"the run ended with status {child.returncode}:\n{output[-3000:]}")
@@ -54,7 +63,9 @@ def completed(child: subprocess.Popen, timeout: float | None = None) -> str:
 
 
 def wait_for(child: subprocess.Popen, beginning: str) -> None:
-    """Reads what the process prints up to a line that begins so; raises RuntimeError if it ends without one."""
+    """Reads what the process prints up to a line that begins so; raises RuntimeError if it ends
+    without one.
+    """
     for line in child.stdout or ():
         if line.startswith(beginning):
             return
@@ -62,7 +73,9 @@ def wait_for(child: subprocess.Popen, beginning: str) -> None:
 
 
 def samples(workdir: Path) -> dict[tuple, str]:
-    """Every sound record of the corpus log, by (stage, problem, sample); raises ValueError if one stands there twice."""
+    """Every sound record of the corpus log, by (stage, problem, sample); raises ValueError if one
+    stands there twice.
+    """
     log, found = workdir / "corpus" / "log.jsonl", {}
     for line in log.read_text().split("\n")[1:-1] if log.exists() else []:
         record = json.loads(line[9:])
@@ -74,12 +87,17 @@ def samples(workdir: Path) -> dict[tuple, str]:
 
 
 def differences(workdir: Path, expected: Path) -> list[str]:
-    """What two finished runs do not share to the bit, times and speeds aside: names of files; empty if they are equal."""
+    """What two finished runs do not share to the bit, times and speeds aside: names of files; empty
+    if they are equal.
+    """
     parts: dict[str, Callable[[Path], object]] = {
-        "hf/model.safetensors": _weights, "metrics.jsonl": _metrics("metrics.jsonl"), "corpus/log.jsonl": samples,
-        "base/metrics.jsonl": _metrics("base/metrics.jsonl"), "summary.json": _summary,
+        "hf/model.safetensors": _weights,
+        "metrics.jsonl": _metrics("metrics.jsonl"),
+        "corpus/log.jsonl": samples,
+        "base/metrics.jsonl": _metrics("base/metrics.jsonl"),
+        "summary.json": _summary,
         "prefixes/prefixes.jsonl": lambda d: (d / "prefixes" / "prefixes.jsonl").read_bytes(),
-    }  # fmt: skip
+    }
     return [name for name, read in parts.items() if read(workdir) != read(expected)]
 
 
@@ -93,14 +111,20 @@ def _metrics(name: str) -> Callable[[Path], object]:
         rows = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
         if [row["step"] for row in rows] != list(range(1, len(rows) + 1)):
             raise ValueError(f"{workdir / name}: the steps are not 1, 2, ..., {len(rows)}")
-        return [{k: v for k, v in row.items() if not k.startswith(("time/", "perf/"))} for row in rows]
+        return [
+            {k: v for k, v in row.items() if not k.startswith(("time/", "perf/"))} for row in rows
+        ]
 
     return read
 
 
 def _summary(workdir: Path) -> dict:
     """The figures of a run, its FLOPs among them."""
-    return {k: v for k, v in json.loads((workdir / "summary.json").read_text()).items() if k not in ("seconds", "peak_rss_bytes")}
+    return {
+        k: v
+        for k, v in json.loads((workdir / "summary.json").read_text()).items()
+        if k not in ("seconds", "peak_rss_bytes")
+    }
 
 
 @dataclasses.dataclass
@@ -113,12 +137,19 @@ class Tally:
     different: list[str] = dataclasses.field(default_factory=list)
 
 
-def kill_repeatedly(command: Command, workdir: Path, expected: Path, kills: int, life: Callable[[], float],
-                    show: Callable[[Tally], None] = lambda tally: None) -> Tally:  # fmt: skip
-    """Kills the run in `workdir` `kills` times, each time `life()` seconds after its start, and lets it finish after the last.
+def kill_repeatedly(
+    command: Command,
+    workdir: Path,
+    expected: Path,
+    kills: int,
+    life: Callable[[], float],
+    show: Callable[[Tally], None] = lambda tally: None,
+) -> Tally:
+    """Kills the run in `workdir` `kills` times, each time `life()` seconds after its start, and
+    lets it finish after the last.
 
-    A run that finishes earlier is compared and put aside, and another is begun. Raises ValueError if any sample or step was
-    done twice, RuntimeError if a resumed run fails.
+    A run that finishes earlier is compared and put aside, and another is begun. Raises ValueError
+    if any sample or step was done twice, RuntimeError if a resumed run fails.
     """
     tally, known = Tally(), {}
 
@@ -160,13 +191,27 @@ def main() -> None:
     print(f"whole run: {time.monotonic() - started:.0f} s", flush=True)
 
     def show(tally: Tally) -> None:
-        stages = [path.stem for path in sorted((directory / "killed" / "stages").glob("*.json"), key=os.path.getmtime)]
-        print(f"{tally.kills} kills, the last in {stages[-1] if stages else 'start-up'}; {tally.lost} samples lost", flush=True)
+        stages = [
+            path.stem
+            for path in sorted(
+                (directory / "killed" / "stages").glob("*.json"), key=os.path.getmtime
+            )
+        ]
+        print(
+            f"{tally.kills} kills, the last in {stages[-1] if stages else 'start-up'}; {tally.lost}"
+            " samples lost",
+            flush=True,
+        )
 
     life = lambda: moments.uniform(*LIFE)  # noqa: E731
-    tally = kill_repeatedly(command, directory / "killed", directory / "whole", arguments.kills, life, show)
-    print(f"{tally.kills} kills, {tally.lost} samples lost, 0 samples or steps done twice, {tally.runs} finished runs compared; "
-          f"different from the run left alone: {', '.join(tally.different) or 'nothing'}")  # fmt: skip
+    tally = kill_repeatedly(
+        command, directory / "killed", directory / "whole", arguments.kills, life, show
+    )
+    print(
+        f"{tally.kills} kills, {tally.lost} samples lost, 0 samples or steps done twice,"
+        f" {tally.runs} finished runs compared; different from the run left alone:"
+        f" {', '.join(tally.different) or 'nothing'}"
+    )
     sys.exit(bool(tally.lost or tally.different))
 
 

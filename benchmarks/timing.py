@@ -13,7 +13,9 @@ import jax.numpy as jnp
 SIZES = (1024, 2048)  # of the square matmuls; the faster one is the ceiling
 
 
-def paired(first: Callable[[], object], second: Callable[[], object], repeats: int = 25) -> tuple[float, float, float]:
+def paired(
+    first: Callable[[], object], second: Callable[[], object], repeats: int = 25
+) -> tuple[float, float, float]:
     """Median seconds of each and the median of the ratios second / first, timed in turn A B A B."""
     jax.block_until_ready((first(), second()))
     a, b = [], []
@@ -22,23 +24,34 @@ def paired(first: Callable[[], object], second: Callable[[], object], repeats: i
             started = time.perf_counter()
             jax.block_until_ready(call())
             taken.append(time.perf_counter() - started)
-    return statistics.median(a), statistics.median(b), statistics.median(y / x for x, y in zip(a, b, strict=True))
+    return (
+        statistics.median(a),
+        statistics.median(b),
+        statistics.median(y / x for x, y in zip(a, b, strict=True)),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Medians over repeated calls: wall seconds, FLOP/s, and FLOP/s as a share of the matmul rate right before and after."""
+    """Medians over repeated calls: wall seconds, FLOP/s, and FLOP/s as a share of the matmul rate
+    right before and after.
+    """
 
     seconds: float
     rate: float
     of_ceiling: float
 
 
-def share_of_ceiling(call: Callable[[object], object], flops: float, prepare: Callable[[], object] = lambda: None,
-                     repeats: int = 9) -> Share:  # fmt: skip
+def share_of_ceiling(
+    call: Callable[[object], object],
+    flops: float,
+    prepare: Callable[[], object] = lambda: None,
+    repeats: int = 9,
+) -> Share:
     """How much of the machine `call(prepare())` uses; `prepare` is not timed.
 
-    The matmul rate is taken around every call, since other tenants of a shared machine come and go within seconds.
+    The matmul rate is taken around every call, since other tenants of a shared machine come and go
+    within seconds.
     """
     multiply = max(map(_Matmul, SIZES), key=_Matmul.rate)
     jax.block_until_ready(call(prepare()))
@@ -58,7 +71,11 @@ class _Matmul:
     """A square float32 matmul under jit."""
 
     def __init__(self, n: int):
-        self.x, self.multiply, self.flops = jax.random.normal(jax.random.key(n), (n, n)), jax.jit(jnp.matmul), 2 * n**3
+        self.x, self.multiply, self.flops = (
+            jax.random.normal(jax.random.key(n), (n, n)),
+            jax.jit(jnp.matmul),
+            2 * n**3,
+        )
         jax.block_until_ready(self.multiply(self.x, self.x))
 
     def rate(self, calls: int = 4) -> float:
@@ -71,4 +88,6 @@ class _Matmul:
 
 def matmul_ceiling() -> float:
     """The best float32 FLOP/s of a square matmul under jit."""
-    return max(statistics.median(multiply.rate(1) for _ in range(7)) for multiply in map(_Matmul, SIZES))
+    return max(
+        statistics.median(multiply.rate(1) for _ in range(7)) for multiply in map(_Matmul, SIZES)
+    )

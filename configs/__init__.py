@@ -1,1 +1,3 @@
-"""Experiments: each file is a short difference from prefixrl_jax/config.py, which names and explains every field."""
+"""Experiments: each file is a short difference from prefixrl_jax/config.py, which names and
+explains every field.
+"""

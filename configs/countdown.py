@@ -1,4 +1,6 @@
-"""Countdown: four numbers, three operations, one goal; planning that a small model has to learn, on one CPU in some minutes."""
+"""Countdown: four numbers, three operations, one goal; planning that a small model has to learn, on
+one CPU in some minutes.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,6 @@
-"""The demo: hard water-jug problems that the base model cannot solve, on one CPU in a few minutes."""
+"""The demo: hard water-jug problems that the base model cannot solve, on one CPU in a few
+minutes.
+"""
 
 from ml_collections import ConfigDict
 
@@ -13,10 +15,13 @@ def get_config() -> ConfigDict:
     c.data.train_candidates = 700
     c.select.train_problems = 640  # problems are free, traces are not: twice as many, half the cap
     c.collect.cap = 128
-    c.prefix.band = (0.05, 0.8)  # short prefixes too (paper: 0.4 to 0.8), else plain problems take off late with some seeds
+    # short prefixes too (paper: 0.4 to 0.8), else plain problems take off late with some seeds
+    c.prefix.band = (0.05, 0.8)
     c.prefix.cuts = 5
-    c.prefix.share = 0.5  # not the 3:1 of the paper: there are few traces here, and prefixed groups are soon all right
-    c.sft.learning_rate = 1e-3  # of 1e-4 to 1e-3, and 4 or 16 epochs, what gives the highest plain accuracy
+    # not the 3:1 of the paper: there are few traces here, and prefixed groups are soon all right
+    c.prefix.share = 0.5
+    # of 1e-4 to 1e-3, and 4 or 16 epochs, what gives the highest plain accuracy
+    c.sft.learning_rate = 1e-3
     c.sft.epochs = 16
     c.sft.batch = 16
     c.train.steps = 160

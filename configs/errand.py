@@ -1,4 +1,6 @@
-"""Errands: four cells to call at in order on a floor with walls; long walks that wander, on one CPU in some minutes."""
+"""Errands: four cells to call at in order on a floor with walls; long walks that wander, on one CPU
+in some minutes.
+"""
 
 from ml_collections import ConfigDict
 

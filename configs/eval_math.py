@@ -1,7 +1,9 @@
-"""pass@k of any model on any set of problems, with a report: nothing is screened, collected or trained.
+"""pass@k of any model on any set of problems, with a report: nothing is screened, collected or
+trained.
 
-`--config.model.path=MODEL --config.data.path=math500.jsonl`; a set with other field names: `--config.task.math.question_field`,
-`--config.task.math.answer_field`. Sampling as in the paper's evaluation (temperature 0.7, 256 samples).
+`--config.model.path=MODEL --config.data.path=math500.jsonl`; a set with other field names:
+`--config.task.math.question_field`, `--config.task.math.answer_field`. Sampling as in the paper's
+evaluation (temperature 0.7, 256 samples).
 """
 
 from ml_collections import ConfigDict

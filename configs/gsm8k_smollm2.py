@@ -1,8 +1,10 @@
-"""SmolLM2-135M-Instruct on grade-school word problems it does not solve: a real model, small enough for two CPU cores.
+"""SmolLM2-135M-Instruct on grade-school word problems it does not solve: a real model, small enough
+for two CPU cores.
 
-`--config.data.path=gsm8k_train.jsonl --config.model.path=SmolLM2-135M-Instruct` (a folder, a hub id or a GGUF file). Sizes are
-cut for a CPU: 16 hard problems, few samples, answers of at most 96 tokens, a quarter of an hour on two cores. That shows every
-stage at work; to learn something takes an accelerator, more problems, longer answers and more steps.
+`--config.data.path=gsm8k_train.jsonl --config.model.path=SmolLM2-135M-Instruct` (a folder, a hub id
+or a GGUF file). Sizes are cut for a CPU: 16 hard problems, few samples, answers of at most 96
+tokens, a quarter of an hour on two cores. That shows every stage at work; to learn something takes
+an accelerator, more problems, longer answers and more steps.
 """
 
 from ml_collections import ConfigDict
@@ -15,14 +17,17 @@ def get_config() -> ConfigDict:
     c = config.get_config()
     c.task.name = "math"
     c.task.math.kind = "gsm8k"
-    c.task.math.prompt = '{question} Give a short calculation and finish with "The answer is" and the number.'
+    c.task.math.prompt = (
+        '{question} Give a short calculation and finish with "The answer is" and the number.'
+    )
     c.model.path = "HuggingFaceTB/SmolLM2-135M-Instruct"
     c.data.limit = 40
     c.data.heldout_fraction = 0.25
     c.sampling.max_new_tokens = 96
     c.sampling.context_buckets = (192, 272)
     c.sampling.rows = 8
-    c.sampling.slots = 8  # every count of samples below is a multiple of it, so that no slot is idle
+    # every count of samples below is a multiple of it, so that no slot is idle
+    c.sampling.slots = 8
     c.sampling.chunk = 8
     c.select.samples = 8
     c.select.train_problems = 16

@@ -1,6 +1,8 @@
-"""The paper's experiment (arXiv 2601.18795, sections 3 to 5), field by field; what it leaves open says so.
+"""The paper's experiment (arXiv 2601.18795, sections 3 to 5), field by field; what it leaves open
+says so.
 
-Two configurations differ from it in the model alone: `configs/math_qwen3_4b.py` and `configs/math_llama31_8b.py`.
+Two configurations differ from it in the model alone: `configs/math_qwen3_4b.py` and
+`configs/math_llama31_8b.py`.
 """
 
 from ml_collections import ConfigDict
@@ -9,11 +11,14 @@ from prefixrl_jax import config
 
 
 def get_config(model: str = "") -> ConfigDict:
-    """Hard mathematics with a pretrained model (folder or hub id), for a pod; `data.path` is still to be named."""
+    """Hard mathematics with a pretrained model (folder or hub id), for a pod; `data.path` is still
+    to be named.
+    """
     c = config.get_config()
     c.task.name = "math"
     c.model.path = model
-    c.model.param_dtype = "float32"  # of weights and moments; not stated in the paper, nor are the next three
+    # of weights and moments; not stated in the paper, nor are the next three
+    c.model.param_dtype = "float32"
     c.model.dtype = "bfloat16"  # of activations
     c.model.remat = True
     c.mesh.data, c.mesh.fsdp = 1, -1

@@ -1,4 +1,6 @@
-"""The whole pipeline on tiny easy problems in under a minute: for tests and for a first look, not for results."""
+"""The whole pipeline on tiny easy problems in under a minute: for tests and for a first look, not
+for results.
+"""
 
 from ml_collections import ConfigDict
 

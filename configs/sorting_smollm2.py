@@ -1,7 +1,9 @@
-"""SmolLM2-135M-Instruct on lists it does not sort: a real model and generated problems, small enough for two CPU cores.
+"""SmolLM2-135M-Instruct on lists it does not sort: a real model and generated problems, small
+enough for two CPU cores.
 
-`--config.model.path=SmolLM2-135M-Instruct` (a folder, a hub id or a GGUF file). Five different digits: one answer in sixty is
-right. Answers have about fifteen tokens, so that a step takes seconds.
+`--config.model.path=SmolLM2-135M-Instruct` (a folder, a hub id or a GGUF file). Five different
+digits: one answer in sixty is right. Answers have about fifteen tokens, so that a step takes
+seconds.
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +12,9 @@ from prefixrl_jax.configs import gsm8k_smollm2
 
 
 def get_config() -> ConfigDict:
-    """The training of gsm8k_smollm2 on generated problems, with shorter answers and more of them."""
+    """The training of gsm8k_smollm2 on generated problems, with shorter answers and more of
+    them.
+    """
     c = gsm8k_smollm2.get_config()
     c.task.name = "sorting"
     c.data.train_candidates = 60

@@ -1,4 +1,5 @@
-"""A model in a few lines, for notebooks: `lm = prefixrl_jax.load("folder"); lm.generate(["2 + 2 ="])`.
+"""A model in a few lines, for notebooks: `lm = prefixrl_jax.load("folder"); lm.generate(["2 + 2
+="])`.
 
 Everything here is a thin layer over the sampler and the forward pass that training uses.
 """
@@ -34,7 +35,9 @@ Message = dict[str, str]  # {"role": "user", "content": ...}
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """One sample: its text, its token ids (stop id included), their log-probs, and why it ended ("stop" or "length")."""
+    """One sample: its text, its token ids (stop id included), their log-probs, and why it ended
+    ("stop" or "length").
+    """
 
     text: str
     token_ids: list[int]
@@ -58,41 +61,76 @@ class LM:
             return _logits(self.params, self.config, jnp.asarray(ids, jnp.int32))
 
     def logprobs(self, ids: Any) -> jax.Array:
-        """float32 [B, T - 1]: the log-prob of each token of ids int [B, T] but the first, given those before it."""
+        """float32 [B, T - 1]: the log-prob of each token of ids int [B, T] but the first, given
+        those before it.
+        """
         with jax.set_mesh(self.mesh):
             return _logprobs(self.params, self.config, jnp.asarray(ids, jnp.int32))
 
-    def generate(self, prompts: Sequence[str] | Sequence[list[Message]], n: int = 1, max_new_tokens: int = 256,
-                 temperature: float = 1.0, prefix: str | list[int] | None = None, seed: int = 0) -> list[Completion]:  # fmt: skip
-        """n samples of every prompt, those of one prompt side by side: len(prompts) * n completions.
+    def generate(
+        self,
+        prompts: Sequence[str] | Sequence[list[Message]],
+        n: int = 1,
+        max_new_tokens: int = 256,
+        temperature: float = 1.0,
+        prefix: str | list[int] | None = None,
+        seed: int = 0,
+    ) -> list[Completion]:
+        """n samples of every prompt, those of one prompt side by side: len(prompts) * n
+        completions.
 
         Args:
-            prompts: texts, or conversations that the chat template renders with the assistant's turn left open.
+            prompts: texts, or conversations that the chat template renders with the assistant's
+                turn left open.
             temperature: 0 is greedy.
-            prefix: how every answer begins, as text or token ids; it is not part of the completions.
+            prefix: how every answer begins, as text or token ids; it is not part of the
+                completions.
         """
-        begin = self.tokenizer.encode(prefix, add_special_tokens=False) if isinstance(prefix, str) else list(prefix or [])
+        begin = (
+            self.tokenizer.encode(prefix, add_special_tokens=False)
+            if isinstance(prefix, str)
+            else list(prefix or [])
+        )
         contexts = [[*self.render(prompt), *begin] for prompt in prompts]
         if not contexts:
             return []
         rows = -(-len(contexts) // (step := meshes.batch_divisor(self.mesh))) * step
         bucket = max(16, 1 << (max(map(len, contexts)) - 1).bit_length())
-        cost = costs(count_params(self.config)["matmul"], self.config.num_layers, self.config.num_heads, self.config.head_dim)
+        cost = costs(
+            count_params(self.config)["matmul"],
+            self.config.num_layers,
+            self.config.num_heads,
+            self.config.head_dim,
+        )
         engine = Engine(self.config, self.mesh, cost, rows, n, 8, (bucket,))
         jobs = [FixedJob(str(i), ids, n) for i, ids in enumerate(contexts)]
         sampling = Sampling(max_new_tokens, self.stop_ids, temperature)
         with jax.set_mesh(self.mesh):
-            engine.run(self.params, list(jobs), sampling, stream_key(seed, "generate"), Ledger(), ("eval", "eval"))
+            engine.run(
+                self.params,
+                list(jobs),
+                sampling,
+                stream_key(seed, "generate"),
+                Ledger(),
+                ("eval", "eval"),
+            )
         return [self._completion(job.samples[i]) for job in jobs for i in range(n)]
 
     def render(self, prompt: str | list[Message]) -> list[int]:
-        """The token ids of a text, or of a conversation with the assistant's turn left open; raises ValueError if empty."""
+        """The token ids of a text, or of a conversation with the assistant's turn left open; raises
+        ValueError if empty.
+        """
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt)
         elif not self.tokenizer.chat_template:
-            raise ValueError("the tokenizer has no chat_template: give prompts as texts, or set tokenizer.chat_template")
+            raise ValueError(
+                "the tokenizer has no chat_template: give prompts as texts, or set"
+                " tokenizer.chat_template"
+            )
         else:
-            ids = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+            ids = self.tokenizer.apply_chat_template(
+                prompt, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
         if not ids:
             raise ValueError(f"prompt {prompt!r} has no tokens; at least one is needed")
         return list(ids)
@@ -104,16 +142,26 @@ class LM:
 
     def save_pretrained(self, directory: str | Path) -> None:
         """A folder that transformers loads."""
-        export_hf(self.params, self.config, self.tokenizer, directory, generation={"eos_token_id": list(self.stop_ids)})
+        export_hf(
+            self.params,
+            self.config,
+            self.tokenizer,
+            directory,
+            generation={"eos_token_id": list(self.stop_ids)},
+        )
 
 
 def load(path_or_id: str | Path, mesh: Mesh | None = None, dtype: str = "float32") -> LM:
-    """The model of a Hugging Face folder, hub id or GGUF file, on `mesh` (default: all devices, data-parallel).
+    """The model of a Hugging Face folder, hub id or GGUF file, on `mesh` (default: all devices,
+    data-parallel).
 
-    dtype: of weights and computation, "float32" or "bfloat16". Raises ValueError or FileNotFoundError saying what is missing.
+    dtype: of weights and computation, "float32" or "bfloat16". Raises ValueError or
+    FileNotFoundError saying what is missing.
     """
     path, mesh = find_model(path_or_id), meshes.make_mesh() if mesh is None else mesh
-    params, config = import_hf(path, dtype, lambda config: meshes.param_shardings(config, mesh, "decode"))
+    params, config = import_hf(
+        path, dtype, lambda config: meshes.param_shardings(config, mesh, "decode")
+    )
     tokenizer = tokenizer_of(path)
     return LM(params, config, tokenizer, mesh, stop_ids(path, tokenizer))
 
@@ -125,5 +173,11 @@ _logits = jax.jit(transformer.text_logits, static_argnums=1)
 def _logprobs(params: Params, config: ModelConfig, ids: jax.Array) -> jax.Array:
     b, t = ids.shape
     blank = jnp.zeros((b, 1, t - 1))
-    group = Group(Context(ids[:, :1], jnp.ones(b, jnp.int32)), ids[:, None, 1:], jnp.full((b, 1), t - 1), blank, blank[..., 0])
+    group = Group(
+        Context(ids[:, :1], jnp.ones(b, jnp.int32)),
+        ids[:, None, 1:],
+        jnp.full((b, 1), t - 1),
+        blank,
+        blank[..., 0],
+    )
     return token_logprobs(params, config, group, 1.0, 64)[:, 0]

@@ -1,8 +1,9 @@
 """The unit of everything here: a context asked G times, and the group of its continuations.
 
-A *context* is a problem rendered to token ids, or a problem followed by the first tokens of one of its correct traces
-(an unfinished assistant turn). A *group* is G continuations of one context. Every array below leads with P, the number of
-contexts in the batch; padding stands on the right and is known by lengths, never by token id.
+A *context* is a problem rendered to token ids, or a problem followed by the first tokens of one of
+its correct traces (an unfinished assistant turn). A *group* is G continuations of one context.
+Every array below leads with P, the number of contexts in the batch; padding stands on the right and
+is known by lengths, never by token id.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ Array = jax.Array | np.ndarray  # on the devices, or on the host before it goes 
 
 @flax.struct.dataclass
 class Context:
-    """P contexts. The last token of each is not encoded with the rest: it is the first input of every continuation row."""
+    """P contexts.
+
+    The last token of each is not encoded with the rest: it is the first input of every continuation
+    row.
+    """
 
     tokens: Array  # int32 [P, S]
     lengths: Array  # int32 [P], 1 <= length <= S
@@ -35,9 +40,12 @@ class Group:
     logprobs: Array  # float32 [P, G, T] of the sampled tokens when they were sampled
     rewards: Array  # float32 [P, G]
     # What some methods need besides; None otherwise.
-    off_policy: Array | None = None  # bool [P, G]: rows that are traces; `logprobs` are then those of the trace's policy
-    reference: Array | None = None  # float32 [P, G, T]: log-probs of the tokens under the reference model
-    prefix_lengths: Array | None = None  # int32 [P]: how many of the context's last tokens are a prefix
+    # bool [P, G]: rows that are traces; `logprobs` are then those of the trace's policy
+    off_policy: Array | None = None
+    # float32 [P, G, T]: log-probs of the tokens under the reference model
+    reference: Array | None = None
+    # int32 [P]: how many of the context's last tokens are a prefix
+    prefix_lengths: Array | None = None
 
     def mask(self) -> jax.Array:
         """float32 [P, G, T]: 1 where a sampled token stands."""
@@ -52,15 +60,21 @@ def length_mask(lengths, size: int):
 def row_inputs(context: Context, continuations: Array) -> jax.Array:
     """What a continuation row is fed: [last context token, c1, ..., c(T-1)].
 
-    continuations: int32 [P, G, T]. Returns int32 [P, G, T]; the logits at column t predict continuation token t.
+    continuations: int32 [P, G, T]. Returns int32 [P, G, T]; the logits at column t predict
+    continuation token t.
     """
     last = jnp.take_along_axis(context.tokens, context.lengths[:, None] - 1, axis=1)  # [P, 1]
     first = jnp.broadcast_to(last[:, :, None], (*continuations.shape[:2], 1))
     return jnp.concatenate([first, continuations[..., :-1]], axis=-1)
 
 
-def pad_rows(rows: Sequence[Sequence[int] | np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Right-pads token lists. Returns int32 [N, size] and lengths int32 [N]; a row longer than size is an error."""
+def pad_rows(
+    rows: Sequence[Sequence[int] | np.ndarray], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Right-pads token lists.
+
+    Returns int32 [N, size] and lengths int32 [N]; a row longer than size is an error.
+    """
     out = np.zeros((len(rows), size), np.int32)
     lengths = np.array([len(row) for row in rows], np.int32)
     for i, row in enumerate(rows):
@@ -75,4 +89,7 @@ def bucket(length: int, buckets: tuple[int, ...]) -> int:
     for size in sorted(buckets):
         if length <= size:
             return size
-    raise ValueError(f"a context of {length} tokens is longer than the largest of sampling.context_buckets={tuple(buckets)}")
+    raise ValueError(
+        f"a context of {length} tokens is longer than the largest of"
+        f" sampling.context_buckets={tuple(buckets)}"
+    )

@@ -1,4 +1,5 @@
-"""`python -m prefixrl_jax.main --config=configs/demo.py --workdir=DIR [--config.field=value]`: the whole pipeline.
+"""`python -m prefixrl_jax.main --config=configs/demo.py --workdir=DIR [--config.field=value]`: the
+whole pipeline.
 
 See `experiment.py` for what happens; this file only reads the command line.
 """
@@ -12,13 +13,17 @@ from absl import app, flags
 from prefixrl_jax import cli
 
 STAGE = flags.DEFINE_string("stage", "report", "Stop after this stage.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, its sizes and its cost, and stop.")
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print what would be done, its sizes and its cost, and stop."
+)
 
 
 def run(argv: list[str]) -> None:
     """Runs the experiment the flags describe."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}; fields are set as --config.train.steps=100")
+        raise app.UsageError(
+            f"unexpected arguments {argv[1:]}; fields are set as --config.train.steps=100"
+        )
     cli.guarded(experiment)
 
 
@@ -31,7 +36,9 @@ def experiment(workdir: Path) -> None:
     from prefixrl_jax.runtime import interrupt
     from prefixrl_jax.runtime.metrics import say
 
-    found = Experiment(configure(cli.CONFIG.value, cli.CONFIG.value.method, cli.given_fields()), workdir)
+    found = Experiment(
+        configure(cli.CONFIG.value, cli.CONFIG.value.method, cli.given_fields()), workdir
+    )
     if DRY_RUN.value:
         say(describe(found))
         return

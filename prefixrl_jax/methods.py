@@ -1,8 +1,10 @@
-"""Methods as data: each is a few fields of the configuration, and everything else is the same for all.
+"""Methods as data: each is a few fields of the configuration, and everything else is the same for
+all.
 
-`--config.method=rl` or `--methods=prefixrl,sft_rl`; presets and single fields are joined by "+", later ones win:
-`prefixrl+grpo+adaptive`, `sft_rl+sft.epochs=8+train.learning_rate=1e-3`.
-Precedence: prefixrl_jax/config.py < the experiment's file < the method < what the command line sets.
+`--config.method=rl` or `--methods=prefixrl,sft_rl`; presets and single fields are joined by "+",
+later ones win: `prefixrl+grpo+adaptive`, `sft_rl+sft.epochs=8+train.learning_rate=1e-3`.
+Precedence: prefixrl_jax/config.py < the experiment's file < the method < what the command line
+sets.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ _SFT = {"prefix.share": 0.0, "sft.enabled": True}
 _MIXED = {"prefix.share": 0.0}  # one trace beside the rollouts of a plain group
 
 METHODS: dict[str, dict[str, Any]] = {
-    "prefixrl": {},  # prefixed and plain problems, 3:1 unless the experiment says otherwise (paper, section 3)
+    # prefixed and plain problems, 3:1 unless the experiment says otherwise (paper, section 3)
+    "prefixrl": {},
     "prefix_only": {"prefix.share": 1.0},  # the paper's study of back-generalization
     "rl": _PLAIN,
     "rl_n64": _PLAIN | {"train.group": 64},
@@ -36,28 +39,62 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 # What may be combined with a method.
 SCHEDULES: dict[str, dict[str, Any]] = {
-    name: {"prefix.schedule": name} for name in ("reverse", "cosine", "adaptive", "shortest_solvable")
+    name: {"prefix.schedule": name}
+    for name in ("reverse", "cosine", "adaptive", "shortest_solvable")
 }
 LOSSES: dict[str, dict[str, Any]] = {
     "reinforce": {"train.loss": "reinforce", "train.advantage": "group_mean"},
-    "grpo": {"train.loss": "ppo_clip", "train.advantage": "std_normalised", "train.aggregation": "sequence_mean"},
-    "dr_grpo": {"train.loss": "ppo_clip", "train.advantage": "group_mean", "train.aggregation": "constant"},
-    "rloo": {"train.loss": "reinforce", "train.advantage": "leave_one_out", "train.aggregation": "constant"},
-    "dapo": {"train.loss": "ppo_clip", "train.advantage": "std_normalised", "train.aggregation": "token_mean",
-             "train.clip_high": 0.28, "train.filter": "refill"},
+    "grpo": {
+        "train.loss": "ppo_clip",
+        "train.advantage": "std_normalised",
+        "train.aggregation": "sequence_mean",
+    },
+    "dr_grpo": {
+        "train.loss": "ppo_clip",
+        "train.advantage": "group_mean",
+        "train.aggregation": "constant",
+    },
+    "rloo": {
+        "train.loss": "reinforce",
+        "train.advantage": "leave_one_out",
+        "train.aggregation": "constant",
+    },
+    "dapo": {
+        "train.loss": "ppo_clip",
+        "train.advantage": "std_normalised",
+        "train.aggregation": "token_mean",
+        "train.clip_high": 0.28,
+        "train.filter": "refill",
+    },
     # The weight has no lower bound.
-    "cispo": {"train.loss": "cispo", "train.advantage": "std_normalised", "train.aggregation": "token_mean",
-              "train.clip_low": 1.0, "train.clip_high": 4.0},
-    # A whole row's ratio varies far less than a token's: section 5.1 of the paper clips at 3e-4 and 4e-4.
-    "gspo": {"train.loss": "gspo", "train.advantage": "std_normalised", "train.aggregation": "sequence_mean",
-             "train.clip_low": 3e-4, "train.clip_high": 4e-4},
-}  # fmt: skip
+    "cispo": {
+        "train.loss": "cispo",
+        "train.advantage": "std_normalised",
+        "train.aggregation": "token_mean",
+        "train.clip_low": 1.0,
+        "train.clip_high": 4.0,
+    },
+    # A whole row's ratio varies far less than a token's: section 5.1 of the paper clips at 3e-4 and
+    # 4e-4.
+    "gspo": {
+        "train.loss": "gspo",
+        "train.advantage": "std_normalised",
+        "train.aggregation": "sequence_mean",
+        "train.clip_low": 3e-4,
+        "train.clip_high": 4e-4,
+    },
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     # Length annealed, and a likelihood on the prefix (arXiv 2505.16984).
     "uft": {"prefix.schedule": "cosine", "train.prefix_coef": 1e-3},
     "prefix_likelihood": {"train.prefix_coef": 1e-3},
     # Sampled with the hint, trained at the plain problem with clipped ratios (arXiv 2607.19313).
-    "oc_grpo": {"prefix.place": "user", "train.at_plain": True, "train.loss": "cispo", "train.advantage": "std_normalised"},
+    "oc_grpo": {
+        "prefix.place": "user",
+        "train.at_plain": True,
+        "train.loss": "cispo",
+        "train.advantage": "std_normalised",
+    },
     "truncated_is": {"train.truncate_ratio": 2.0},
     "kl": {"train.kl_coef": 1e-3},
     "drop_uniform": {"train.filter": "drop"},
@@ -68,17 +105,27 @@ _DEFAULTS = flatten(get_config())
 
 
 def preset(method: str) -> dict[str, Any]:
-    """The fields that a method sets, by dotted name. Raises ValueError for a name that is none, with those that are, and for a
-    field that there is not or a value that does not fit it."""
+    """The fields that a method sets, by dotted name.
+
+    Raises ValueError for a name that is none, with those that are, and for a field that there is
+    not or a value that does not fit it.
+    """
     fields: dict[str, Any] = {}
     for name in method.split("+"):
         if "=" in name:
             fields |= _single(*name.split("=", 1))
             continue
         if name not in PRESETS:
-            kinds = {"methods": METHODS, "schedules": SCHEDULES, "losses": LOSSES, "options": OPTIONS}
+            kinds = {
+                "methods": METHODS,
+                "schedules": SCHEDULES,
+                "losses": LOSSES,
+                "options": OPTIONS,
+            }
             known = "; ".join(f"{kind} {', '.join(presets)}" for kind, presets in kinds.items())
-            raise ValueError(f"method={method!r}: {name!r} is none of the {known}; several are joined by +")
+            raise ValueError(
+                f"method={method!r}: {name!r} is none of the {known}; several are joined by +"
+            )
         fields |= PRESETS[name]
     return fields
 
@@ -86,7 +133,10 @@ def preset(method: str) -> dict[str, Any]:
 def _single(field: str, text: str) -> dict[str, Any]:
     """One field as it is written in a method's name."""
     if field not in _DEFAULTS:
-        near = ", ".join(difflib.get_close_matches(field, _DEFAULTS, 3)) or "the fields of prefixrl_jax/config.py"
+        near = (
+            ", ".join(difflib.get_close_matches(field, _DEFAULTS, 3))
+            or "the fields of prefixrl_jax/config.py"
+        )
         raise ValueError(f"method: there is no field {field!r}; near it: {near}")
     try:
         value = ast.literal_eval(text)
@@ -100,7 +150,9 @@ def _single(field: str, text: str) -> dict[str, Any]:
 
 
 def configure(config: ConfigDict, method: str, given: Mapping[str, Any]) -> ConfigDict:
-    """A copy of the configuration with the method's fields, and over them those that were given on the command line."""
+    """A copy of the configuration with the method's fields, and over them those that were given on
+    the command line.
+    """
     out = ConfigDict(config.to_dict())
     out.method = method
     with out.unlocked():

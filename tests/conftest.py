@@ -1,13 +1,18 @@
-"""What the tests of the model and the sampler share: CPU, tiny models, and log-probs as training computes them."""
+"""What the tests of the model and the sampler share: CPU, tiny models, and log-probs as training
+computes them.
+"""
 
 import os
 import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Many tests compile the same functions, here and in the processes they start.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla"))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-# Compiling takes longer than running: half the time would go into optimising code that runs for a moment.
+# Compiling takes longer than running: half the time would go into optimising code that runs for a
+# moment.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # PyTorch's threads would spin while they wait, and there are more workers than cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -35,10 +40,19 @@ hypothesis.settings.load_profile("untimed")
 PIPELINE = ("test_compare.py", "test_run.py")
 SLOW = ("test_kill.py", "test_hosts.py", *PIPELINE, "test_smollm2.py")
 
-# How tests start the command line in a process of its own; `make test` lets the short ones count for the coverage.
+# How tests start the command line in a process of its own; `make test` lets the short ones count
+# for the coverage.
 PYTHON = [sys.executable, *os.environ.get("COVERED", "").split()]
 
-TINY = ModelConfig(vocab_size=37, hidden_size=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=40)
+TINY = ModelConfig(
+    vocab_size=37,
+    hidden_size=24,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    intermediate_size=40,
+)
 
 
 @pytest.fixture(scope="session", params=[False, True], ids=["scanned", "unrolled"])
@@ -55,8 +69,13 @@ def config64(config) -> ModelConfig:
 
 @pytest.fixture(scope="session", autouse=True)
 def children_without_torch():
-    """What runs in a process of its own is what a user runs: without PyTorch, which is there for the tests to compare with."""
-    paths = [str(pathlib.Path(__file__).parent / "without_torch"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    """What runs in a process of its own is what a user runs: without PyTorch, which is there for
+    the tests to compare with.
+    """
+    paths = [
+        str(pathlib.Path(__file__).parent / "without_torch"),
+        *filter(None, [os.environ.get("PYTHONPATH")]),
+    ]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
@@ -76,11 +95,15 @@ def begun(expected: pathlib.Path, workdir: pathlib.Path, stages: int) -> pathlib
 
 
 def random_params(config: ModelConfig, seed: int = 0):
-    """Weights far from their initialisation: no scale is one, no bias zero, and the logits are not nearly equal."""
+    """Weights far from their initialisation: no scale is one, no bias zero, and the logits are not
+    nearly equal.
+    """
     rng = np.random.default_rng(seed)
 
     def leaf(path, shape):
-        return jnp.asarray((path[-1].key == "scale") + 0.3 * rng.normal(size=shape.shape), shape.dtype)
+        return jnp.asarray(
+            (path[-1].key == "scale") + 0.3 * rng.normal(size=shape.shape), shape.dtype
+        )
 
     return jax.tree_util.tree_map_with_path(leaf, abstract_params(config))
 
@@ -97,7 +120,9 @@ def as_context(contexts: list[list[int]], size: int | None = None) -> Context:
     return Context(jnp.asarray(tokens), jnp.asarray(lengths))
 
 
-def continuation_logprobs(params, config: ModelConfig, context: Context, tokens, temperature: float = 1.0) -> jax.Array:
+def continuation_logprobs(
+    params, config: ModelConfig, context: Context, tokens, temperature: float = 1.0
+) -> jax.Array:
     """Teacher-forced log-probs [P, G, T] of continuations [P, G, T] over a shared context."""
     kv = transformer.encode_context(params, config, context)
     hidden = transformer.continue_group(params, config, context, kv, row_inputs(context, tokens))
@@ -106,7 +131,9 @@ def continuation_logprobs(params, config: ModelConfig, context: Context, tokens,
 
 
 def relative_errors(tree, reference) -> dict[str, float]:
-    """Largest error of every leaf relative to the largest entry of the reference's leaf, by the leaf's path."""
+    """Largest error of every leaf relative to the largest entry of the reference's leaf, by the
+    leaf's path.
+    """
 
     def error(a, b):
         return float(np.max(np.abs(np.asarray(a) - np.asarray(b))) / np.max(np.abs(np.asarray(b))))

@@ -1,4 +1,6 @@
-"""The facade for notebooks: prompt-major samples, prefixes by text and by ids, log-probs, saving; and a cheap import."""
+"""The facade for notebooks: prompt-major samples, prefixes by text and by ids, log-probs, saving;
+and a cheap import.
+"""
 
 import subprocess
 import sys
@@ -15,7 +17,10 @@ from prefixrl_jax.group import Context
 from prefixrl_jax.model.hf import export_hf
 from prefixrl_jax.model.tokenizer import word_tokenizer
 
-TEMPLATE = "{% for m in messages %}<bos> {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}w7{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}<bos> {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}w7{%"
+    " endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +42,12 @@ def test_samples_come_prompt_by_prompt(lm):
     for c in out:
         assert len(c.token_ids) == len(c.logprobs) <= 9
         assert c.finish_reason == ("stop" if c.token_ids[-1] in (2, 11) else "length")
-        assert c.text == lm.tokenizer.decode(c.token_ids[: len(c.token_ids) - (c.finish_reason == "stop")])
-    one, other = (lm.generate([prompt], n=3, max_new_tokens=9, seed=4) for prompt in ("w1 w2", "w3"))
+        assert c.text == lm.tokenizer.decode(
+            c.token_ids[: len(c.token_ids) - (c.finish_reason == "stop")]
+        )
+    one, other = (
+        lm.generate([prompt], n=3, max_new_tokens=9, seed=4) for prompt in ("w1 w2", "w3")
+    )
     assert out[:3] == one  # the noise is that of the prompt's place in the list
     assert other != out[3:] and lm.generate(["w1 w2"], n=3, max_new_tokens=9, seed=5) != one
     assert lm.generate([]) == []
@@ -50,15 +59,22 @@ def test_logprobs_are_those_of_the_samples(lm):
         found = lm.logprobs([[*prompt, *c.token_ids]])
         np.testing.assert_allclose(found[0, len(prompt) - 1 :], c.logprobs, atol=1e-5)
         logits = jax.nn.log_softmax(lm.logits([[*prompt, *c.token_ids]]))[0, len(prompt) - 1 : -1]
-        np.testing.assert_allclose(logits[np.arange(len(c.token_ids)), c.token_ids], c.logprobs, atol=1e-5)
+        np.testing.assert_allclose(
+            logits[np.arange(len(c.token_ids)), c.token_ids], c.logprobs, atol=1e-5
+        )
         context = Context(np.array([prompt], np.int32), np.array([len(prompt)], np.int32))
-        expected = continuation_logprobs(lm.params, lm.config, context, np.array([[c.token_ids]], np.int32))
+        expected = continuation_logprobs(
+            lm.params, lm.config, context, np.array([[c.token_ids]], np.int32)
+        )
         np.testing.assert_allclose(found[0, len(prompt) - 1 :], expected[0, 0], atol=1e-5)
 
 
 def test_a_prefix_begins_every_answer_and_is_not_part_of_it(lm):
     prefixes = ("w8 w9", lm.tokenizer.encode("w8 w9"))
-    text, ids = (lm.generate(["w1"], n=2, max_new_tokens=6, temperature=0, prefix=prefix) for prefix in prefixes)
+    text, ids = (
+        lm.generate(["w1"], n=2, max_new_tokens=6, temperature=0, prefix=prefix)
+        for prefix in prefixes
+    )
     assert text == ids == lm.generate(["w1 w8 w9"], n=2, max_new_tokens=6, temperature=0)
     assert text[0] == text[1]  # greedy
 
@@ -66,9 +82,9 @@ def test_a_prefix_begins_every_answer_and_is_not_part_of_it(lm):
 def test_a_conversation_leaves_the_assistants_turn_open(lm):
     ids = lm.render([{"role": "user", "content": "w1"}])
     assert lm.tokenizer.decode(ids) == "<bos> w1 w7"
-    assert lm.generate([[{"role": "user", "content": "w1"}]], temperature=0, max_new_tokens=4) == lm.generate(
-        ["<bos> w1 w7"], temperature=0, max_new_tokens=4
-    )
+    assert lm.generate(
+        [[{"role": "user", "content": "w1"}]], temperature=0, max_new_tokens=4
+    ) == lm.generate(["<bos> w1 w7"], temperature=0, max_new_tokens=4)
 
 
 def test_what_cannot_be_a_prompt_is_named(lm, folder, tmp_path):
@@ -91,14 +107,22 @@ def test_what_is_saved_loads_again(lm, tmp_path):
 @pytest.mark.torch
 def test_what_is_saved_loads_in_transformers(lm, tmp_path):
     lm.save_pretrained(tmp_path / "out")
-    assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config.eos_token_id == [2, 11]
+    assert transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out"
+    ).generation_config.eos_token_id == [2, 11]
 
 
-@pytest.mark.parametrize(("kind", "answer", "text", "verdict"), [
-    ("gsm8k", "72", "#### 72", "correct"), ("gsm8k", "72", "#### 73", "wrong"), ("gsm8k", "72", "about seventy", "unparsed"),
-    ("math", r"\frac{1}{2}", r"so \boxed{0.5}", "correct"), ("math", "x+1", r"\boxed{x-1}", "wrong"),
-    ("math", r"\frac{1}{\sqrt{2}}", r"\boxed{\frac{\sqrt{2}}{2}}", "correct"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "answer", "text", "verdict"),
+    [
+        ("gsm8k", "72", "#### 72", "correct"),
+        ("gsm8k", "72", "#### 73", "wrong"),
+        ("gsm8k", "72", "about seventy", "unparsed"),
+        ("math", r"\frac{1}{2}", r"so \boxed{0.5}", "correct"),
+        ("math", "x+1", r"\boxed{x-1}", "wrong"),
+        ("math", r"\frac{1}{\sqrt{2}}", r"\boxed{\frac{\sqrt{2}}{2}}", "correct"),
+    ],
+)
 def test_grades(kind, answer, text, verdict):
     assert prl.grade(kind, answer, text) is prl.Verdict(verdict)
 
@@ -111,8 +135,13 @@ def test_grades_that_cannot_be_given():
 
 
 def test_importing_the_package_imports_nothing():
-    code = "import time; t = time.perf_counter(); import prefixrl_jax, sys; print(time.perf_counter() - t, 'jax' in sys.modules)"
-    seconds, jax_too = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    code = (
+        "import time; t = time.perf_counter(); import prefixrl_jax, sys; print(time.perf_counter()"
+        " - t, 'jax' in sys.modules)"
+    )
+    seconds, jax_too = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert jax_too == "False" and float(seconds) < 0.3
     with pytest.raises(AttributeError, match="no attribute 'nothing'; it has LM"):
         _ = prl.nothing

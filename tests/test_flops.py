@@ -1,4 +1,6 @@
-"""Attention pairs by counting, the ledger by hand, and both against what XLA counts in a compiled forward pass."""
+"""Attention pairs by counting, the ledger by hand, and both against what XLA counts in a compiled
+forward pass.
+"""
 
 import dataclasses
 
@@ -19,10 +21,17 @@ COST = costs(1000, num_layers=3, num_heads=2, head_dim=5)
 
 @given(context=st.integers(1, 12), rows=st.lists(st.integers(0, 9), max_size=4))
 def test_pairs_are_those_of_the_masks(context, rows):
-    """Position i of a text of context + n tokens is computed once for the context, and again in each row from context - 1 on."""
+    """Position i of a text of context + n tokens is computed once for the context, and again in
+    each row from context - 1 on.
+    """
     pairs = sum(1 for query in range(context - 1) for key in range(context) if key <= query)
     for n in rows:
-        pairs += sum(1 for query in range(context - 1, context - 1 + n) for key in range(context + n) if key <= query)
+        pairs += sum(
+            1
+            for query in range(context - 1, context - 1 + n)
+            for key in range(context + n)
+            if key <= query
+        )
     assert causal_pairs(context, rows) == pairs
 
 
@@ -38,14 +47,23 @@ def test_costs():
 
 
 def test_a_sampled_group_by_hand():
-    """Context of 4 tokens, rows of 2 and 3: pairs 1 + 2 + 3 in the context; 4 + 5 and 4 + 5 + 6 in the rows."""
+    """Context of 4 tokens, rows of 2 and 3: pairs 1 + 2 + 3 in the context; 4 + 5 and 4 + 5 + 6 in
+    the rows.
+    """
     ledger = Ledger()
     ledger.add_group(COST, ("prefill", "decode"), 4, [2, 3])
     assert ledger.state["paper"]["prefill"] == 2000 * 2 * 4
     assert ledger.state["paper"]["decode"] == ledger.state["actual"]["decode"] == 2000 * 5
     assert ledger.state["actual"]["prefill"] == 2000 * 3
-    assert (ledger.state["attention"]["prefill"], ledger.state["attention"]["decode"]) == (120 * 6, 120 * 24)
-    assert ledger.total() == 2000 * 13 and ledger.total("actual") == 2000 * 8 and ledger.total("hardware") == 0
+    assert (ledger.state["attention"]["prefill"], ledger.state["attention"]["decode"]) == (
+        120 * 6,
+        120 * 24,
+    )
+    assert (
+        ledger.total() == 2000 * 13
+        and ledger.total("actual") == 2000 * 8
+        and ledger.total("hardware") == 0
+    )
 
 
 def test_a_trained_group_by_hand():
@@ -105,8 +123,14 @@ def test_a_ledger_is_a_sum_whatever_the_order_and_wherever_it_is_cut(bookings, s
     assert mixed.state == whole.state  # exactly: these are integers far below 2**53
     for accounting in ACCOUNTINGS:
         assert whole.total(accounting) == sum(whole.state[accounting].values())
-    tokens = {kind: sum(len(rows) * c + sum(rows) for k, _, c, rows in bookings if (k == "group") == (kind == "group"))
-              for kind in ("group", "training")}  # fmt: skip
+    tokens = {
+        kind: sum(
+            len(rows) * c + sum(rows)
+            for k, _, c, rows in bookings
+            if (k == "group") == (kind == "group")
+        )
+        for kind in ("group", "training")
+    }
     assert whole.total() == COST.matmul_params * (2 * tokens["group"] + 6 * tokens["training"])
     assert whole.total("actual") <= whole.total()
 
@@ -130,18 +154,30 @@ def xla_flops(config, p, g, s, t) -> float:
 def test_the_formulas_are_within_ten_per_cent_of_xla(s, t, hidden):
     """2N per token and 4·D per head and pair, for what the program computes.
 
-    XLA computes masked pairs too (S·S in the context, S + T for every token of a row) and passes the last context token
-    through the layers although only the rows use it. It applies the head to the rows alone, and of the last layer it gives
-    the context no more than keys and values, since nothing else of it is read. It also counts softmax, norms and rotations:
-    that is the difference that is left.
+    XLA computes masked pairs too (S·S in the context, S + T for every token of a row) and passes
+    the last context token through the layers although only the rows use it. It applies the head to
+    the rows alone, and of the last layer it gives the context no more than keys and values, since
+    nothing else of it is read. It also counts softmax, norms and rotations: that is the difference
+    that is left.
     """
     config = dataclasses.replace(
-        TINY, vocab_size=61, hidden_size=hidden, head_dim=16, intermediate_size=4 * hidden, unroll_layers=True
+        TINY,
+        vocab_size=61,
+        hidden_size=hidden,
+        head_dim=16,
+        intermediate_size=4 * hidden,
+        unroll_layers=True,
     )
     p, g = 2, 4
-    cost = costs(count_params(config)["matmul"], config.num_layers, config.num_heads, config.head_dim)
+    cost = costs(
+        count_params(config)["matmul"], config.num_layers, config.num_heads, config.head_dim
+    )
     keys_and_values = hidden * 2 * config.num_kv_heads * config.head_dim
-    layer = keys_and_values + hidden * 2 * config.num_heads * config.head_dim + 3 * hidden * config.intermediate_size
+    layer = (
+        keys_and_values
+        + hidden * 2 * config.num_heads * config.head_dim
+        + 3 * hidden * config.intermediate_size
+    )
     assert cost.matmul_params == 2 * layer + config.vocab_size * hidden
     expected = cost.tokens(p * g * t) + 2 * (layer + keys_and_values) * p * s
     expected += cost.pairs(p * s * s) / 2 + cost.pairs(p * g * t * (s + t))

@@ -1,4 +1,6 @@
-"""Masks come from lengths, a row is fed its context's last token, and buckets are chosen or refused."""
+"""Masks come from lengths, a row is fed its context's last token, and buckets are chosen or
+refused.
+"""
 
 import numpy as np
 import pytest
@@ -9,7 +11,11 @@ from prefixrl_jax.group import Context, Group, bucket, length_mask, pad_rows, ro
 
 
 def test_length_mask_counts_from_the_left():
-    assert length_mask(np.array([0, 2, 3]), 3).tolist() == [[False] * 3, [True, True, False], [True] * 3]
+    assert length_mask(np.array([0, 2, 3]), 3).tolist() == [
+        [False] * 3,
+        [True, True, False],
+        [True] * 3,
+    ]
 
 
 def test_group_mask_does_not_look_at_token_ids():
@@ -67,4 +73,6 @@ def test_no_smaller_bucket_would_hold_it(buckets, length):
             bucket(length, buckets)
     else:
         found = bucket(length, buckets)
-        assert found in buckets and found >= length and not any(length <= b < found for b in buckets)
+        assert (
+            found in buckets and found >= length and not any(length <= b < found for b in buckets)
+        )

@@ -1,4 +1,7 @@
-"""What is timed: shapes that this package and its peers are all given. Every environment reads it: the standard library alone."""
+"""What is timed: shapes that this package and its peers are all given.
+
+Every environment reads it: the standard library alone.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """`contexts` distinct prompts of `context` tokens, each continued `group` times by `new` tokens."""
+    """`contexts` distinct prompts of `context` tokens, each continued `group` times by `new`
+    tokens.
+    """
 
     model: str
     contexts: int
@@ -55,16 +60,23 @@ PROBE = list(range(3, 35))  # the ids whose logits are compared
 
 
 def prompts(case: Case, vocabulary: int) -> list[list[int]]:
-    """Random token ids of every context, the same in every environment; the first four ids are special."""
+    """Random token ids of every context, the same in every environment; the first four ids are
+    special.
+    """
     draw = random.Random(0)
-    return [[draw.randrange(4, vocabulary) for _ in range(case.context)] for _ in range(case.contexts)]
+    return [
+        [draw.randrange(4, vocabulary) for _ in range(case.context)] for _ in range(case.contexts)
+    ]
 
 
 def rewards(completions: Sequence[Sequence[int]], new: int) -> list[float]:
-    """Of every completion the share of even token ids: cheap, and different within a group, so that there is a gradient.
+    """Of every completion the share of even token ids: cheap, and different within a group, so that
+    there is a gradient.
 
     Raises ValueError unless each has `new` tokens.
     """
     if any(len(ids) != new for ids in completions):
-        raise ValueError(f"completions of {sorted({len(ids) for ids in completions})} tokens, not of {new}")
+        raise ValueError(
+            f"completions of {sorted({len(ids) for ids in completions})} tokens, not of {new}"
+        )
     return [sum(i % 2 == 0 for i in ids) / new for ids in completions]

@@ -1,4 +1,6 @@
-"""Pairs of losses that are compared: ours by their settings, TRL's by what its trainers are set to."""
+"""Pairs of losses that are compared: ours by their settings, TRL's by what its trainers are set
+to.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ BETA = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A loss as our settings and as a trainer's attributes; `note` says how one maps to the other, or why they differ."""
+    """A loss as our settings and as a trainer's attributes; `note` says how one maps to the other,
+    or why they differ.
+    """
 
     ours: dict[str, Any]
     theirs: dict[str, Any]
@@ -37,13 +41,27 @@ def ours(kind: str, aggregation: str = "token_mean", **fields) -> dict[str, Any]
 
 def theirs(loss_type: str, level: str = "token", **fields) -> dict[str, Any]:
     """A trainer's attributes."""
-    return {"loss_type": loss_type, "importance_sampling_level": level, "epsilon_low": 0.2, "epsilon_high": 0.28, "beta": 0.0,
-            "max_completion_length": LONGEST, **fields}  # fmt: skip
+    return {
+        "loss_type": loss_type,
+        "importance_sampling_level": level,
+        "epsilon_low": 0.2,
+        "epsilon_high": 0.28,
+        "beta": 0.0,
+        "max_completion_length": LONGEST,
+        **fields,
+    }
 
 
-KL_OURS, KL_THEIRS = {"kl_coef": BETA, "kl_estimator": "k3"}, {"beta": BETA, "args": {"use_bias_correction_kl": False}}
-ROW_OURS, ROW_THEIRS = {"clip_low": 0.05, "clip_high": 0.1}, {"epsilon_low": 0.05, "epsilon_high": 0.1}
-BOUND = {"epsilon_high": 1.28}  # cispo: TRL's bound is absolute, ours 1 + clip_high; it has no lower one
+KL_OURS, KL_THEIRS = (
+    {"kl_coef": BETA, "kl_estimator": "k3"},
+    {"beta": BETA, "args": {"use_bias_correction_kl": False}},
+)
+ROW_OURS, ROW_THEIRS = (
+    {"clip_low": 0.05, "clip_high": 0.1},
+    {"epsilon_low": 0.05, "epsilon_high": 0.1},
+)
+# cispo: TRL's bound is absolute, ours 1 + clip_high; it has no lower one
+BOUND = {"epsilon_high": 1.28}
 NO_LOWER = {"clip_low": 1.0}
 
 CASES = {
@@ -51,37 +69,89 @@ CASES = {
     "bnpo": Case(ours("ppo_clip"), theirs("bnpo")),
     "dr_grpo": Case(ours("ppo_clip", "constant"), theirs("dr_grpo")),
     "dapo": Case(ours("ppo_clip"), theirs("dapo")),
-    "cispo": Case(ours("cispo", **NO_LOWER), theirs("cispo", **BOUND), "epsilon_high = 1 + clip_high; clip_low = 1"),
-    "gspo": Case(ours("gspo", "sequence_mean", **ROW_OURS), theirs("grpo", "sequence", **ROW_THEIRS)),
+    "cispo": Case(
+        ours("cispo", **NO_LOWER),
+        theirs("cispo", **BOUND),
+        "epsilon_high = 1 + clip_high; clip_low = 1",
+    ),
+    "gspo": Case(
+        ours("gspo", "sequence_mean", **ROW_OURS), theirs("grpo", "sequence", **ROW_THEIRS)
+    ),
     "gspo, token mean": Case(ours("gspo", **ROW_OURS), theirs("dapo", "sequence", **ROW_THEIRS)),
-    "gspo, row sums": Case(ours("gspo", "constant", **ROW_OURS | {"constant_length": 1}),
-                           theirs("luspo", "sequence", **ROW_THEIRS), "TRL's luspo; constant_length = 1"),
-    "reinforce": Case(ours("reinforce"), theirs("cispo", **BOUND), "TRL's cispo on policy: every ratio is 1", on_policy=True),
-    "reinforce, truncated": Case(ours("reinforce", truncate_ratio=1.28), theirs("cispo", **BOUND),
-                                 "TRL's cispo; epsilon_high = truncate_ratio"),
-    "rloo": Case(ours("reinforce", "constant", constant_length=1), theirs("rloo"), "constant_length = 1; TRL's value is -A ratio",
-                 "gradient", "rloo", on_policy=True),
+    "gspo, row sums": Case(
+        ours("gspo", "constant", **ROW_OURS | {"constant_length": 1}),
+        theirs("luspo", "sequence", **ROW_THEIRS),
+        "TRL's luspo; constant_length = 1",
+    ),
+    "reinforce": Case(
+        ours("reinforce"),
+        theirs("cispo", **BOUND),
+        "TRL's cispo on policy: every ratio is 1",
+        on_policy=True,
+    ),
+    "reinforce, truncated": Case(
+        ours("reinforce", truncate_ratio=1.28),
+        theirs("cispo", **BOUND),
+        "TRL's cispo; epsilon_high = truncate_ratio",
+    ),
+    "rloo": Case(
+        ours("reinforce", "constant", constant_length=1),
+        theirs("rloo"),
+        "constant_length = 1; TRL's value is -A ratio",
+        "gradient",
+        "rloo",
+        on_policy=True,
+    ),
     "bnpo, KL": Case(ours("ppo_clip", **KL_OURS), theirs("bnpo", **KL_THEIRS)),
     "dapo, KL": Case(ours("ppo_clip", **KL_OURS), theirs("dapo", **KL_THEIRS)),
-    "cispo, KL": Case(ours("cispo", **NO_LOWER, **KL_OURS), theirs("cispo", **BOUND, **KL_THEIRS), "as cispo"),
+    "cispo, KL": Case(
+        ours("cispo", **NO_LOWER, **KL_OURS), theirs("cispo", **BOUND, **KL_THEIRS), "as cispo"
+    ),
     "grpo, KL": Case(ours("ppo_clip", "sequence_mean", **KL_OURS), theirs("grpo", **KL_THEIRS)),
     "dr_grpo, KL": Case(ours("ppo_clip", "constant", **KL_OURS), theirs("dr_grpo", **KL_THEIRS)),
-    "grpo, a row without tokens": Case(ours("ppo_clip", "sequence_mean"), theirs("grpo"), "ours x 11/12: TRL's mean counts it",
-                                       lengths=AN_EMPTY_ROW, times=11 / 12),
-    "dapo, an uninformative group": Case(ours("ppo_clip", drop_uniform=True), theirs("dapo"),
-                                         "ours x its tokens: drop_uniform leaves it out, TRL counts it", uniform=True,
-                                         times=float(LENGTHS[1:].sum() / LENGTHS.sum())),
-    # log pi / ref times the ratio, of which our k1 and k2 have the gradient as long as the ratio is 1.
-    "bnpo, KL by TRL's default, on policy": Case(ours("ppo_clip", kl_coef=BETA, kl_estimator="k2"), theirs("bnpo", beta=BETA),
-                                                 "k2; TRL's value is k3", "gradient", on_policy=True),
-    "bnpo, KL by TRL's default": Case(ours("ppo_clip", **KL_OURS), theirs("bnpo", beta=BETA),
-                                      "use_bias_correction_kl: TRL multiplies k3 by the ratio", "differ"),
-    "cispo, clip_low 0.2": Case(ours("cispo"), theirs("cispo", **BOUND), "TRL has no lower bound", "differ"),
-    "rloo, off policy": Case(ours("reinforce", "constant", constant_length=1), theirs("rloo"),
-                             "reinforce has no ratio; TRL clips a whole row's", "differ", "rloo"),
-}  # fmt: skip
+    "grpo, a row without tokens": Case(
+        ours("ppo_clip", "sequence_mean"),
+        theirs("grpo"),
+        "ours x 11/12: TRL's mean counts it",
+        lengths=AN_EMPTY_ROW,
+        times=11 / 12,
+    ),
+    "dapo, an uninformative group": Case(
+        ours("ppo_clip", drop_uniform=True),
+        theirs("dapo"),
+        "ours x its tokens: drop_uniform leaves it out, TRL counts it",
+        uniform=True,
+        times=float(LENGTHS[1:].sum() / LENGTHS.sum()),
+    ),
+    # log pi / ref times the ratio, of which our k1 and k2 have the gradient as long as the ratio is
+    # 1.
+    "bnpo, KL by TRL's default, on policy": Case(
+        ours("ppo_clip", kl_coef=BETA, kl_estimator="k2"),
+        theirs("bnpo", beta=BETA),
+        "k2; TRL's value is k3",
+        "gradient",
+        on_policy=True,
+    ),
+    "bnpo, KL by TRL's default": Case(
+        ours("ppo_clip", **KL_OURS),
+        theirs("bnpo", beta=BETA),
+        "use_bias_correction_kl: TRL multiplies k3 by the ratio",
+        "differ",
+    ),
+    "cispo, clip_low 0.2": Case(
+        ours("cispo"), theirs("cispo", **BOUND), "TRL has no lower bound", "differ"
+    ),
+    "rloo, off policy": Case(
+        ours("reinforce", "constant", constant_length=1),
+        theirs("rloo"),
+        "reinforce has no ratio; TRL clips a whole row's",
+        "differ",
+        "rloo",
+    ),
+}
 
-# TRL's correction of the variance, n / (n - 1), is float32 whatever the rewards are: groups of five, since 5 / 4 is exact in it.
+# TRL's correction of the variance, n / (n - 1), is float32 whatever the rewards are: groups of
+# five, since 5 / 4 is exact in it.
 REWARDS = np.random.default_rng(2).normal(size=(P, 5))
 REWARDS[1] = 1
 SAMPLE = 4 / 5  # TRL divides squares by n - 1, we by n
@@ -89,8 +159,22 @@ SAMPLE = 4 / 5  # TRL divides squares by n - 1, we by n
 ADVANTAGES = {
     "group_mean": ("group_mean", 1e-6, 1.0, "grpo", {"scale_rewards": "none"}, "", "equal"),
     "leave_one_out": ("leave_one_out", 1e-6, 1.0, "rloo", {}, "", "equal"),
-    "std_normalised, mapped": ("std_normalised", 1e-4 * SAMPLE**0.5, SAMPLE**0.5, "grpo", {"scale_rewards": "group"},
-                               "ours x sqrt((n - 1) / n), eps = 1e-4 x the same", "equal"),
-    "std_normalised": ("std_normalised", 1e-6, 1.0, "grpo", {"scale_rewards": "group"},
-                       "TRL: the sample's deviation (n - 1), eps 1e-4; ours: the group's (n), 1e-6", "differ"),
-}  # fmt: skip
+    "std_normalised, mapped": (
+        "std_normalised",
+        1e-4 * SAMPLE**0.5,
+        SAMPLE**0.5,
+        "grpo",
+        {"scale_rewards": "group"},
+        "ours x sqrt((n - 1) / n), eps = 1e-4 x the same",
+        "equal",
+    ),
+    "std_normalised": (
+        "std_normalised",
+        1e-6,
+        1.0,
+        "grpo",
+        {"scale_rewards": "group"},
+        "TRL: the sample's deviation (n - 1), eps 1e-4; ours: the group's (n), 1e-6",
+        "differ",
+    ),
+}

@@ -32,8 +32,16 @@ from prefixrl_jax.sampling.sampler import Sampling
 def export_models(folder: Path) -> None:
     """Random models of every shape, for the peers to load."""
     for name, (hidden, layers, heads, kv_heads, intermediate, vocabulary) in SHAPES.items():
-        config = ModelConfig(vocab_size=vocabulary, hidden_size=hidden, num_layers=layers, num_heads=heads, num_kv_heads=kv_heads,
-                             head_dim=hidden // heads, intermediate_size=intermediate, attention_bias=True)  # fmt: skip
+        config = ModelConfig(
+            vocab_size=vocabulary,
+            hidden_size=hidden,
+            num_layers=layers,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=hidden // heads,
+            intermediate_size=intermediate,
+            attention_bias=True,
+        )
         tokenizer = word_tokenizer([f"w{i}" for i in range(vocabulary - 4)])
         export_hf(init_params(config, 0), config, tokenizer, folder / name)
 
@@ -58,20 +66,31 @@ class Ours:
 
     def __init__(self, folder: Path):
         self._folder, self.one, self.all = folder, make_mesh(devices=jax.devices()[:1]), make_mesh()
-        self._optimizer = make_optimizer(OptimizerSettings(learning_rate=LEARNING_RATE, max_grad_norm=MAX_GRAD_NORM))
+        self._optimizer = make_optimizer(
+            OptimizerSettings(learning_rate=LEARNING_RATE, max_grad_norm=MAX_GRAD_NORM)
+        )
 
     def model(self, name: str) -> tuple[dict, ModelConfig, Costs]:
         """Weights, configuration, and what a token costs."""
         params, config = import_hf(self._folder / name)
         config = dataclasses.replace(config, unroll_layers=True)
-        return params, config, costs(count_params(config)["matmul"], config.num_layers, config.num_heads, config.head_dim)
+        return (
+            params,
+            config,
+            costs(
+                count_params(config)["matmul"], config.num_layers, config.num_heads, config.head_dim
+            ),
+        )
 
     def mesh(self, work: str, case: Case) -> Mesh:
-        """All devices for sampling, where a device a core is faster than one of all cores, unless the weights are so large that
-        reading them once a device and token costs more."""
+        """All devices for sampling, where a device a core is faster than one of all cores, unless
+        the weights are so large that reading them once a device and token costs more.
+        """
         return self.one if work == "step" or case.model == "smollm2" else self.all
 
-    def _rollouts(self, case: Case, config: ModelConfig, cost: Costs, mesh: Mesh) -> Callable[[Params, int], list[FixedJob]]:
+    def _rollouts(
+        self, case: Case, config: ModelConfig, cost: Costs, mesh: Mesh
+    ) -> Callable[[Params, int], list[FixedJob]]:
         """Function of (weights, step) that samples every row of the case to its full length."""
         contexts = prompts(case, config.vocab_size)
         engine = Engine(config, mesh, cost, case.contexts, case.group, case.new, (case.context,))
@@ -79,7 +98,14 @@ class Ours:
 
         def sample(params: Params, step: int) -> list[FixedJob]:
             jobs = [FixedJob(str(i), ids, case.group) for i, ids in enumerate(contexts)]
-            engine.run(params, list(jobs), sampling, stream_key(0, "bench", step), Ledger(), ("prefill", "decode"))
+            engine.run(
+                params,
+                list(jobs),
+                sampling,
+                stream_key(0, "bench", step),
+                Ledger(),
+                ("prefill", "decode"),
+            )
             return jobs
 
         return sample
@@ -93,7 +119,9 @@ class Ours:
         return in_mesh(mesh, lambda: sample(params, next(steps)))
 
     def rl(self, case: Case) -> Callable[[], object]:
-        """A whole step: rollouts of the current weights, their rewards, one update of GRPO on the groups."""
+        """A whole step: rollouts of the current weights, their rewards, one update of GRPO on the
+        groups.
+        """
         params, config, cost = self.model(case.model)
         mesh = self.mesh("rl", case)
         sample, steps = self._rollouts(case, config, cost, mesh), itertools.count()
@@ -110,15 +138,26 @@ class Ours:
         return in_mesh(mesh, call)
 
     def step(self, case: Case, shared: bool) -> tuple[Callable[[], object], float]:
-        """One update of every row, with shared or with repeated contexts, and the FLOPs of its products."""
+        """One update of every row, with shared or with repeated contexts, and the FLOPs of its
+        products.
+        """
         params, config, cost = self.model(case.model)
         p, g = (case.contexts, case.group) if shared else (case.rows, 1)
-        context = Context(jnp.asarray(tokens(case.context, config.vocab_size, p)), jnp.full((p,), case.context, jnp.int32))
+        context = Context(
+            jnp.asarray(tokens(case.context, config.vocab_size, p)),
+            jnp.full((p,), case.context, jnp.int32),
+        )
         shape = (p, g, case.new)
-        group = Group(context=context, tokens=jnp.asarray(tokens(case.new, config.vocab_size, p * g)).reshape(shape),
-                      lengths=jnp.full((p, g), case.new, jnp.int32), logprobs=jnp.zeros(shape),
-                      rewards=jnp.asarray(np.arange(case.rows) % 2 - 0.5, jnp.float32).reshape(p, g))  # fmt: skip
-        update = make_train_step(config, self._optimizer, LossSettings(logprob_chunk=case.new), "none", 1, self.one)
+        group = Group(
+            context=context,
+            tokens=jnp.asarray(tokens(case.new, config.vocab_size, p * g)).reshape(shape),
+            lengths=jnp.full((p, g), case.new, jnp.int32),
+            logprobs=jnp.zeros(shape),
+            rewards=jnp.asarray(np.arange(case.rows) % 2 - 0.5, jnp.float32).reshape(p, g),
+        )
+        update = make_train_step(
+            config, self._optimizer, LossSettings(logprob_chunk=case.new), "none", 1, self.one
+        )
         state = [in_mesh(self.one, lambda: init_state(params, config, self._optimizer, self.one))()]
 
         def call():
@@ -127,8 +166,11 @@ class Ours:
 
         positions = p * case.context + case.rows * case.new
         pairs = p * case.context**2 + case.rows * case.new * (case.context + case.new)
-        head = 2 * p * case.context * config.vocab_size * config.hidden_size  # the head is not applied to contexts
-        return in_mesh(self.one, call), cost.tokens(positions, train=True) - 3 * head + cost.pairs(pairs, train=True)
+        # the head is not applied to contexts
+        head = 2 * p * case.context * config.vocab_size * config.hidden_size
+        return in_mesh(self.one, call), cost.tokens(positions, train=True) - 3 * head + cost.pairs(
+            pairs, train=True
+        )
 
 
 def graded(case: Case, jobs: list[FixedJob]) -> Group:
@@ -138,7 +180,8 @@ def graded(case: Case, jobs: list[FixedJob]) -> Group:
     shape = (case.contexts, case.group)
     return Group(
         context=Context(*pad_rows([job.context_ids for job in jobs], case.context)),
-        tokens=np.array(completions, np.int32).reshape(*shape, case.new), lengths=np.full(shape, case.new, np.int32),
+        tokens=np.array(completions, np.int32).reshape(*shape, case.new),
+        lengths=np.full(shape, case.new, np.int32),
         logprobs=np.stack([sample.logprobs for sample in samples]).reshape(*shape, case.new),
         rewards=np.array(rewards(completions, case.new), np.float32).reshape(shape),
-    )  # fmt: skip
+    )

@@ -1,4 +1,7 @@
-"""How a peer answers: one JSON line in ([what, case name]), one out ({"seconds": ...}). Runs in every environment."""
+"""How a peer answers: one JSON line in ([what, case name]), one out ({"seconds": ...}).
+
+Runs in every environment.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,12 @@ from collections.abc import Callable
 
 
 def serve(prepare: Callable[[str, str], Callable[[], object]]) -> None:
-    """Answers until the input ends. prepare(what, case) returns the call to time; it is made once for each case.
+    """Answers until the input ends.
 
-    The first call of each case, in which compilers run, is timed too and marked by its being the first.
+    prepare(what, case) returns the call to time; it is made once for each case.
+
+    The first call of each case, in which compilers run, is timed too and marked by its being the
+    first.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries print
@@ -31,14 +37,15 @@ def serve(prepare: Callable[[str, str], Callable[[], object]]) -> None:
         except Exception as error:  # told to the process that asked, which decides
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers)
-    os._exit(0)  # threads of trainers still wait for their turn, and an ordinary exit would wait for them
+    # threads of trainers still wait for their turn, and an ordinary exit would wait for them
+    os._exit(0)
 
 
 class Turns:
     """A trainer's own loop, stopped before every step: a call lets it make one.
 
-    train: runs the loop, in a thread of its own, and calls the function that it is given whenever a step is about to begin. The
-    constructor and a call raise what the loop raised.
+    train: runs the loop, in a thread of its own, and calls the function that it is given whenever a
+    step is about to begin. The constructor and a call raise what the loop raised.
     """
 
     def __init__(self, train: Callable[[Callable[[], None]], object]):

@@ -47,9 +47,15 @@ class Peer:
         def call() -> int:
             with torch.no_grad():
                 out = model.generate(
-                    ids, attention_mask=torch.ones_like(ids), max_new_tokens=case.new, do_sample=True, temperature=1.0, top_k=0,
-                    top_p=1.0, pad_token_id=0,
-                )  # fmt: skip
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=case.new,
+                    do_sample=True,
+                    temperature=1.0,
+                    top_k=0,
+                    top_p=1.0,
+                    pad_token_id=0,
+                )
             return out.shape[1] - case.context
 
         return call
@@ -57,8 +63,13 @@ class Peer:
     def _step(self, case: Case) -> Callable[[], float]:
         model = self.model(case.model).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
-        ids = torch.cat([contexts(case, model.config.vocab_size),
-                         torch.randint(3, model.config.vocab_size, (case.rows, case.new))], 1)  # fmt: skip
+        ids = torch.cat(
+            [
+                contexts(case, model.config.vocab_size),
+                torch.randint(3, model.config.vocab_size, (case.rows, case.new)),
+            ],
+            1,
+        )
         advantages = (torch.arange(case.rows) % 2).float() - 0.5
 
         def call() -> float:

@@ -1,4 +1,6 @@
-"""The losses and advantages of TRL's trainers on given numbers: no model, no tokenizer, the trainers' own methods."""
+"""The losses and advantages of TRL's trainers on given numbers: no model, no tokenizer, the
+trainers' own methods.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +19,40 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from benchmarks.peers.server import serve
 
 TRAINERS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
-CLIPPED = ("clip_ratio/region_mean", "cispo_clip_ratio")  # what the trainers call the share of clipped tokens or rows
+# what the trainers call the share of clipped tokens or rows
+CLIPPED = ("clip_ratio/region_mean", "cispo_clip_ratio")
 
 
 def stand_in(kind: str, fields: dict):
-    """A trainer that was never set up: one process, one batch a step, and of the attributes only those that are read here.
+    """A trainer that was never set up: one process, one batch a step, and of the attributes only
+    those that are read here.
 
-    An attribute that another version of TRL reads besides is an AttributeError, not a silent default. What is not in `fields`
-    is as in the trainer's own configuration; its "args" change that.
+    An attribute that another version of TRL reads besides is an AttributeError, not a silent
+    default. What is not in `fields` is as in the trainer's own configuration; its "args" change
+    that.
     """
     trainer, config = TRAINERS[kind]
     made = object.__new__(trainer)
     made.args = config(output_dir="unused", use_cpu=True, bf16=False, report_to="none")
     made.args.steps_per_generation = made.args.gradient_accumulation_steps = 1
-    one_process = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0, gather=lambda x: x,
-                                  reduce=lambda x, reduction: x)  # fmt: skip
+    one_process = SimpleNamespace(
+        device=torch.device("cpu"),
+        num_processes=1,
+        process_index=0,
+        gather=lambda x: x,
+        reduce=lambda x, reduction: x,
+    )
     vars(made).update(
-        accelerator=one_process, model=SimpleNamespace(training=True), aux_loss_enabled=False, use_vllm=False,
-        top_entropy_quantile=1.0, off_policy_mask_threshold=None, current_gradient_accumulation_steps=1,
-        _entropy_bonus_enabled=False, _metrics={"train": defaultdict(list)},
-    )  # fmt: skip
+        accelerator=one_process,
+        model=SimpleNamespace(training=True),
+        aux_loss_enabled=False,
+        use_vllm=False,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        current_gradient_accumulation_steps=1,
+        _entropy_bonus_enabled=False,
+        _metrics={"train": defaultdict(list)},
+    )
     vars(made.args).update(fields.get("args", {}))
     vars(made).update({name: value for name, value in fields.items() if name != "args"})
     return made
@@ -45,7 +61,8 @@ def stand_in(kind: str, fields: dict):
 def loss(case: dict) -> dict:
     """{"value", "gradient" with respect to the log-probs now, "clipped": share}; float64.
 
-    case: "trainer", its "fields", and "now", "old" (null: the same as now), "reference", "advantages", "lengths" by row.
+    case: "trainer", its "fields", and "now", "old" (null: the same as now), "reference",
+    "advantages", "lengths" by row.
     """
     now = torch.tensor(case["now"], dtype=torch.float64, requires_grad=True)
     old = now.detach() if case["old"] is None else torch.tensor(case["old"], dtype=torch.float64)
@@ -54,34 +71,64 @@ def loss(case: dict) -> dict:
     trainer._get_per_token_logps_and_entropies = lambda *_, **__: (now, torch.zeros_like(now), None)
     ids = torch.zeros_like(mask)
     inputs = {
-        "prompt_ids": ids, "prompt_mask": ids, "completion_ids": ids, "completion_mask": mask,
-        "advantages": torch.tensor(case["advantages"], dtype=torch.float64), "old_logps": (old * mask).sum(1),
-        "ref_per_token_logps": torch.tensor(case["reference"], dtype=torch.float64), "num_items_in_batch": mask.sum(),
-    }  # fmt: skip
+        "prompt_ids": ids,
+        "prompt_mask": ids,
+        "completion_ids": ids,
+        "completion_mask": mask,
+        "advantages": torch.tensor(case["advantages"], dtype=torch.float64),
+        "old_logps": (old * mask).sum(1),
+        "ref_per_token_logps": torch.tensor(case["reference"], dtype=torch.float64),
+        "num_items_in_batch": mask.sum(),
+    }
     if case["old"] is not None:
         inputs["old_per_token_logps"] = old
     value = trainer._compute_loss(trainer.model, inputs)
     value.backward()
-    clipped = [trainer._metrics["train"][name][0] for name in CLIPPED if trainer._metrics["train"][name]]
+    clipped = [
+        trainer._metrics["train"][name][0] for name in CLIPPED if trainer._metrics["train"][name]
+    ]
     return {"value": value.item(), "gradient": now.grad.tolist(), "clipped": clipped[0]}
 
 
 def advantages(case: dict) -> list[float]:
-    """Advantages of "rewards", given in groups of equal size: what the trainer makes of a batch whose every id is 0."""
+    """Advantages of "rewards", given in groups of equal size: what the trainer makes of a batch
+    whose every id is 0.
+    """
     rows, group = sum(map(len, case["rewards"])), len(case["rewards"][0])
     ids, scores = [[0]] * rows, torch.tensor(case["rewards"], dtype=torch.float64).reshape(-1, 1)
     generated = (ids, ids, None, [""] * rows, None, {}, None, None)
     if case["trainer"] == "rloo":
         generated = (ids, ids, [""] * rows)
-    trainer = stand_in(case["trainer"], {
-        "environment_factories": None, "environments": None, "tools": None, "pad_to_multiple_of": None, "beta": 0.0,
-        "mask_truncated_completions": False, "num_iterations": 1, "num_generations": group, "reward_func_names": ["reward"],
-        "reward_weights": torch.ones(1, dtype=torch.float64), "reward_clip_range": None, "log_multimodal": False,
-        "multi_objective_aggregation": "sum_then_normalize", "normalize_advantages": False,
-        "_tokenizer": SimpleNamespace(pad_token_id=0), "_pending_extra_logs": {}, "_pending_metrics": {},
-        "_logs": {"prompt": [], "completion": [], "advantages": [], "rewards": defaultdict(list), "extra": defaultdict(list)},
-        **case["fields"],
-    })  # fmt: skip
+    trainer = stand_in(
+        case["trainer"],
+        {
+            "environment_factories": None,
+            "environments": None,
+            "tools": None,
+            "pad_to_multiple_of": None,
+            "beta": 0.0,
+            "mask_truncated_completions": False,
+            "num_iterations": 1,
+            "num_generations": group,
+            "reward_func_names": ["reward"],
+            "reward_weights": torch.ones(1, dtype=torch.float64),
+            "reward_clip_range": None,
+            "log_multimodal": False,
+            "multi_objective_aggregation": "sum_then_normalize",
+            "normalize_advantages": False,
+            "_tokenizer": SimpleNamespace(pad_token_id=0),
+            "_pending_extra_logs": {},
+            "_pending_metrics": {},
+            "_logs": {
+                "prompt": [],
+                "completion": [],
+                "advantages": [],
+                "rewards": defaultdict(list),
+                "extra": defaultdict(list),
+            },
+            **case["fields"],
+        },
+    )
     trainer.model = SimpleNamespace(training=True, is_gradient_checkpointing=False)
     trainer._generate = lambda prompts: generated
     trainer._calculate_rewards = lambda *_: scores

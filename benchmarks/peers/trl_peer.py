@@ -35,7 +35,11 @@ class Peer(torch_peer.Peer):
 
     def prepare(self, what: str, name: str) -> Callable[[], object]:
         """The call that a case times."""
-        return Turns(lambda turn: self._train(RL[name], turn)) if what == "rl" else super().prepare(what, name)
+        return (
+            Turns(lambda turn: self._train(RL[name], turn))
+            if what == "rl"
+            else super().prepare(what, name)
+        )
 
     def _train(self, case: Case, turn: Callable[[], None]) -> None:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(self.folder / case.model)
@@ -43,23 +47,43 @@ class Peer(torch_peer.Peer):
         texts = [tokenizer.decode(ids) for ids in prompts(case, model.config.vocab_size)]
         if tokenizer(texts)["input_ids"] != prompts(case, model.config.vocab_size):
             raise ValueError("the prompts' text does not encode to their ids")
-        tokenizer.add_special_tokens({"eos_token": "<never>"})  # an id that the model does not have, so that nothing ends early
+        # an id that the model does not have, so that nothing ends early
+        tokenizer.add_special_tokens({"eos_token": "<never>"})
         trainer = GRPOTrainer(
-            model=model, processing_class=tokenizer, train_dataset=Dataset.from_dict({"prompt": texts * EPOCH}),
-            reward_funcs=lambda completion_ids, **_: rewards(completion_ids, case.new), args=self._config(case),
+            model=model,
+            processing_class=tokenizer,
+            train_dataset=Dataset.from_dict({"prompt": texts * EPOCH}),
+            reward_funcs=lambda completion_ids, **_: rewards(completion_ids, case.new),
+            args=self._config(case),
             callbacks=[BeforeStep(turn)],
-        )  # fmt: skip
+        )
         trainer.train()
 
     def _config(self, case: Case) -> GRPOConfig:
         """One update on every batch of rollouts, nothing logged or saved."""
         return GRPOConfig(
-            output_dir=str(self.folder / "trl"), use_cpu=True, bf16=False, gradient_checkpointing=False, use_vllm=False,
-            per_device_train_batch_size=case.rows, num_generations=case.group, max_completion_length=case.new, beta=0.0,
-            temperature=1.0, learning_rate=LEARNING_RATE, lr_scheduler_type="constant", max_grad_norm=MAX_GRAD_NORM,
-            weight_decay=0.0, shuffle_dataset=False, max_steps=EPOCH, dataloader_pin_memory=False, logging_strategy="no",
-            save_strategy="no", report_to="none", disable_tqdm=True,
-        )  # fmt: skip
+            output_dir=str(self.folder / "trl"),
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            use_vllm=False,
+            per_device_train_batch_size=case.rows,
+            num_generations=case.group,
+            max_completion_length=case.new,
+            beta=0.0,
+            temperature=1.0,
+            learning_rate=LEARNING_RATE,
+            lr_scheduler_type="constant",
+            max_grad_norm=MAX_GRAD_NORM,
+            weight_decay=0.0,
+            shuffle_dataset=False,
+            max_steps=EPOCH,
+            dataloader_pin_memory=False,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
 
 
 if __name__ == "__main__":

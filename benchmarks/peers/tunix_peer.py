@@ -21,16 +21,27 @@ from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
 from tunix.rl.rl_cluster import ClusterConfig, RLCluster, RLTrainingConfig, Role
 from tunix.rl.rollout.base_rollout import RolloutConfig
 
-from benchmarks.peers.cases import LEARNING_RATE, MAX_GRAD_NORM, PROBE, RL, SAMPLER, Case, prompts, rewards
+from benchmarks.peers.cases import (
+    LEARNING_RATE,
+    MAX_GRAD_NORM,
+    PROBE,
+    RL,
+    SAMPLER,
+    Case,
+    prompts,
+    rewards,
+)
 from benchmarks.peers.server import Turns, serve
 
 FOR_EVER = 10**9  # steps
 
 
 class Ids:
-    """In the place of a tokenizer, so that no time goes into text: a prompt is named by its index, a completion is its ids.
+    """In the place of a tokenizer, so that no time goes into text: a prompt is named by its index,
+    a completion is its ids.
 
-    No id ends a completion, and none is padding: neither is needed, and whatever the model draws is a token.
+    No id ends a completion, and none is padding: neither is needed, and whatever the model draws is
+    a token.
     """
 
     def __init__(self, contexts: list[list[int]]):
@@ -61,18 +72,27 @@ class Peer:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._mesh = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+        self._mesh = jax.make_mesh(
+            (1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2
+        )
 
     def _model(self, name: str) -> Qwen2:
         found = json.loads((self._folder / name / "config.json").read_text())
         config = ModelConfig(
-            num_layers=found["num_hidden_layers"], vocab_size=found["vocab_size"], embed_dim=found["hidden_size"],
-            hidden_dim=found["intermediate_size"], num_heads=found["num_attention_heads"],
-            head_dim=found["hidden_size"] // found["num_attention_heads"], num_kv_heads=found["num_key_value_heads"],
-            rope_theta=found["rope_theta"], norm_eps=found["rms_norm_eps"],
+            num_layers=found["num_hidden_layers"],
+            vocab_size=found["vocab_size"],
+            embed_dim=found["hidden_size"],
+            hidden_dim=found["intermediate_size"],
+            num_heads=found["num_attention_heads"],
+            head_dim=found["hidden_size"] // found["num_attention_heads"],
+            num_kv_heads=found["num_key_value_heads"],
+            rope_theta=found["rope_theta"],
+            norm_eps=found["rms_norm_eps"],
             use_tied_embedding=found["tie_word_embeddings"],
-        )  # fmt: skip
-        return create_model_from_safe_tensors(str(self._folder / name), config, self._mesh, dtype=jnp.float32)
+        )
+        return create_model_from_safe_tensors(
+            str(self._folder / name), config, self._mesh, dtype=jnp.float32
+        )
 
     def prepare(self, what: str, name: str) -> Callable[[], object]:
         """The call that a case times."""
@@ -85,13 +105,21 @@ class Peer:
     def _sampler(self, case: Case) -> Callable[[], int]:
         model = self._model(case.model)
         config = model.config
-        cache = CacheConfig(case.context + case.new, config.num_layers, config.num_kv_heads, config.head_dim)
+        cache = CacheConfig(
+            case.context + case.new, config.num_layers, config.num_kv_heads, config.head_dim
+        )
         sampler = Sampler(model, Ids(prompts(case, config.vocab_size)), cache)
         names, seeds = [str(i // case.group) for i in range(case.rows)], itertools.count()
 
         def call() -> int:
-            out = sampler(names, max_generation_steps=case.new, max_prompt_length=case.context, temperature=1.0, top_p=1.0,
-                          seed=next(seeds))  # fmt: skip
+            out = sampler(
+                names,
+                max_generation_steps=case.new,
+                max_prompt_length=case.context,
+                temperature=1.0,
+                top_p=1.0,
+                seed=next(seeds),
+            )
             return min(map(len, out.tokens))
 
         return call
@@ -99,15 +127,23 @@ class Peer:
     def _rl(self, case: Case) -> Turns:
         model = self._model(case.model)
         rollout = RolloutConfig(
-            max_tokens_to_generate=case.new, max_prompt_length=case.context, kv_cache_size=case.context + case.new,
-            temperature=1.0, top_p=1.0,
-        )  # fmt: skip
-        optimizer = optax.chain(optax.clip_by_global_norm(MAX_GRAD_NORM), optax.adamw(LEARNING_RATE, weight_decay=0.0))
-        training = RLTrainingConfig(actor_optimizer=optimizer, eval_every_n_steps=FOR_EVER, max_steps=FOR_EVER)
+            max_tokens_to_generate=case.new,
+            max_prompt_length=case.context,
+            kv_cache_size=case.context + case.new,
+            temperature=1.0,
+            top_p=1.0,
+        )
+        optimizer = optax.chain(
+            optax.clip_by_global_norm(MAX_GRAD_NORM), optax.adamw(LEARNING_RATE, weight_decay=0.0)
+        )
+        training = RLTrainingConfig(
+            actor_optimizer=optimizer, eval_every_n_steps=FOR_EVER, max_steps=FOR_EVER
+        )
         settings = ClusterConfig(
-            role_to_mesh=dict.fromkeys((Role.ACTOR, Role.ROLLOUT, Role.REFERENCE), self._mesh), training_config=training,
+            role_to_mesh=dict.fromkeys((Role.ACTOR, Role.ROLLOUT, Role.REFERENCE), self._mesh),
+            training_config=training,
             rollout_config=rollout,
-        )  # fmt: skip
+        )
         tokenizer = Ids(prompts(case, model.config.vocab_size))
         learner = GRPOLearner(
             rl_cluster=RLCluster(actor=model, tokenizer=tokenizer, cluster_config=settings),

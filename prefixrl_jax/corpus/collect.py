@@ -1,8 +1,10 @@
-"""The corpus: which problems are hard (select), and one correct trace of each by rejection sampling (collect).
+"""The corpus: which problems are hard (select), and one correct trace of each by rejection sampling
+(collect).
 
-select: k fresh samples of every candidate, fixed k, so that pass rates are unbiased. collect: sampling a hard problem until its
-first correct trace or a cap. *First* is the lowest sample id, not the first to finish: short samples finish early, and taking
-them would bias the traces short. Every sample begun is charged, also those dropped when a lower id succeeds.
+select: k fresh samples of every candidate, fixed k, so that pass rates are unbiased. collect:
+sampling a hard problem until its first correct trace or a cap. *First* is the lowest sample id, not
+the first to finish: short samples finish early, and taking them would bias the traces short. Every
+sample begun is charged, also those dropped when a lower id succeeds.
 """
 
 from __future__ import annotations
@@ -29,12 +31,15 @@ from prefixrl_jax.sampling.refill import Engine, Job, Sample
 from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.tasks.task import Problem, Task, Verdict, begin_grading
 
-HEADER = ("model", "tokenizer")  # fingerprints of what made the corpus: the log's header, and in summary.json
+# fingerprints of what made the corpus: the log's header, and in summary.json
+HEADER = ("model", "tokenizer")
 
 
 @dataclasses.dataclass
 class Attempts:
-    """What is known of one problem in one stage: verdict and length (tokens) by sample id, and correct samples."""
+    """What is known of one problem in one stage: verdict and length (tokens) by sample id, and
+    correct samples.
+    """
 
     problem: Problem
     context: int  # tokens of the prompt
@@ -42,7 +47,8 @@ class Attempts:
     lengths: dict[int, int] = dataclasses.field(default_factory=dict)
     correct: dict[int, Trace] = dataclasses.field(default_factory=dict)
     successes: int = 0
-    wrong: list[int] = dataclasses.field(default_factory=list)  # token ids of sample 0 if it was not correct
+    # token ids of sample 0 if it was not correct
+    wrong: list[int] = dataclasses.field(default_factory=list)
 
     def add(self, sample_id: int, verdict: Verdict, tokens: int, trace: Trace | None) -> None:
         """Takes one finished sample; the trace is kept when it is given."""
@@ -53,10 +59,12 @@ class Attempts:
 
 
 class _SamplingJob(Job):
-    """A job over one problem that grades what arrives and writes it to the log, so that no finished sample is drawn again.
+    """A job over one problem that grades what arrives and writes it to the log, so that no finished
+    sample is drawn again.
 
-    A task that grades aside is given the time of one chunk: the verdict on a sample counts when the next chunk has been begun,
-    never earlier, so that what is drawn does not depend on how long grading took.
+    A task that grades aside is given the time of one chunk: the verdict on a sample counts when the
+    next chunk has been begun, never earlier, so that what is drawn does not depend on how long
+    grading took.
     """
 
     def __init__(self, stage: str, logged: Attempts, task: Task, limit: int, log: SharedLog):
@@ -65,7 +73,8 @@ class _SamplingJob(Job):
         self._logged, self._task, self._log, self._stage = logged, task, log, stage
         self._limit, self._ids = limit, iter(range(limit))
         self._arrived: set[int] = set()
-        self._open: list[Callable[[], None]] = []  # samples that arrived and whose verdicts do not count yet
+        # samples that arrived and whose verdicts do not count yet
+        self._open: list[Callable[[], None]] = []
 
     def deliver(self, sample: Sample) -> None:
         """Has one sample graded."""
@@ -76,7 +85,11 @@ class _SamplingJob(Job):
     def redeliver(self, sample_id: int) -> None:
         """Takes a sample from the log."""
         known = self._logged
-        verdict, length, trace = known.verdicts[sample_id], known.lengths[sample_id], known.correct.get(sample_id)
+        verdict, length, trace = (
+            known.verdicts[sample_id],
+            known.lengths[sample_id],
+            known.correct.get(sample_id),
+        )
         self._arrive(sample_id, lambda: self.attempts.add(sample_id, verdict, length, trace))
 
     def _arrive(self, sample_id: int, settle: Callable[[], None]) -> None:
@@ -94,12 +107,25 @@ class _SamplingJob(Job):
     def _keep(self, sample: Sample, ids: list[int], verdict: Verdict) -> None:
         """Logs and keeps one sample."""
         record = {
-            "stage": self._stage, "problem": self.name, "sample": sample.sample_id, "verdict": verdict.value, "tokens": len(ids),
-        }  # fmt: skip
+            "stage": self._stage,
+            "problem": self.name,
+            "sample": sample.sample_id,
+            "verdict": verdict.value,
+            "tokens": len(ids),
+        }
         trace = None
         if verdict is Verdict.CORRECT and self._stage == "collect":
             logprobs = sample.logprobs.tolist()
-            trace = Trace(self.name, sample.sample_id, self.context_ids, ids, logprobs, sample.finish_reason, 0, 0.0)
+            trace = Trace(
+                self.name,
+                sample.sample_id,
+                self.context_ids,
+                ids,
+                logprobs,
+                sample.finish_reason,
+                0,
+                0.0,
+            )
             record["trace"] = trace.to_record()
         elif self._stage == "collect" and not sample.sample_id:
             record["wrong"] = ids
@@ -111,7 +137,9 @@ class _SamplingJob(Job):
         return self._logged.lengths.get(sample_id, 0)
 
     def take_unused(self) -> list[int]:
-        """Logged samples that this run did not ask for (another number of slots begins others); returns their lengths."""
+        """Logged samples that this run did not ask for (another number of slots begins others);
+        returns their lengths.
+        """
         unused = sorted(self._logged.lengths.keys() - self.attempts.lengths.keys())
         for sample_id in unused:
             self.redeliver(sample_id)
@@ -140,7 +168,9 @@ class CollectJob(_SamplingJob):
         return min(self.attempts.correct, default=None)
 
     def next_sample(self) -> int | None:
-        """Ids in ascending order, and none after a success: a later one cannot be first any more."""
+        """Ids in ascending order, and none after a success: a later one cannot be first any
+        more.
+        """
         return None if self.attempts.correct else next(self._ids, None)
 
     @property
@@ -151,7 +181,9 @@ class CollectJob(_SamplingJob):
         return sum(i < best for i in self._arrived) >= best
 
 
-def replay(records: list[dict[str, Any]], stage: str, problems: list[Problem], task: Task) -> dict[str, Attempts]:
+def replay(
+    records: list[dict[str, Any]], stage: str, problems: list[Problem], task: Task
+) -> dict[str, Attempts]:
     """What the log already knows of a stage, by problem id, in the problems' order."""
     known = {p.id: Attempts(p, len(task.render(p))) for p in problems}
     take_records(known, records, stage)
@@ -181,9 +213,11 @@ def attempt_all(
     log: SharedLog,
     show: Callable = lambda known: None,
 ) -> dict[str, Attempts]:
-    """Runs one stage ("select": exactly `limit` samples; "collect": until the first success, at most `limit`).
+    """Runs one stage ("select": exactly `limit` samples; "collect": until the first success, at
+    most `limit`).
 
-    Each process samples and grades its part of the problems; all get the attempts at all of them, and the whole bill.
+    Each process samples and grades its part of the problems; all get the attempts at all of them,
+    and the whole bill.
     """
     kind, before = {"select": SelectJob, "collect": CollectJob}[stage], ledger.copy().state
     found = replay(log.records, stage, problems, task)
@@ -211,38 +245,63 @@ def attempt_all(
     return found
 
 
-def inherit(traces: list[Trace], problems: list[Problem], task: Task, log: SharedLog) -> dict[str, Attempts]:
-    """Attempts at the problems that an earlier round has traces of, by id, each known by its trace; the log then has them too."""
+def inherit(
+    traces: list[Trace], problems: list[Problem], task: Task, log: SharedLog
+) -> dict[str, Attempts]:
+    """Attempts at the problems that an earlier round has traces of, by id, each known by its trace;
+    the log then has them too.
+    """
     found = replay(log.records, "collect", problems, task)
     for trace in local_slice([t for t in traces if not found[t.problem_id].correct]):
-        log.append({"stage": "collect", "problem": trace.problem_id, "sample": trace.sample_id, "tokens": len(trace.token_ids),
-                    "verdict": Verdict.CORRECT.value, "trace": trace.to_record()})  # fmt: skip
+        log.append(
+            {
+                "stage": "collect",
+                "problem": trace.problem_id,
+                "sample": trace.sample_id,
+                "tokens": len(trace.token_ids),
+                "verdict": Verdict.CORRECT.value,
+                "trace": trace.to_record(),
+            }
+        )
     take_records(found, log.share(wait=True), "collect")
     return {t.problem_id: found[t.problem_id] for t in traces}
 
 
 def hard_set(attempts: dict[str, Attempts], band: tuple[float, float], count: int) -> list[Problem]:
-    """The first `count` problems whose pass rate in select lies in `band` (both ends included; (0, 0) is "never solved"); any
-    problem if select drew no sample."""
+    """The first `count` problems whose pass rate in select lies in `band` (both ends included; (0,
+    0) is "never solved"); any problem if select drew no sample.
+    """
     low, high = band
-    return [a.problem for a in attempts.values() if not a.verdicts or low <= a.successes / len(a.verdicts) <= high][:count]
+    return [
+        a.problem
+        for a in attempts.values()
+        if not a.verdicts or low <= a.successes / len(a.verdicts) <= high
+    ][:count]
 
 
 def spent(attempts: Attempts, cost: Costs) -> float:
-    """Paper FLOPs of one problem's finished samples: every sample pays its prompt and its own tokens."""
+    """Paper FLOPs of one problem's finished samples: every sample pays its prompt and its own
+    tokens.
+    """
     return sum(cost.tokens(attempts.context + tokens) for tokens in attempts.lengths.values())
 
 
 def first_traces(attempts: dict[str, Attempts], cost: Costs) -> list[Trace]:
-    """The lowest-id success of every solved problem; one that was sampled here with the samples begun and the FLOPs spent until
-    it was certain."""
+    """The lowest-id success of every solved problem; one that was sampled here with the samples
+    begun and the FLOPs spent until it was certain.
+    """
     found = [(a, a.correct[min(a.correct)]) for a in attempts.values() if a.correct]
     fresh = lambda trace: trace.source == "sampled" and not trace.samples  # noqa: E731
-    return [dataclasses.replace(t, samples=len(a.verdicts), flops=spent(a, cost)) if fresh(t) else t for a, t in found]
+    return [
+        dataclasses.replace(t, samples=len(a.verdicts), flops=spent(a, cost)) if fresh(t) else t
+        for a, t in found
+    ]
 
 
 def statistics(attempts: dict[str, Attempts]) -> dict[str, dict[str, Any]]:
-    """Per problem: finished samples, their tokens, and the id of the first correct one (None at the cap)."""
+    """Per problem: finished samples, their tokens, and the id of the first correct one (None at the
+    cap).
+    """
     return {
         a.problem.id: {
             "samples": len(a.verdicts),
@@ -254,19 +313,35 @@ def statistics(attempts: dict[str, Attempts]) -> dict[str, dict[str, Any]]:
 
 
 def summarise(attempts: dict[str, Attempts], cap: int | None, inherited: int = 0) -> dict[str, Any]:
-    """Totals of collect, and what became of the problems without a trace. cap: None for traces that were brought. inherited:
-    traces of an earlier round, each of which stands among the attempts as one sample that was not drawn in this one."""
+    """Totals of collect, and what became of the problems without a trace.
+
+    cap: None for traces that were brought. inherited: traces of an earlier round, each of which
+    stands among the attempts as one sample that was not drawn in this one.
+    """
     solved = sum(bool(a.correct) for a in attempts.values())
-    samples, capped = sum(len(a.verdicts) for a in attempts.values()) - inherited, len(attempts) - solved
-    how = "have no correct trace in the file" if cap is None else f"reached the cap of {cap} samples without a correct trace"
+    samples, capped = (
+        sum(len(a.verdicts) for a in attempts.values()) - inherited,
+        len(attempts) - solved,
+    )
+    how = (
+        "have no correct trace in the file"
+        if cap is None
+        else f"reached the cap of {cap} samples without a correct trace"
+    )
     treatment = (
-        f"{capped} problems {how}. They have no prefixes, stay in the training set as plain problems, and are part of every "
-        "figure on the hard set."
+        f"{capped} problems {how}. They have no prefixes, stay in the training set as plain"
+        " problems, and are part of every figure on the hard set."
     )
     return {
-        "problems": len(attempts), "solved": solved, "capped": capped, "samples": samples, "cap": cap,
-        "inherited": inherited, "samples_per_solved": samples / max(solved - inherited, 1), "capped_treatment": treatment,
-    }  # fmt: skip
+        "problems": len(attempts),
+        "solved": solved,
+        "capped": capped,
+        "samples": samples,
+        "cap": cap,
+        "inherited": inherited,
+        "samples_per_solved": samples / max(solved - inherited, 1),
+        "capped_treatment": treatment,
+    }
 
 
 def strategies(traces: list[Trace], problems: dict[str, Problem], task: Task) -> dict[str, float]:
@@ -278,7 +353,11 @@ def strategies(traces: list[Trace], problems: dict[str, Problem], task: Task) ->
 def save(directory: Path, traces: list[Trace], summary: dict[str, Any]) -> None:
     """Writes the dataset (unless there is no trace) and summary.json."""
     if traces:
-        write_dataset(traces, directory / "dataset", {"statistics": summary, **{k: summary[k] for k in HEADER}})
+        write_dataset(
+            traces,
+            directory / "dataset",
+            {"statistics": summary, **{k: summary[k] for k in HEADER}},
+        )
     write_json(directory / "summary.json", summary)
 
 
@@ -288,25 +367,34 @@ def wrong_responses(attempts: dict[str, Attempts]) -> dict[str, list[int]]:
 
 
 def load(directory: Path, problems: dict[str, Problem], task: Task, cost: Costs) -> list[Trace]:
-    """The traces of a complete corpus; of a damaged dataset those in the log, and the dataset is written anew.
+    """The traces of a complete corpus; of a damaged dataset those in the log, and the dataset is
+    written anew.
 
-    Raises ValueError when the token ids are another tokenizer's, or when some trace is in neither place.
+    Raises ValueError when the token ids are another tokenizer's, or when some trace is in neither
+    place.
     """
     summary = json.loads((directory / "summary.json").read_text())
     if (here := tokenizers.fingerprint(task.tokenizer)) != summary["tokenizer"]:
-        raise ValueError(f"{directory}: the traces are token ids of tokenizer {summary['tokenizer']}, this run's is {here}; "
-                         "a trace can be cut only by the tokenizer it was made with")  # fmt: skip
+        raise ValueError(
+            f"{directory}: the traces are token ids of tokenizer {summary['tokenizer']}, this run's"
+            f" is {here}; a trace can be cut only by the tokenizer it was made with"
+        )
     if not summary["solved"]:
         return []
     try:
         return read_dataset(directory / "dataset")
     except (FileNotFoundError, Damaged) as error:
-        say(f"{error}; the traces are read from {directory / 'log.jsonl'}, and the dataset is written anew")
+        say(
+            f"{error}; the traces are read from {directory / 'log.jsonl'}, and the dataset is"
+            " written anew"
+        )
     with Log(directory / "log.jsonl", {k: summary[k] for k in HEADER}) as log:
         traces = first_traces(replay(log.records, "collect", list(problems.values()), task), cost)
     if len(traces) != summary["solved"]:
-        raise ValueError(f"{directory}: {summary['solved']} problems were solved, the log still knows {len(traces)} traces "
-                         f"({'; '.join(log.dropped) or 'records are missing'}); to sample again what was lost, remove "
-                         "corpus.json and prefixes.json from the stages folder")  # fmt: skip
+        raise ValueError(
+            f"{directory}: {summary['solved']} problems were solved, the log still knows"
+            f" {len(traces)} traces ({'; '.join(log.dropped) or 'records are missing'}); to sample"
+            " again what was lost, remove corpus.json and prefixes.json from the stages folder"
+        )
     save(directory, traces, summary)
     return traces

@@ -1,4 +1,6 @@
-"""The one log of a run of several processes: any of them appends, process 0 holds the file, and all know what is in it."""
+"""The one log of a run of several processes: any of them appends, process 0 holds the file, and all
+know what is in it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from prefixrl_jax.runtime.processes import joined, on_primary
 
 
 class SharedLog:
-    """See `log.Log`, which it is when there is one process. Every process must open, share and close it at the same points.
+    """See `log.Log`, which it is when there is one process.
+
+    Every process must open, share and close it at the same points.
 
     Attributes:
       records: the sound records found when the log was opened.
@@ -24,7 +28,9 @@ class SharedLog:
         self._pending: list[dict[str, Any]] = []
         self.records, self.dropped = on_primary(self._open, path, header)
 
-    def _open(self, path: Path, header: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    def _open(
+        self, path: Path, header: Mapping[str, Any]
+    ) -> tuple[list[dict[str, Any]], list[str]]:
         self._log = Log(path, header)
         return self._log.records, self._log.dropped
 
@@ -35,7 +41,8 @@ class SharedLog:
     def share(self, wait: bool = False) -> list[dict[str, Any]]:
         """Writes what all processes have appended since the last call; returns it, by process.
 
-        wait: until the disk has it; otherwise `Log.flush` says when. Raises OSError on process 0 if it cannot be written.
+        wait: until the disk has it; otherwise `Log.flush` says when. Raises OSError on process 0 if
+        it cannot be written.
         """
         pending, self._pending = joined(self._pending), []
         if self._log is not None:
@@ -45,7 +52,9 @@ class SharedLog:
         return pending
 
     def close(self) -> None:
-        """Closes the file, once it has what process 0 has not shared yet; what another has not is lost."""
+        """Closes the file, once it has what process 0 has not shared yet; what another has not is
+        lost.
+        """
         if self._log is not None:
             for record in self._pending:
                 self._log.append(record)

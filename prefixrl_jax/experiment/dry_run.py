@@ -23,12 +23,17 @@ def tree_bytes(tree) -> int:
 
 
 def estimate(e: Experiment) -> Ledger:
-    """An upper estimate of the FLOPs, every sample as long as it may be and every hard problem capped."""
+    """An upper estimate of the FLOPs, every sample as long as it may be and every hard problem
+    capped.
+    """
     c, cost, ledger = e.config, e.s.cost, Ledger()
     short, long = min(c.sampling.context_buckets), max(c.sampling.context_buckets)
     new = c.sampling.max_new_tokens
     screened = sum(map(len, e.candidates.values()))
-    for phase, problems, samples in (("select", screened, c.select.samples), ("collect", c.select.train_problems, c.collect.cap)):
+    for phase, problems, samples in (
+        ("select", screened, c.select.samples),
+        ("collect", c.select.train_problems, c.collect.cap),
+    ):
         for _ in range(problems):
             ledger.add_group(cost, (phase, phase), short, [new] * samples)
     for _ in range(0 if c.model.path else c.base.batch):
@@ -53,21 +58,35 @@ def describe(e: Experiment) -> str:
     c, s = e.config, e.s
     counts = count_params(s.model)
     state = abstract_state(s.model, make_optimizer(s.optimizer("train", c.train.steps)), s.mesh)
-    caches = jax.eval_shape(lambda: empty_cache(s.model, s.engine.rows, s.engine.slots, s.sampling.max_new_tokens))
+    caches = jax.eval_shape(
+        lambda: empty_cache(s.model, s.engine.rows, s.engine.slots, s.sampling.max_new_tokens)
+    )
     ledger = estimate(e)
     gib = 1 / 2**30
     lines = [
         json.dumps(c.to_dict(), indent=1),
-        f"model       {s.model.family}: {counts['total']:,} parameters, N = {counts['matmul']:,} in matmuls, "
-        f"vocabulary {s.model.vocab_size}",
-        f"mesh        data x fsdp x tensor = {tuple(s.mesh.shape.values())} on {jax.device_count()} "
-        f"{jax.devices()[0].platform} device(s), {jax.process_count()} process(es)",
+        (
+            f"model       {s.model.family}: {counts['total']:,} parameters, N ="
+            f" {counts['matmul']:,} in matmuls, vocabulary {s.model.vocab_size}"
+        ),
+        (
+            f"mesh        data x fsdp x tensor = {tuple(s.mesh.shape.values())} on"
+            f" {jax.device_count()} {jax.devices()[0].platform} device(s), {jax.process_count()}"
+            " process(es)"
+        ),
         f"problems    {', '.join(f'{len(v)} {k}' for k, v in e.candidates.items())} candidates",
-        f"sampler     {s.engine.rows} contexts x {s.engine.slots} slots, contexts of {tuple(s.engine.buckets)} tokens, "
-        f"{s.sampling.max_new_tokens} new tokens",
-        f"train step  {c.train.batch} contexts x {c.train.group} rollouts in {c.train.micro_batches} micro-batch(es)",
-        f"memory      train state {tree_bytes(state) * gib:.3f} GiB, rows' cache "
-        f"{tree_bytes(caches) * gib:.3f} GiB (all devices together)",
+        (
+            f"sampler     {s.engine.rows} contexts x {s.engine.slots} slots, contexts of"
+            f" {tuple(s.engine.buckets)} tokens, {s.sampling.max_new_tokens} new tokens"
+        ),
+        (
+            f"train step  {c.train.batch} contexts x {c.train.group} rollouts in"
+            f" {c.train.micro_batches} micro-batch(es)"
+        ),
+        (
+            f"memory      train state {tree_bytes(state) * gib:.3f} GiB, rows' cache "
+            f"{tree_bytes(caches) * gib:.3f} GiB (all devices together)"
+        ),
         "FLOPs       at most, paper accounting: "
         + ", ".join(f"{k} {human_flops(v)}" for k, v in ledger.summary()["paper"].items() if v),
     ]

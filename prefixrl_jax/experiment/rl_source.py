@@ -1,4 +1,6 @@
-"""From a configuration to the source of RL's batches: which contexts, whose traces, what reference."""
+"""From a configuration to the source of RL's batches: which contexts, whose traces, what
+reference.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,14 @@ class Materials:
 
 
 def on_policy(s: Settings, m: Materials, samples: Path, stream: str) -> OnPolicy:
-    """The source that the fields of `prefix` and `train` describe. Raises ValueError if it needs traces and there is none."""
+    """The source that the fields of `prefix` and `train` describe.
+
+    Raises ValueError if it needs traces and there is none.
+    """
     p, t = s.config.prefix, s.config.train
-    to_cut = Traces(s.task, [(m.hard[problem], trace) for problem, trace in m.pairs], p.place == "user")
+    to_cut = Traces(
+        s.task, [(m.hard[problem], trace) for problem, trace in m.pairs], p.place == "user"
+    )
     anneal = p.anneal_steps or max(2 * s.schedule_steps // 3, 1)
     frozen = prefixes.read_cuts(m.hard, m.cuts)
     schedule = make_schedule(p.schedule, frozen, to_cut, max(p.band), anneal, t.seed)
@@ -46,7 +53,9 @@ def on_policy(s: Settings, m: Materials, samples: Path, stream: str) -> OnPolicy
         engine=s.engine,
         decode_shardings=m.decode_shardings,
         task=s.task,
-        contexts=ContextStream(schedule, [Prompt(x) for x in m.hard.values()], p.share, t.batch, t.seed),
+        contexts=ContextStream(
+            schedule, [Prompt(x) for x in m.hard.values()], p.share, t.batch, t.seed
+        ),
         group=t.group,
         advantage=t.advantage,
         loss=s.loss,
@@ -63,29 +72,40 @@ def on_policy(s: Settings, m: Materials, samples: Path, stream: str) -> OnPolicy
     )
 
 
-def off_policy_rows(traces: list[Trace], kind: str, behaviour: str, longest: int) -> dict[str, Sample] | None:
-    """None for kind "none"; else traces as rows of their problems' plain groups, with the log-probs of the policy they came from.
+def off_policy_rows(
+    traces: list[Trace], kind: str, behaviour: str, longest: int
+) -> dict[str, Sample] | None:
+    """None for kind "none"; else traces as rows of their problems' plain groups, with the log-probs
+    of the policy they came from.
 
-    behaviour: "sampled", as the base model gave them when it sampled them. "acceptance": rejection sampling keeps correct samples
-    alone, so its policy is base(trace) / base(correct); 1 / base(correct) is estimated by the samples the first success took
-    and is spread evenly over the trace's tokens. longest: tokens a row holds. Raises ValueError when there is no trace, when one
+    behaviour: "sampled", as the base model gave them when it sampled them. "acceptance": rejection
+    sampling keeps correct samples alone, so its policy is base(trace) / base(correct); 1 /
+    base(correct) is estimated by the samples the first success took and is spread evenly over the
+    trace's tokens. longest: tokens a row holds. Raises ValueError when there is no trace, when one
     is longer, or when log-probs are needed and a trace that was brought has none.
     """
     if kind == "none":
         return None
     if not traces:
-        raise ValueError(f"train.off_policy={kind!r}: the corpus has no trace (raise collect.cap, or choose easier problems)")
+        raise ValueError(
+            f"train.off_policy={kind!r}: the corpus has no trace (raise collect.cap, or choose"
+            " easier problems)"
+        )
     rows = {}
     for trace in traces:
         if len(trace.token_ids) > longest:
-            raise ValueError(f"sampling.max_new_tokens={longest}: the trace of problem {trace.problem_id!r} has "
-                             f"{len(trace.token_ids)} tokens, and train.off_policy={kind!r} makes it a row")  # fmt: skip
+            raise ValueError(
+                f"sampling.max_new_tokens={longest}: the trace of problem {trace.problem_id!r} has "
+                f"{len(trace.token_ids)} tokens, and train.off_policy={kind!r} makes it a row"
+            )
         logprobs = np.asarray(trace.logprobs, np.float32)
         if kind == "shaped":  # it asks for none
             logprobs = np.zeros(len(trace.token_ids), np.float32)
         elif not len(logprobs):
-            raise ValueError(f"train.off_policy={kind!r}: the trace of problem {trace.problem_id!r} was brought without "
-                             "log-probs; sample the corpus here, or use shaped")  # fmt: skip
+            raise ValueError(
+                f"train.off_policy={kind!r}: the trace of problem {trace.problem_id!r} was brought"
+                " without log-probs; sample the corpus here, or use shaped"
+            )
         elif behaviour == "acceptance":
             logprobs = logprobs + np.float32(math.log(trace.samples) / len(logprobs))
         tokens = np.asarray(trace.token_ids, np.int32)
@@ -94,6 +114,12 @@ def off_policy_rows(traces: list[Trace], kind: str, behaviour: str, longest: int
 
 
 def reference_logprobs(s: Settings, params: Params) -> Callable[[Group], jax.Array]:
-    """A jitted function from a global batch to its tokens' log-probs [P, G, T] under fixed parameters."""
-    score = jax.jit(lambda params, group: token_logprobs(params, s.model, group, s.loss.temperature, s.loss.logprob_chunk))
+    """A jitted function from a global batch to its tokens' log-probs [P, G, T] under fixed
+    parameters.
+    """
+    score = jax.jit(
+        lambda params, group: token_logprobs(
+            params, s.model, group, s.loss.temperature, s.loss.logprob_chunk
+        )
+    )
     return lambda group: score(params, group)

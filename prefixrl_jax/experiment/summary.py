@@ -17,18 +17,31 @@ def summary(settings: Settings, stages: Stages, ledger: Ledger, sets: Sets) -> d
     """JSON values; the stages up to evaluate must be complete."""
     results = {name: (stages.record(name) or {}).get("result", {}) for name in NAMES}
     plain = results["evaluate"]["plain"]
-    pick = lambda key: {name: {when: x[key] for when, x in times.items()} for name, times in plain.items()}  # noqa: E731
+
+    def pick(key: str) -> dict[str, dict[str, Any]]:
+        return {name: {when: x[key] for when, x in times.items()} for name, times in plain.items()}
+
     found = results["corpus"]["summary"]
     flops = ledger.summary()
     return {
-        "plain_pass_at_1": pick("avg@1"), "plain_pass_at_1_interval": pick("interval"), "pass_at_k": pick("pass@k"),
+        "plain_pass_at_1": pick("avg@1"),
+        "plain_pass_at_1_interval": pick("interval"),
+        "pass_at_k": pick("pass@k"),
         "success_by_prefix_fraction": results["evaluate"]["by_fraction"],
-        "flops": flops, "seconds": {name: stages.seconds(name) for name in NAMES},
+        "flops": flops,
+        "seconds": {name: stages.seconds(name) for name in NAMES},
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "left_out": {"malformed": len(sets.skipped), "overlap": len(sets.overlap)},
-        "corpus": found, "hard_set": {**found["hard"], "candidates": found["candidates"], "k": found["k"]},
+        "corpus": found,
+        "hard_set": {**found["hard"], "candidates": found["candidates"], "k": found["k"]},
         "prefixes": {k: v for k, v in results["prefixes"].items() if k != "line"},
-        "model": {"parameters": count_params(settings.model)["total"], "family": settings.model.family},
+        "model": {
+            "parameters": count_params(settings.model)["total"],
+            "family": settings.model.family,
+        },
         "task": settings.config.task.name,
-        "versions": {p: importlib.metadata.version(p) for p in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")},
-    }  # fmt: skip
+        "versions": {
+            p: importlib.metadata.version(p)
+            for p in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+        },
+    }

@@ -1,10 +1,10 @@
 """Attention with a context that a whole group shares.
 
-A continuation row attends to two parts, the keys of its context (one copy for all G rows) and its own keys, under one
-softmax. The two parts are never concatenated along the batch: scores against the context are a matrix product of all G rows
-with one key matrix, which is where sharing pays.
-Layouts are head-major, keys transposed ([..., K, D, positions]) and values not ([..., K, positions, D]), so that every product
-is a plain batched matmul of rows by columns.
+A continuation row attends to two parts, the keys of its context (one copy for all G rows) and its
+own keys, under one softmax. The two parts are never concatenated along the batch: scores against
+the context are a matrix product of all G rows with one key matrix, which is where sharing pays.
+Layouts are head-major, keys transposed ([..., K, D, positions]) and values not ([..., K, positions,
+D]), so that every product is a plain batched matmul of rows by columns.
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def shared_attention(q, context_k, context_v, context_mask, own_k, own_v, own_mask) -> jax.Array:
-    """Attention of continuation rows to their shared context and to themselves, one softmax over both.
+    """Attention of continuation rows to their shared context and to themselves, one softmax over
+    both.
 
     Args:
         q: [P, G, T, H, D] queries (T = 1 when decoding).
         context_k: [P, K, D, S]; context_v: [P, K, S, D].
-        context_mask: bool [P, S], false on padding and on the last context token (the rows carry that one).
-        own_k: [P·G, K, D, U]; own_v: [P·G, K, U, D]: keys and values of the rows themselves. Contexts and rows are one axis,
-            since in groups of one XLA would drop theirs and, on CPU, copy the whole cache at every token.
+        context_mask: bool [P, S], false on padding and on the last context token (the rows carry
+            that one).
+        own_k: [P·G, K, D, U]; own_v: [P·G, K, U, D]: keys and values of the rows themselves.
+            Contexts and rows are one axis, since in groups of one XLA would drop theirs and, on
+            CPU, copy the whole cache at every token.
         own_mask: bool, broadcastable to [P, G, T, U].
 
     Returns [P, G, T, H, D].
@@ -51,7 +54,9 @@ def shared_attention(q, context_k, context_v, context_mask, own_k, own_v, own_ma
     r = h // kv
     scale = jnp.asarray(d**-0.5, q.dtype)
     q = (q * scale).reshape(p, g, t, kv, r, d).transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, r, T, D]
-    to_context = jnp.einsum("pkqd,pkds->pkqs", q.reshape(p, kv, g * r * t, d), context_k, preferred_element_type=wide)
+    to_context = jnp.einsum(
+        "pkqd,pkds->pkqs", q.reshape(p, kv, g * r * t, d), context_k, preferred_element_type=wide
+    )
     to_context = to_context.reshape(p, kv, g, r, t, s)
     own_q = q.transpose(0, 2, 1, 3, 4, 5).reshape(p * g, kv, r * t, d)
     to_own = jnp.einsum("nkqd,nkdu->nkqu", own_q, own_k, preferred_element_type=wide)
@@ -66,10 +71,18 @@ def shared_attention(q, context_k, context_v, context_mask, own_k, own_v, own_ma
     e_own = jnp.exp(to_own - top[..., None])
     total = e_context.sum(-1).transpose(0, 2, 1, 3, 4) + e_own.sum(-1)
 
-    from_context = jnp.einsum("pkqs,pksd->pkqd", e_context.reshape(p, kv, g * r * t, s).astype(q.dtype), context_v,
-                              preferred_element_type=wide)  # fmt: skip
-    from_own = jnp.einsum("nkqu,nkud->nkqd", e_own.reshape(p * g, kv, r * t, u).astype(q.dtype), own_v,
-                          preferred_element_type=wide)  # fmt: skip
+    from_context = jnp.einsum(
+        "pkqs,pksd->pkqd",
+        e_context.reshape(p, kv, g * r * t, s).astype(q.dtype),
+        context_v,
+        preferred_element_type=wide,
+    )
+    from_own = jnp.einsum(
+        "nkqu,nkud->nkqd",
+        e_own.reshape(p * g, kv, r * t, u).astype(q.dtype),
+        own_v,
+        preferred_element_type=wide,
+    )
     from_context = from_context.reshape(p, kv, g, r, t, d).transpose(0, 2, 1, 3, 4, 5)
     out = (from_context + from_own.reshape(p, g, kv, r, t, d)) / total[..., None]
     return out.transpose(0, 1, 4, 2, 3, 5).reshape(p, g, t, h, d).astype(q.dtype)

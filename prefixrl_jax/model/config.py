@@ -1,4 +1,6 @@
-"""Shape and precision of the decoder family: Llama 3.x, Qwen2/2.5, Qwen3 and SmolLM2 are settings of it."""
+"""Shape and precision of the decoder family: Llama 3.x, Qwen2/2.5, Qwen3 and SmolLM2 are settings
+of it.
+"""
 
 from __future__ import annotations
 
@@ -39,21 +41,36 @@ class ModelConfig:
     attention_bias: bool = False  # biases on q, k, v (Qwen2)
     tie_embeddings: bool = True
     param_dtype: str = "float32"  # storage of the weights
-    dtype: str = "float32"  # matmuls and activations; softmax, norms' statistics and log-probs are always float32
+    # matmuls and activations; softmax, norms' statistics and log-probs are always float32
+    dtype: str = "float32"
     remat: bool = False  # recompute a layer's activations in the backward pass
-    unroll_layers: bool = False  # a Python loop instead of lax.scan: faster for a few small layers, slower to compile
+    # a Python loop instead of lax.scan: faster for a few small layers, slower to compile
+    unroll_layers: bool = False
 
     def __post_init__(self):
-        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_size"):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "intermediate_size",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 1")
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"model.num_heads={self.num_heads} is not a multiple of model.num_kv_heads={self.num_kv_heads}")
+            raise ValueError(
+                f"model.num_heads={self.num_heads} is not a multiple of"
+                f" model.num_kv_heads={self.num_kv_heads}"
+            )
         if self.head_dim % 2:
             raise ValueError(f"model.head_dim={self.head_dim}: rotary embeddings need an even size")
         for name in ("param_dtype", "dtype"):
             if getattr(self, name) not in ("float32", "bfloat16", "float64"):
-                raise ValueError(f"model.{name}={getattr(self, name)!r}: use 'float32' or 'bfloat16'")
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)!r}: use 'float32' or 'bfloat16'"
+                )
 
     @property
     def compute_dtype(self) -> Any:
@@ -69,8 +86,12 @@ class ModelConfig:
 
 
 def model_config(fields: dict[str, Any], vocab_size: int) -> ModelConfig:
-    """The `model` section of a run's configuration as a ModelConfig; the vocabulary comes from the tokenizer."""
+    """The `model` section of a run's configuration as a ModelConfig; the vocabulary comes from the
+    tokenizer.
+    """
     names = {f.name for f in dataclasses.fields(ModelConfig)} - {"vocab_size"}
     scaling = fields.get("rope_scaling")
-    values = {k: v for k, v in fields.items() if k in names} | {"rope_scaling": RopeScaling(**scaling) if scaling else None}
+    values = {k: v for k, v in fields.items() if k in names} | {
+        "rope_scaling": RopeScaling(**scaling) if scaling else None
+    }
     return ModelConfig(vocab_size=vocab_size, **values)

@@ -1,4 +1,6 @@
-"""Where a model comes from: a folder, a GGUF file or a hub id; its tokenizer, and the ids that end its turn."""
+"""Where a model comes from: a folder, a GGUF file or a hub id; its tokenizer, and the ids that end
+its turn.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +12,34 @@ from transformers import PreTrainedTokenizerFast
 from prefixrl_jax.model.gguf import open_gguf
 from prefixrl_jax.model.tokenizer import load_tokenizer
 
-FILES = ["config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer*", "*.jinja",
-         "special_tokens_map.json"]  # fmt: skip
+FILES = [
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer*",
+    "*.jinja",
+    "special_tokens_map.json",
+]
 
 
 def find_model(name: str | Path) -> Path:
-    """The local path of a folder, a GGUF file, or a model that the hub sends; raises ValueError saying which files to bring."""
+    """The local path of a folder, a GGUF file, or a model that the hub sends; raises ValueError
+    saying which files to bring.
+    """
     if (path := Path(name)).exists():
         return path
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(str(name), allow_patterns=FILES))
-    except Exception as error:  # no network, no such model, no right to it: the hub raises its own kinds
-        raise ValueError(f"model {str(name)!r}: neither a folder nor a file here, and the hub did not send it "
-                         f"({type(error).__name__}: {str(error).splitlines()[0]}); without network bring a folder with "
-                         f"{', '.join(FILES[:5])}") from error  # fmt: skip
+    # no network, no such model, no right to it: the hub raises its own kinds
+    except Exception as error:
+        raise ValueError(
+            f"model {str(name)!r}: neither a folder nor a file here, and the hub did not send it"
+            f" ({type(error).__name__}: {str(error).splitlines()[0]}); without network bring a"
+            f" folder with {', '.join(FILES[:5])}"
+        ) from error
 
 
 def tokenizer_of(path: Path) -> PreTrainedTokenizerFast:
@@ -34,11 +48,16 @@ def tokenizer_of(path: Path) -> PreTrainedTokenizerFast:
 
 
 def stop_ids(path: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
-    """The ids that end a text: eos_token_id of generation_config.json (one or several) and the tokenizer's own."""
+    """The ids that end a text: eos_token_id of generation_config.json (one or several) and the
+    tokenizer's own.
+    """
     file = path / "generation_config.json"
     named = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
     ids = named if isinstance(named, list) else [named]
     found = sorted({i for i in (*ids, tokenizer.eos_token_id) if i is not None})
     if not found:
-        raise ValueError(f"{path}: neither generation_config.json nor the tokenizer names an eos token; no text could end")
+        raise ValueError(
+            f"{path}: neither generation_config.json nor the tokenizer names an eos token; no text"
+            " could end"
+        )
     return tuple(found)

@@ -1,7 +1,8 @@
-"""Figures of a comparison: one line for each method, the same colour, marker and dash in every figure.
+"""Figures of a comparison: one line for each method, the same colour, marker and dash in every
+figure.
 
-Curves are given by method as `comparison.Curve`s over FLOPs; a band is the 95 % interval over seeds. Each function returns None
-when there is nothing to draw.
+Curves are given by method as `comparison.Curve`s over FLOPs; a band is the 95 % interval over
+seeds. Each function returns None when there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -29,12 +30,21 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#9a6324", "marker": "*", "linestyle": ":"},
 )
 LEGEND_WIDTH = 105  # characters beside each other below a figure
-GROUPS = {"groups/all_zero": ("all wrong", "share of groups"), "groups/mixed": ("mixed", "share of groups"),
-          "groups/all_one": ("all right", "share of groups")}  # fmt: skip
-DYNAMICS = {"grad_norm": ("gradient norm", "global L2 norm"), "entropy": ("entropy", "nats a token"),
-            "completions/mean_length": ("completion length", "tokens")}  # fmt: skip
-UNLOCKED = {"problems/unlocked": ("problems ever solved", "plain, in training"), "reward/plain": ("reward, plain", "mean"),
-            "reward/prefixed": ("reward, prefixed", "mean")}  # fmt: skip
+GROUPS = {
+    "groups/all_zero": ("all wrong", "share of groups"),
+    "groups/mixed": ("mixed", "share of groups"),
+    "groups/all_one": ("all right", "share of groups"),
+}
+DYNAMICS = {
+    "grad_norm": ("gradient norm", "global L2 norm"),
+    "entropy": ("entropy", "nats a token"),
+    "completions/mean_length": ("completion length", "tokens"),
+}
+UNLOCKED = {
+    "problems/unlocked": ("problems ever solved", "plain, in training"),
+    "reward/plain": ("reward, plain", "mean"),
+    "reward/prefixed": ("reward, prefixed", "mean"),
+}
 Curves = Mapping[str, Any]  # comparison.Curve by method
 
 
@@ -47,7 +57,9 @@ def _figure(count: int, height: float = 3.3) -> tuple[Figure, list[Axes]]:
     columns = 2 if count in (2, 4) else min(count, 3)
     rows = -(-count // columns)
     layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07, wspace=0.04)
-    figure = Figure(figsize=(WIDTH, height * rows if columns < 3 else 2.7 * rows), dpi=DPI, layout=layout)
+    figure = Figure(
+        figsize=(WIDTH, height * rows if columns < 3 else 2.7 * rows), dpi=DPI, layout=layout
+    )
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for ax in axes[count:]:
         ax.set_axis_off()
@@ -60,7 +72,9 @@ def _legend(figure: Figure, names: Sequence[str], drawn: set[str]) -> None:
     lines = [figure.axes[0].plot([], [], label=n, markersize=4, **style(names, n))[0] for n in kept]
     columns = LEGEND_WIDTH // (max(map(len, kept)) + 8)  # with the line and the gap beside a name
     columns = min(max(columns, 1), len(kept), 5)
-    figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False, handlelength=3.0)
+    figure.legend(
+        handles=lines, loc="outside lower center", ncols=columns, frameon=False, handlelength=3.0
+    )
 
 
 def _draw(ax: Axes, names: Sequence[str], curves: Curves, scale: float) -> None:
@@ -68,7 +82,9 @@ def _draw(ax: Axes, names: Sequence[str], curves: Curves, scale: float) -> None:
         look = style(names, name)
         ax.plot(curve.x / scale, curve.y, markevery=0.12, markersize=4, linewidth=1.5, **look)
         if curve.low is not None:
-            ax.fill_between(curve.x / scale, curve.low, curve.high, color=look["color"], alpha=0.16, linewidth=0)
+            ax.fill_between(
+                curve.x / scale, curve.low, curve.high, color=look["color"], alpha=0.16, linewidth=0
+            )
 
 
 def _flops_axis(ax: Axes, curves: Curves) -> float:
@@ -80,8 +96,12 @@ def _flops_axis(ax: Axes, curves: Curves) -> float:
     return scale
 
 
-def accuracy(names: Sequence[str], sets: Mapping[str, Curves], corpus: float, theme: Theme) -> Figure | None:
-    """Plain accuracy of each set against total FLOPs; what finding problems and traces has cost is shaded."""
+def accuracy(
+    names: Sequence[str], sets: Mapping[str, Curves], corpus: float, theme: Theme
+) -> Figure | None:
+    """Plain accuracy of each set against total FLOPs; what finding problems and traces has cost is
+    shaded.
+    """
     shown = {s: curves for s, curves in sets.items() if curves}
     if not shown:
         return None
@@ -100,16 +120,28 @@ def accuracy(names: Sequence[str], sets: Mapping[str, Curves], corpus: float, th
     return figure
 
 
-def pass_at_k(names: Sequence[str], sets: Mapping[str, Mapping[str, Mapping[float, float]]], theme: Theme) -> Figure | None:
+def pass_at_k(
+    names: Sequence[str], sets: Mapping[str, Mapping[str, Mapping[float, float]]], theme: Theme
+) -> Figure | None:
     """pass@k after training against k, a panel for each set."""
-    shown = {s: {n: t for n, t in tables.items() if t} for s, tables in sets.items() if any(tables.values())}
+    shown = {
+        s: {n: t for n, t in tables.items() if t}
+        for s, tables in sets.items()
+        if any(tables.values())
+    }
     if not shown:
         return None
     figure, axes = _figure(len(shown))
     for ax, (name, tables) in zip(axes, shown.items(), strict=True):
         ks = sorted({k for table in tables.values() for k in table})
         for method, table in tables.items():
-            ax.plot(sorted(table), [table[k] for k in sorted(table)], markersize=4, clip_on=False, **style(names, method))
+            ax.plot(
+                sorted(table),
+                [table[k] for k in sorted(table)],
+                markersize=4,
+                clip_on=False,
+                **style(names, method),
+            )
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_locator(FixedLocator(ks))
         ax.xaxis.set_minor_locator(NullLocator())
@@ -138,7 +170,13 @@ def matrix(rows: Mapping[str, Mapping[float, float]], theme: Theme) -> Figure | 
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
             ax.text(
-                j, i, f"{100 * value:.3g} %", ha="center", va="center", fontsize=8.5, color="white" if value > 0.55 else "black"
+                j,
+                i,
+                f"{100 * value:.3g} %",
+                ha="center",
+                va="center",
+                fontsize=8.5,
+                color="white" if value > 0.55 else "black",
             )
     ax.set_xticks(range(len(columns)), [f"{100 * f:.3g} %" for f in columns])
     ax.set_yticks(range(len(kept)), list(kept))
@@ -148,11 +186,15 @@ def matrix(rows: Mapping[str, Mapping[float, float]], theme: Theme) -> Figure | 
 
 
 def panels(
-    names: Sequence[str], keys: Mapping[str, tuple[str, str]], metric: Callable[[str], Curves], theme: Theme,
+    names: Sequence[str],
+    keys: Mapping[str, tuple[str, str]],
+    metric: Callable[[str], Curves],
+    theme: Theme,
     levels: Mapping[str, float] | None = None,
-) -> Figure | None:  # fmt: skip
-    """One panel for each column of metrics.jsonl that any method has; keys: (title, label of the axis) by column; levels: what
-    the column is in the corpus's traces, a grey line."""
+) -> Figure | None:
+    """One panel for each column of metrics.jsonl that any method has; keys: (title, label of the
+    axis) by column; levels: what the column is in the corpus's traces, a grey line.
+    """
     shown = {key: curves for key in keys if (curves := metric(key))}
     if not shown:
         return None
@@ -161,7 +203,15 @@ def panels(
         _draw(ax, names, curves, _flops_axis(ax, curves))
         if (level := (levels or {}).get(key)) is not None:
             ax.axhline(level, color=theme.muted, linewidth=1.2)
-            ax.text(0.98, level, "traces", transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
+            ax.text(
+                0.98,
+                level,
+                "traces",
+                transform=ax.get_yaxis_transform(),
+                ha="right",
+                va="bottom",
+                fontsize=8,
+            )
         ax.set_ylim(bottom=0)
         ax.set_title(keys[key][0].capitalize())
         ax.set_ylabel(keys[key][1])

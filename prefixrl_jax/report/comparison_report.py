@@ -1,8 +1,9 @@
-"""The report of a comparison: reads the arms' work directories, writes comparison.json, CSV files, figures and report.html.
+"""The report of a comparison: reads the arms' work directories, writes comparison.json, CSV files,
+figures and report.html.
 
-Every figure is a mean over seeds; its interval is a 95 % bootstrap over seeds, absent with one seed. Of fewer than six seeds
-that is their range, and covers less than 95 %. An arm's accuracy between two evaluations is taken on the straight line between
-them.
+Every figure is a mean over seeds; its interval is a 95 % bootstrap over seeds, absent with one
+seed. Of fewer than six seeds that is their range, and covers less than 95 %. An arm's accuracy
+between two evaluations is taken on the straight line between them.
 """
 
 from __future__ import annotations
@@ -26,9 +27,19 @@ from prefixrl_jax.report.run_report import Run, corpus_flops, estimates, read_ru
 from prefixrl_jax.runtime.files import read_json, write_json, write_text
 
 DRAWS, POINTS = 2000, 120  # of the bootstrap; along a curve
-AXES = {"paper": "flops/total", "actual": "flops/actual_total"}  # columns of metrics.jsonl, by accounting
-CURVES = ("reward/plain", "reward/prefixed", "groups/all_zero", "groups/mixed", "groups/all_one", "grad_norm", "entropy",
-          "completions/mean_length", "problems/unlocked")  # fmt: skip
+# columns of metrics.jsonl, by accounting
+AXES = {"paper": "flops/total", "actual": "flops/actual_total"}
+CURVES = (
+    "reward/plain",
+    "reward/prefixed",
+    "groups/all_zero",
+    "groups/mixed",
+    "groups/all_one",
+    "grad_norm",
+    "entropy",
+    "completions/mean_length",
+    "problems/unlocked",
+)
 TEMPLATE = "comparison_report.html.jinja"
 
 
@@ -55,7 +66,9 @@ def bounds(draws: np.ndarray) -> tuple[float, float] | None:
 
 
 def mean_curve(curves: Sequence[tuple[Any, Any]]) -> Curve | None:
-    """The mean of curves (x, y), floats [n] each, where all of them are known; None where there is no such x."""
+    """The mean of curves (x, y), floats [n] each, where all of them are known; None where there is
+    no such x.
+    """
     known = [(np.asarray(x, float), np.asarray(y, float)) for x, y in curves if len(x)]
     if not known or len(known) < len(curves):
         return None
@@ -67,19 +80,29 @@ def mean_curve(curves: Sequence[tuple[Any, Any]]) -> Curve | None:
     if len(rows) == 1:
         return Curve(grid, rows[0])
     draws = rows[resamples(len(rows))].mean(axis=1)
-    return Curve(grid, rows.mean(axis=0), np.quantile(draws, 0.025, axis=0), np.quantile(draws, 0.975, axis=0))
+    return Curve(
+        grid,
+        rows.mean(axis=0),
+        np.quantile(draws, 0.025, axis=0),
+        np.quantile(draws, 0.975, axis=0),
+    )
 
 
 def smoothed(values: Sequence[float], width: int) -> np.ndarray:
-    """float64 [n]: the mean of each value and its neighbours, `width` in all where there are as many on both sides."""
+    """float64 [n]: the mean of each value and its neighbours, `width` in all where there are as
+    many on both sides.
+    """
     half, total = width // 2, np.concatenate([[0.0], np.cumsum(np.asarray(values, float))])
     at = np.arange(len(values))
-    reach = np.minimum(half, np.minimum(at, len(values) - 1 - at))  # symmetric, so that a straight line stays what it is
+    # symmetric, so that a straight line stays what it is
+    reach = np.minimum(half, np.minimum(at, len(values) - 1 - at))
     return (total[at + reach + 1] - total[at - reach]) / (2 * reach + 1)
 
 
 def reached(x: np.ndarray, y: np.ndarray, level: float) -> float:
-    """The first x at which the piecewise straight y is at least `level`; infinity if it never is."""
+    """The first x at which the piecewise straight y is at least `level`; infinity if it never
+    is.
+    """
     at = np.flatnonzero(y >= level)
     if not len(at):
         return float("inf")
@@ -96,14 +119,21 @@ class Method:
     name: str
     runs: dict[int, Run]
 
-    def accuracy(self, set_name: str, seeds: Sequence[int] | None = None, accounting: str = "paper") -> Curve | None:
+    def accuracy(
+        self, set_name: str, seeds: Sequence[int] | None = None, accounting: str = "paper"
+    ) -> Curve | None:
         """Plain accuracy over FLOPs, of the given seeds (repeated ones count again) or of all."""
         chosen = [self.runs[s] for s in seeds or self.runs]
-        found = [estimates(run, set_name, corpus_flops(run, accounting), AXES[accounting]) for run in chosen]
+        found = [
+            estimates(run, set_name, corpus_flops(run, accounting), AXES[accounting])
+            for run in chosen
+        ]
         return mean_curve([([e.x for e in points], [e.y for e in points]) for points in found])
 
     def metric(self, key: str) -> Curve | None:
-        """A column of metrics.jsonl over FLOPs, each value the mean of the twentieth of the steps around it."""
+        """A column of metrics.jsonl over FLOPs, each value the mean of the twentieth of the steps
+        around it.
+        """
         columns = [series(run.rows, "flops/total", key) for run in self.runs.values()]
         return mean_curve([(x, smoothed(y, len(y) // 20)) for x, y in columns])
 
@@ -117,15 +147,22 @@ class Method:
         if not (values := self.values(*path)):
             return None
         draws = np.array(values)[resamples(len(values))].mean(axis=1)
-        return {"mean": float(np.mean(values)), "interval": bounds(draws) if len(values) > 1 else None}
+        return {
+            "mean": float(np.mean(values)),
+            "interval": bounds(draws) if len(values) > 1 else None,
+        }
 
 
-def efficiency(method: Method, reference: Method, set_name: str, level: float = 0.0) -> dict[str, Any]:
-    """How a method stands to the reference on a set: FLOPs of the reference to a plain accuracy over the method's FLOPs to the
-    same, in both accountings (0 if the method never has it, None if that cannot be said), and the ratio of final accuracies.
+def efficiency(
+    method: Method, reference: Method, set_name: str, level: float = 0.0
+) -> dict[str, Any]:
+    """How a method stands to the reference on a set: FLOPs of the reference to a plain accuracy
+    over the method's FLOPs to the same, in both accountings (0 if the method never has it, None if
+    that cannot be said), and the ratio of final accuracies.
 
-    level: that accuracy; 0: the reference's final one. Final, not best: the evaluations on the way have few samples, and the
-    largest of them is the luckiest. A reference that never has `level` counts with all its FLOPs, and `at_least` is true.
+    level: that accuracy; 0: the reference's final one. Final, not best: the evaluations on the way
+    have few samples, and the largest of them is the luckiest. A reference that never has `level`
+    counts with all its FLOPs, and `at_least` is true.
     """
 
     def wanted(theirs: Curve | None) -> float:
@@ -138,11 +175,15 @@ def efficiency(method: Method, reference: Method, set_name: str, level: float = 
         return spent / reached(mine.x, mine.y, wanted(theirs))
 
     def final_ratio(a: np.ndarray, b: np.ndarray) -> float:
-        return float(np.mean(a) / np.mean(b)) if len(a) and len(b) and np.mean(b) > 0 else float("nan")
+        return (
+            float(np.mean(a) / np.mean(b)) if len(a) and len(b) and np.mean(b) > 0 else float("nan")
+        )
 
     def curves(of: Method, rows: np.ndarray, accounting: str) -> list[Curve | None]:
         names = list(of.runs)
-        known = functools.cache(lambda row: of.accuracy(set_name, [names[i] for i in row], accounting))
+        known = functools.cache(
+            lambda row: of.accuracy(set_name, [names[i] for i in row], accounting)
+        )
         return [known(tuple(row)) for row in np.sort(rows)]
 
     path = ("plain_pass_at_1", set_name, "after")
@@ -151,14 +192,27 @@ def efficiency(method: Method, reference: Method, set_name: str, level: float = 
     several = len(method.runs) > 1 and len(reference.runs) > 1
     whole = reference.accuracy(set_name)
     at_least = whole is not None and bool((whole.y < wanted(whole)).all())
-    out: dict[str, Any] = {"at_least": at_least, "accuracy_ratio": final_ratio(a, b), "accuracy_interval": None}
+    out: dict[str, Any] = {
+        "at_least": at_least,
+        "accuracy_ratio": final_ratio(a, b),
+        "accuracy_interval": None,
+    }
     if several and len(a) and len(b):
-        out["accuracy_interval"] = bounds(np.array([final_ratio(a[i], b[j]) for i, j in zip(mine, theirs, strict=True)]))
+        out["accuracy_interval"] = bounds(
+            np.array([final_ratio(a[i], b[j]) for i, j in zip(mine, theirs, strict=True)])
+        )
     for accounting in AXES:
         out[f"{accounting}_ratio"] = ratio(
-            method.accuracy(set_name, None, accounting), reference.accuracy(set_name, None, accounting)
+            method.accuracy(set_name, None, accounting),
+            reference.accuracy(set_name, None, accounting),
         )
-        pairs = zip(curves(method, mine, accounting), curves(reference, theirs, accounting), strict=True) if several else []
+        pairs = (
+            zip(
+                curves(method, mine, accounting), curves(reference, theirs, accounting), strict=True
+            )
+            if several
+            else []
+        )
         out[f"{accounting}_interval"] = bounds(np.array([ratio(*pair) for pair in pairs]))
     return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in out.items()}
 
@@ -166,21 +220,36 @@ def efficiency(method: Method, reference: Method, set_name: str, level: float = 
 def read_methods(arms: Mapping[tuple[str, int], Path]) -> list[Method]:
     """Methods in the order they were named."""
     names = dict.fromkeys(method for method, _ in arms)
-    return [Method(name, {seed: read_run(path) for (method, seed), path in arms.items() if method == name}) for name in names]
+    return [
+        Method(
+            name, {seed: read_run(path) for (method, seed), path in arms.items() if method == name}
+        )
+        for name in names
+    ]
 
 
 def tables(methods: Sequence[Method], reference: str, level: float = 0.0) -> list[dict[str, Any]]:
-    """A row for each method: final plain accuracy of both sets, FLOPs, and how it stands to the reference (`efficiency`)."""
+    """A row for each method: final plain accuracy of both sets, FLOPs, and how it stands to the
+    reference (`efficiency`).
+    """
     against = next((m for m in methods if m.name == reference), None)
     rows = []
     for method in methods:
         row: dict[str, Any] = {"method": method.name, "seeds": list(method.runs)}
         for name in SET_NAMES:
-            row[name] = {when: method.mean("plain_pass_at_1", name, when) for when in ("before", "after")}
-            row[name]["against"] = efficiency(method, against, name, level) if against and against is not method else None
+            row[name] = {
+                when: method.mean("plain_pass_at_1", name, when) for when in ("before", "after")
+            }
+            row[name]["against"] = (
+                efficiency(method, against, name, level)
+                if against and against is not method
+                else None
+            )
         row["flops"] = method.mean("flops", "paper", "total")
         row["actual"] = method.mean("flops", "actual", "total")
-        norms = [y for run in method.runs.values() for y in series(run.rows, "step", "grad_norm")[1]]
+        norms = [
+            y for run in method.runs.values() for y in series(run.rows, "step", "grad_norm")[1]
+        ]
         row["grad_norm_std"] = float(np.std(norms)) if norms else None
         rows.append(row)
     return rows
@@ -194,40 +263,76 @@ def write_comparison(
     tuned: Sequence[Mapping[str, Any]] = (),
     level: float = 0.0,
 ) -> str:
-    """Writes everything below `workdir`; returns what to say of it: a table and where the report is. tuned: as `tuning.choose`
-    records it. level: as for `efficiency`."""
+    """Writes everything below `workdir`; returns what to say of it: a table and where the report
+    is. tuned: as `tuning.choose` records it. level: as for `efficiency`.
+    """
     methods = read_methods(arms)
     rows = tables(methods, reference, level)
     corpus = read_json(shared / "corpus" / "summary.json")
-    write_json(workdir / "comparison.json", {"reference": reference, "level": level or None, "methods": rows,
-                                             "corpus": corpus, "tuned": tuned})  # fmt: skip
+    write_json(
+        workdir / "comparison.json",
+        {
+            "reference": reference,
+            "level": level or None,
+            "methods": rows,
+            "corpus": corpus,
+            "tuned": tuned,
+        },
+    )
     _write_csv(workdir / "metrics.csv", methods)
     figures = _draw(methods, corpus.get("strategies", {}), workdir / "figures")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     for function in (amount, percent, interval, number):
         environment.filters[function.__name__] = function
     page = environment.get_template(TEMPLATE).render(
-        rows=rows, reference=reference, level=level, tuned=tuned, figures=figures, corpus=corpus, sets=SET_NAMES,
-        notes=[f"{m.name}, seed {seed}: {note}" for m in methods for seed, run in m.runs.items() for note in run.notes],
-    )  # fmt: skip
+        rows=rows,
+        reference=reference,
+        level=level,
+        tuned=tuned,
+        figures=figures,
+        corpus=corpus,
+        sets=SET_NAMES,
+        notes=[
+            f"{m.name}, seed {seed}: {note}"
+            for m in methods
+            for seed, run in m.runs.items()
+            for note in run.notes
+        ],
+    )
     write_text(workdir / "report.html", page)
     return f"{_text_table(rows)}\n{workdir / 'report.html'}"
 
 
 def _write_csv(path: Path, methods: Sequence[Method]) -> None:
-    """Every row of every arm's metrics.jsonl, and a last one of what was measured after training."""
+    """Every row of every arm's metrics.jsonl, and a last one of what was measured after
+    training.
+    """
     rows: list[dict[str, Any]] = []
     for method in methods:
         for seed, run in method.runs.items():
             named = {"method": method.name, "seed": seed}
             rows += [{**named, **row} for row in run.rows]
             after = {f"after/{s}/avg@1": run.find("plain_pass_at_1", s, "after") for s in SET_NAMES}
-            after |= {f"after/{s}/pass@{k}": v for s in SET_NAMES for k, v in (run.find("pass_at_k", s, "after") or {}).items()}
+            after |= {
+                f"after/{s}/pass@{k}": v
+                for s in SET_NAMES
+                for k, v in (run.find("pass_at_k", s, "after") or {}).items()
+            }
             fractions = run.find("success_by_prefix_fraction", "after") or {}
             after |= {f"after/fraction/{f}": v for f, v in fractions.items()}
-            rows.append({**named, "step": "after", "flops/total": run.find("flops", "paper", "total"), **after})
+            rows.append(
+                {
+                    **named,
+                    "step": "after",
+                    "flops/total": run.find("flops", "paper", "total"),
+                    **after,
+                }
+            )
     names = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names)
@@ -236,19 +341,37 @@ def _write_csv(path: Path, methods: Sequence[Method]) -> None:
     write_text(path, text.getvalue())
 
 
-def _draw(methods: Sequence[Method], in_traces: Mapping[str, float], directory: Path) -> list[dict[str, str]]:
-    """The figures as PNG files, and as data URIs for the page; those without data are left out. in_traces: the strategies of the
-    corpus's traces."""
+def _draw(
+    methods: Sequence[Method], in_traces: Mapping[str, float], directory: Path
+) -> list[dict[str, str]]:
+    """The figures as PNG files, and as data URIs for the page; those without data are left out.
+
+    in_traces: the strategies of the corpus's traces.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     names = [m.name for m in methods]
     metric = lambda key: {m.name: curve for m in methods if (curve := m.metric(key)) is not None}  # noqa: E731
-    offset = max((x for m in methods for run in m.runs.values() if (x := corpus_flops(run)) is not None), default=0.0)
-    accuracy = {s: {m.name: c for m in methods if (c := m.accuracy(s)) is not None} for s in SET_NAMES}
-    at_k = {s: {m.name: _mean_table(m, "pass_at_k", s, "after") for m in methods} for s in SET_NAMES}
+    offset = max(
+        (x for m in methods for run in m.runs.values() if (x := corpus_flops(run)) is not None),
+        default=0.0,
+    )
+    accuracy = {
+        s: {m.name: c for m in methods if (c := m.accuracy(s)) is not None} for s in SET_NAMES
+    }
+    at_k = {
+        s: {m.name: _mean_table(m, "pass_at_k", s, "after") for m in methods} for s in SET_NAMES
+    }
     fractions = {"base model": _mean_table(methods[0], "success_by_prefix_fraction", "before")}
     fractions |= {m.name: _mean_table(m, "success_by_prefix_fraction", "after") for m in methods}
     strategies = sorted(
-        {k for m in methods for run in m.runs.values() for row in run.rows for k in row if k.startswith("strategy/")}
+        {
+            k
+            for m in methods
+            for run in m.runs.values()
+            for row in run.rows
+            for k in row
+            if k.startswith("strategy/")
+        }
     )
     makers: dict[str, Callable[[Any], Any]] = {
         "accuracy": lambda theme: pictures.accuracy(names, accuracy, offset, theme),
@@ -272,12 +395,19 @@ def _draw(methods: Sequence[Method], in_traces: Mapping[str, float], directory: 
             path.unlink(missing_ok=True)
             continue
         path.write_bytes(image)
-        out.append({"name": name, "uri": "data:image/png;base64," + base64.b64encode(image).decode("ascii")})
+        out.append(
+            {
+                "name": name,
+                "uri": "data:image/png;base64," + base64.b64encode(image).decode("ascii"),
+            }
+        )
     return out
 
 
 def _mean_table(method: Method, *path: str) -> dict[float, float]:
-    """{k or fraction: mean over seeds} of a table in summary.json, where every seed has a number."""
+    """{k or fraction: mean over seeds} of a table in summary.json, where every seed has a
+    number.
+    """
     found = [run.find(*path) or {} for run in method.runs.values()]
     keys = [k for k in found[0] if all(finite(table.get(k)) for table in found)]
     return {float(k): float(np.mean([table[k] for table in found])) for k in keys}
@@ -291,7 +421,11 @@ def _text_table(rows: Sequence[Mapping[str, Any]]) -> str:
         cells = []
         for name in SET_NAMES:
             before, after = (row[name][when] for when in ("before", "after"))
-            cells.append(f"{percent(before['mean'])} -> {percent(after['mean'])}" if before and after else "–")
+            cells.append(
+                f"{percent(before['mean'])} -> {percent(after['mean'])}"
+                if before and after
+                else "–"
+            )
         flops = amount(row["flops"]["mean"], "FLOP") if row["flops"] else "–"
         lines.append(f"{row['method']:<{width}}{flops:>14}{cells[0]:>28}{cells[1]:>24}")
     return "\n".join(lines).replace("\u00a0", " ")

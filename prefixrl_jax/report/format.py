@@ -9,7 +9,8 @@ from prefixrl_jax.report.run_figures import finite
 
 SHOWN_CHARACTERS = 4000  # of a problem, prefix or continuation
 ABSENT = "–"
-_UNITS = ((86400, 3600, ("d", "h")), (3600, 60, ("h", "min")), (60, 1, ("min", "s")))  # seconds, seconds, names
+# seconds, seconds, names
+_UNITS = ((86400, 3600, ("d", "h")), (3600, 60, ("h", "min")), (60, 1, ("min", "s")))
 
 
 def amount(value: Any, unit: str) -> str:
@@ -17,7 +18,9 @@ def amount(value: Any, unit: str) -> str:
     if not finite(value):
         return ABSENT
     scale, prefix = figures.si_unit(abs(value))
-    digits = 0 if not value or abs(value) / scale >= 99.95 else 1 if abs(value) / scale >= 9.995 else 2
+    digits = (
+        0 if not value or abs(value) / scale >= 99.95 else 1 if abs(value) / scale >= 9.995 else 2
+    )
     return f"{value / scale:.{digits}f}\u00a0{prefix}{unit}"
 
 
@@ -25,7 +28,9 @@ def percent(value: Any) -> str:
     """0.6 -> "60.0 %"; below 1 % two digits that count: 0.00042 -> "0.042 %"."""
     if not finite(value):
         return ABSENT
-    return f"{100 * value:.1f}\u00a0%" if not 0 < abs(value) < 0.00995 else f"{100 * value:.2g}\u00a0%"
+    return (
+        f"{100 * value:.1f}\u00a0%" if not 0 < abs(value) < 0.00995 else f"{100 * value:.2g}\u00a0%"
+    )
 
 
 def interval(pair: Any) -> str:
@@ -58,7 +63,9 @@ def number(value: Any) -> str:
 
 
 def visible(text: Any) -> str:
-    """`text` with control characters made visible and, past SHOWN_CHARACTERS, a count of what is not shown."""
+    """`text` with control characters made visible and, past SHOWN_CHARACTERS, a count of what is
+    not shown.
+    """
     text = "" if text is None else str(text)
     cut = len(text) - SHOWN_CHARACTERS
     shown = text if cut <= 0 else f"{text[:SHOWN_CHARACTERS]} … [{cut:,} more characters]"

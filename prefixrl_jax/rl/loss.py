@@ -1,8 +1,8 @@
 """Policy-gradient losses on the continuation tokens of groups.
 
-Context tokens (problem and prefix) carry no loss, unless the likelihood of prefixes is asked for: they are only attended to.
-Denominators are counted over the whole global batch before it is cut into micro-batches, so neither accumulation nor sharding
-changes the loss.
+Context tokens (problem and prefix) carry no loss, unless the likelihood of prefixes is asked for:
+they are only attended to. Denominators are counted over the whole global batch before it is cut
+into micro-batches, so neither accumulation nor sharding changes the loss.
 """
 
 from __future__ import annotations
@@ -17,23 +17,39 @@ from prefixrl_jax.model.weights import Params
 from prefixrl_jax.rl.surrogate import KL, LOSSES, OFF_POLICY, LossSettings
 
 
-def token_logprobs(params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int) -> jax.Array:
-    """Log-probs of the continuation tokens, float32 [P, G, T]. The context is encoded once a group."""
+def token_logprobs(
+    params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int
+) -> jax.Array:
+    """Log-probs of the continuation tokens, float32 [P, G, T]. The context is encoded once a
+    group.
+    """
     return _logprobs_and_states(params, config, group, temperature, chunk)[0]
 
 
-def _logprobs_and_states(params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int):
+def _logprobs_and_states(
+    params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int
+):
     """Log-probs of the continuation tokens [P, G, T], and the context's hidden states [P, S, d]."""
     states, kv = transformer.encode(params, config, group.context)
-    hidden = transformer.continue_group(params, config, group.context, kv, row_inputs(group.context, group.tokens))
+    hidden = transformer.continue_group(
+        params, config, group.context, kv, row_inputs(group.context, group.tokens)
+    )
     return pick_logprobs(params, config, hidden, group.tokens, temperature, chunk), states
 
 
-def pick_logprobs(params: Params, config: ModelConfig, hidden: jax.Array, tokens: Array, temperature: float, chunk: int):
-    """Log-probs float32 [P, G, T] of int32 tokens [P, G, T] by hidden states [P, G, T, d] at the positions before them.
+def pick_logprobs(
+    params: Params,
+    config: ModelConfig,
+    hidden: jax.Array,
+    tokens: Array,
+    temperature: float,
+    chunk: int,
+):
+    """Log-probs float32 [P, G, T] of int32 tokens [P, G, T] by hidden states [P, G, T, d] at the
+    positions before them.
 
-    Logits exist for `chunk` positions at a time and are recomputed in the backward pass, so nothing of size [P, G, T, V] is
-    ever held.
+    Logits exist for `chunk` positions at a time and are recomputed in the backward pass, so nothing
+    of size [P, G, T, V] is ever held.
     """
     p, g, t = tokens.shape
     chunk = min(chunk, t)
@@ -53,26 +69,38 @@ def pick_logprobs(params: Params, config: ModelConfig, hidden: jax.Array, tokens
 
 
 def informative(advantages: jax.Array) -> jax.Array:
-    """bool [P]: groups with a nonzero advantage (float32 [P, G]). The others have gradient 0 under every surrogate."""
+    """bool [P]: groups with a nonzero advantage (float32 [P, G]).
+
+    The others have gradient 0 under every surrogate.
+    """
     return (advantages != 0).any(axis=1)  # NaN is not 0: a bad reward is seen, not skipped
 
 
-def denominators(group: Group, advantages: jax.Array, settings: LossSettings) -> dict[str, jax.Array]:
-    """Counts over the global batch: "tokens" that carry loss, "sequences" with at least one, "rows" altogether, all of them
-    of informative groups alone under `drop_uniform`.
+def denominators(
+    group: Group, advantages: jax.Array, settings: LossSettings
+) -> dict[str, jax.Array]:
+    """Counts over the global batch: "tokens" that carry loss, "sequences" with at least one, "rows"
+    altogether, all of them of informative groups alone under `drop_uniform`.
 
-    "trained" counts the sampled tokens of informative groups, over which the metrics of the update are means; "scored" all
-    tokens, over which the metric of the KL divergence is a mean; "prefix" the prefixes' tokens.
+    "trained" counts the sampled tokens of informative groups, over which the metrics of the update
+    are means; "scored" all tokens, over which the metric of the KL divergence is a mean; "prefix"
+    the prefixes' tokens.
     """
     useful = informative(advantages)
     kept = (useful if settings.drop_uniform else jnp.ones_like(useful))[:, None].astype(jnp.float32)
     per_row = group.mask().sum(2)
     counts = {
-        "tokens": (per_row * kept).sum(), "sequences": ((group.lengths > 0) * kept).sum(),
-        "rows": jnp.float32(group.lengths.shape[1]) * kept.sum(), "scored": per_row.sum(),
+        "tokens": (per_row * kept).sum(),
+        "sequences": ((group.lengths > 0) * kept).sum(),
+        "rows": jnp.float32(group.lengths.shape[1]) * kept.sum(),
+        "scored": per_row.sum(),
         "trained": (_on_policy(group) * group.mask() * useful[:, None, None]).sum(),
-        "prefix": jnp.float32(0) if group.prefix_lengths is None else group.prefix_lengths.sum().astype(jnp.float32),
-    }  # fmt: skip
+        "prefix": (
+            jnp.float32(0)
+            if group.prefix_lengths is None
+            else group.prefix_lengths.sum().astype(jnp.float32)
+        ),
+    }
     return jax.tree.map(lambda n: jnp.maximum(n, 1), counts)
 
 
@@ -83,11 +111,14 @@ def _on_policy(group: Group) -> jax.Array:
     return 1.0 - jnp.asarray(group.off_policy)[..., None].astype(jnp.float32)
 
 
-def aggregate(values: jax.Array, mask: jax.Array, total: dict[str, jax.Array], settings: LossSettings) -> jax.Array:
-    """Sum of per-token values [P, G, T] over explicit denominators; micro-batches' results add up to the batch's.
+def aggregate(
+    values: jax.Array, mask: jax.Array, total: dict[str, jax.Array], settings: LossSettings
+) -> jax.Array:
+    """Sum of per-token values [P, G, T] over explicit denominators; micro-batches' results add up
+    to the batch's.
 
-    token_mean: / all tokens. sequence_mean: each row's mean, / rows that have tokens. constant: row sums /
-    (rows · constant_length).
+    token_mean: / all tokens. sequence_mean: each row's mean, / rows that have tokens. constant: row
+    sums / (rows · constant_length).
     """
     rows = (values * mask).sum(-1)
     if settings.aggregation == "token_mean":
@@ -97,18 +128,24 @@ def aggregate(values: jax.Array, mask: jax.Array, total: dict[str, jax.Array], s
     return rows.sum() / (total["rows"] * settings.constant_length)
 
 
-def group_loss(params, config: ModelConfig, group: Group, advantages: jax.Array, total, settings: LossSettings):
+def group_loss(
+    params, config: ModelConfig, group: Group, advantages: jax.Array, total, settings: LossSettings
+):
     """The loss of (a micro-batch of) groups, and sums for the metrics.
 
     advantages: float32 [P, G]. total: `denominators` of the whole batch.
     """
     mask = group.mask()
-    logprobs, states = _logprobs_and_states(params, config, group, settings.temperature, settings.logprob_chunk)
-    logprobs = jnp.where(mask > 0, logprobs, 0.0)  # a padded row's -inf must not become NaN through 0 * inf
+    logprobs, states = _logprobs_and_states(
+        params, config, group, settings.temperature, settings.logprob_chunk
+    )
+    # a padded row's -inf must not become NaN through 0 * inf
+    logprobs = jnp.where(mask > 0, logprobs, 0.0)
     values, means = _surrogate(logprobs, group, advantages[..., None], mask, settings), {}
     if settings.kl_coef:  # a term of every token, averaged as the loss is (GRPO, equation 3)
         kl = KL[settings.kl_estimator](logprobs, group.reference)
-        kept = informative(advantages)[:, None, None] if settings.drop_uniform else 1.0  # as the denominators count
+        # as the denominators count
+        kept = informative(advantages)[:, None, None] if settings.drop_uniform else 1.0
         values += settings.kl_coef * kl * kept
         means["kl"] = jax.lax.stop_gradient((kl * mask).sum() / total["scored"])
     loss = aggregate(values, mask, total, settings)
@@ -132,7 +169,8 @@ def _surrogate(logprobs, group: Group, advantages, mask, settings: LossSettings)
     if group.off_policy is None or off_policy is None:
         return on_policy(logprobs, group.logprobs, advantages, mask, settings)
     off = group.off_policy[..., None]
-    # A trace's ratio may overflow, and an infinity that is not selected would still make the gradient NaN.
+    # A trace's ratio may overflow, and an infinity that is not selected would still make the
+    # gradient NaN.
     behaviour = jnp.where(off, jax.lax.stop_gradient(logprobs), group.logprobs)
     return jnp.where(
         off,
@@ -141,11 +179,19 @@ def _surrogate(logprobs, group: Group, advantages, mask, settings: LossSettings)
     )
 
 
-def _prefix_nll(params, config: ModelConfig, group: Group, states: jax.Array, settings: LossSettings) -> jax.Array:
-    """Sum of -log pi over the prefixes' tokens, the last ones of each context; at temperature 1, as any likelihood."""
+def _prefix_nll(
+    params, config: ModelConfig, group: Group, states: jax.Array, settings: LossSettings
+) -> jax.Array:
+    """Sum of -log pi over the prefixes' tokens, the last ones of each context; at temperature 1, as
+    any likelihood.
+    """
     tokens = group.context.tokens[:, None, 1:]  # the state at i predicts token i + 1
-    logprobs = pick_logprobs(params, config, states[:, None, :-1], tokens, 1.0, settings.logprob_chunk)[:, 0]
+    logprobs = pick_logprobs(
+        params, config, states[:, None, :-1], tokens, 1.0, settings.logprob_chunk
+    )[:, 0]
     ends = group.context.lengths - 1
     assert group.prefix_lengths is not None  # the batch was made for this loss
-    mask = length_mask(ends, tokens.shape[-1]) & ~length_mask(ends - group.prefix_lengths, tokens.shape[-1])
+    mask = length_mask(ends, tokens.shape[-1]) & ~length_mask(
+        ends - group.prefix_lengths, tokens.shape[-1]
+    )
     return -jnp.where(mask, logprobs, 0.0).sum()

@@ -1,9 +1,10 @@
 """The jitted, sharded update: one optimizer step on a batch of groups.
 
-The batch is cut into micro-batches of whole groups; gradients are summed in float32 and one AdamW update is made. Groups whose
-rollouts were all right or all wrong have gradient zero, unless the loss has a term besides the policy gradient: they come last,
-and micro-batches of nothing else are not computed.
-If the loss or the gradient is not finite the state comes back unchanged and the metrics say so.
+The batch is cut into micro-batches of whole groups; gradients are summed in float32 and one AdamW
+update is made. Groups whose rollouts were all right or all wrong have gradient zero, unless the
+loss has a term besides the policy gradient: they come last, and micro-batches of nothing else are
+not computed. If the loss or the gradient is not finite the state comes back unchanged and the
+metrics say so.
 """
 
 from __future__ import annotations
@@ -74,16 +75,28 @@ def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
     """Global-norm clipping, then AdamW."""
     return optax.chain(
         optax.clip_by_global_norm(settings.max_grad_norm),
-        optax.adamw(learning_rate(settings), settings.b1, settings.b2, settings.eps, weight_decay=settings.weight_decay),
+        optax.adamw(
+            learning_rate(settings),
+            settings.b1,
+            settings.b2,
+            settings.eps,
+            weight_decay=settings.weight_decay,
+        ),
     )
 
 
 def _init_moments(optimizer: optax.GradientTransformation, params: Params) -> Any:
-    """The optimizer's state in float32, whatever the weights are stored in: gradients are summed in float32 too."""
-    return optimizer.init(jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), params))
+    """The optimizer's state in float32, whatever the weights are stored in: gradients are summed in
+    float32 too.
+    """
+    return optimizer.init(
+        jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), params)
+    )
 
 
-def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def state_shardings(
+    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
     """Shardings of the whole state: Adam's moments lie where their weights lie."""
     params, shards = abstract_params(config), param_shardings(config, mesh, "train")
     opt_state = optax.tree_map_params(
@@ -96,20 +109,34 @@ def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation
     return TrainState(shards, opt_state, replicated(mesh))
 
 
-def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(
+    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
     """Shapes, dtypes and shardings of the state, without any array."""
     params = abstract_params(config)
-    shapes = TrainState(params, jax.eval_shape(partial(_init_moments, optimizer), params), jax.ShapeDtypeStruct((), jnp.int32))
+    shapes = TrainState(
+        params,
+        jax.eval_shape(partial(_init_moments, optimizer), params),
+        jax.ShapeDtypeStruct((), jnp.int32),
+    )
     return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, state_shardings(config, optimizer, mesh)
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        state_shardings(config, optimizer, mesh),
     )
 
 
-def init_state(params: Params, config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A fresh state around `params`, placed on the mesh. The arrays are copies: updates donate them."""
+def init_state(
+    params: Params, config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """A fresh state around `params`, placed on the mesh.
+
+    The arrays are copies: updates donate them.
+    """
     shards = state_shardings(config, optimizer, mesh)
     make = jax.jit(
-        lambda p: TrainState(jax.tree.map(jnp.copy, p), _init_moments(optimizer, p), jnp.int32(0)), out_shardings=shards
+        lambda p: TrainState(jax.tree.map(jnp.copy, p), _init_moments(optimizer, p), jnp.int32(0)),
+        out_shardings=shards,
     )
     return make(jax.device_put(params, shards.params))
 
@@ -129,26 +156,42 @@ def make_train_step(
     def update(state: TrainState, group: Group):
         scores = advantages(group.rewards, advantage)
         total = denominators(group, scores, settings)
-        summed, computed = _accumulate(state.params, config, group, scores, total, settings, micro_batches, blocks)
+        summed, computed = _accumulate(
+            state.params, config, group, scores, total, settings, micro_batches, blocks
+        )
         grads, loss, means, maxima = summed
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
         new = TrainState(optax.apply_updates(state.params, changes), opt_state, state.step + 1)
         state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
-        return state, {"loss": loss, "grad_norm": norm, "finite": finite, "groups/computed": computed, **means, **maxima}
+        return state, {
+            "loss": loss,
+            "grad_norm": norm,
+            "finite": finite,
+            "groups/computed": computed,
+            **means,
+            **maxima,
+        }
 
     shards = state_shardings(config, optimizer, mesh)
     return jax.jit(update, donate_argnums=0, out_shardings=(shards, replicated(mesh)))
 
 
 def _accumulate(params, config, group, scores, total, settings, micro_batches, blocks):
-    """(gradient, loss, means and maxima) summed over micro-batches of whole groups, and the number of groups computed."""
+    """(gradient, loss, means and maxima) summed over micro-batches of whole groups, and the number
+    of groups computed.
+    """
     grad_of = jax.value_and_grad(group_loss, has_aux=True)
 
     def one(part, part_scores):
         (loss, (means, maxima)), grads = grad_of(params, config, part, part_scores, total, settings)
-        return jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), grads), loss, means, maxima
+        return (
+            jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), grads),
+            loss,
+            means,
+            maxima,
+        )
 
     if micro_batches == 1:
         return one(group, scores), scores.shape[0]
@@ -161,24 +204,34 @@ def _accumulate(params, config, group, scores, total, settings, micro_batches, b
         summed = jax.tree.map(jnp.add, carry[:3], (grads, loss, means))
         return (*summed, jax.tree.map(jnp.maximum, carry[3], maxima))
 
-    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, *jax.tree.map(lambda x: x[0], parts)))
+    empty = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(one, *jax.tree.map(lambda x: x[0], parts)),
+    )
     return jax.lax.fori_loop(0, needed, add, empty), needed * (scores.shape[0] // micro_batches)
 
 
-def _informative_first(tree: Any, wanted: jax.Array, micro_batches: int, blocks: int) -> tuple[Any, jax.Array]:
-    """Arrays [P, ...] as micro-batches [M, P/M, ...], groups that are `wanted` (bool [P]) in the first ones.
+def _informative_first(
+    tree: Any, wanted: jax.Array, micro_batches: int, blocks: int
+) -> tuple[Any, jax.Array]:
+    """Arrays [P, ...] as micro-batches [M, P/M, ...], groups that are `wanted` (bool [P]) in the
+    first ones.
 
-    blocks: the number of equal parts the batch axis is spread over. Every micro-batch takes as many groups from every part,
-    and groups are ordered within their part, so nothing moves between devices. Returns also how many micro-batches hold all
-    that is wanted, int32 [].
+    blocks: the number of equal parts the batch axis is spread over. Every micro-batch takes as many
+    groups from every part, and groups are ordered within their part, so nothing moves between
+    devices. Returns also how many micro-batches hold all that is wanted, int32 [].
     """
     per_block = wanted.size // blocks
     wanted = wanted.reshape(blocks, per_block)
     order = jnp.argsort(~wanted, axis=1, stable=True)
 
     def split(x):
-        by_block = jax.vmap(lambda rows, at: rows[at])(x.reshape(blocks, per_block, *x.shape[1:]), order)
-        parts = by_block.reshape(blocks, micro_batches, per_block // micro_batches, *x.shape[1:]).swapaxes(0, 1)
+        by_block = jax.vmap(lambda rows, at: rows[at])(
+            x.reshape(blocks, per_block, *x.shape[1:]), order
+        )
+        parts = by_block.reshape(
+            blocks, micro_batches, per_block // micro_batches, *x.shape[1:]
+        ).swapaxes(0, 1)
         return constrain_batch(parts.reshape(micro_batches, -1, *x.shape[1:]), axis=1)
 
     return jax.tree.map(split, tree), -(-wanted.sum(1).max() // (per_block // micro_batches))

@@ -1,4 +1,6 @@
-"""Files that appear under their name whole or not at all, so that a kill leaves either the old content or the new."""
+"""Files that appear under their name whole or not at all, so that a kill leaves either the old
+content or the new.
+"""
 
 from __future__ import annotations
 

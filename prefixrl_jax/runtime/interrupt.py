@@ -1,4 +1,5 @@
-"""SIGTERM, as schedulers send it before they take a machine away: stop between two chunks, save what is finished, end well.
+"""SIGTERM, as schedulers send it before they take a machine away: stop between two chunks, save
+what is finished, end well.
 
 A second SIGTERM ends the process at once.
 """
@@ -17,7 +18,10 @@ _received = _deferred = False
 
 
 class Interrupted(Exception):
-    """The process was asked to stop. What is finished is saved; the same command goes on from there."""
+    """The process was asked to stop.
+
+    What is finished is saved; the same command goes on from there.
+    """
 
 
 def listen() -> None:

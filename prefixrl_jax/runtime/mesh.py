@@ -1,8 +1,8 @@
 """One mesh of (data, fsdp, tensor) and two tables that say where each logical axis lives on it.
 
-A single CPU device is a 1x1x1 mesh: there is no other code path. Batches are spread over data and fsdp together; weights are
-cut over fsdp and tensor for training, and over tensor alone for decoding, where gathering them every token would cost more
-than holding them.
+A single CPU device is a 1x1x1 mesh: there is no other code path. Batches are spread over data and
+fsdp together; weights are cut over fsdp and tensor for training, and over tensor alone for
+decoding, where gathering them every token would cost more than holding them.
 """
 
 from __future__ import annotations
@@ -20,36 +20,67 @@ from prefixrl_jax.model.weights import Params, tree_from, weight_table
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
 RULES = {
-    "train": {"embed": "fsdp", "vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor"},
-    "decode": {"embed": None, "vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor"},
+    "train": {
+        "embed": "fsdp",
+        "vocab": "tensor",
+        "heads": "tensor",
+        "kv_heads": "tensor",
+        "mlp": "tensor",
+    },
+    "decode": {
+        "embed": None,
+        "vocab": "tensor",
+        "heads": "tensor",
+        "kv_heads": "tensor",
+        "mlp": "tensor",
+    },
 }
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """A mesh over all devices; one size may be -1 (whatever is left). Raises ValueError when the sizes do not fit."""
+    """A mesh over all devices; one size may be -1 (whatever is left).
+
+    Raises ValueError when the sizes do not fit.
+    """
     devices = list(jax.devices()) if devices is None else list(devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     free = [name for name, n in sizes.items() if n == -1]
     known = math.prod(n for n in sizes.values() if n != -1)
     if len(free) > 1 or known < 1 or len(devices) % known or (not free and known != len(devices)):
-        raise ValueError(f"mesh.{'x'.join(AXES)}={tuple(sizes.values())} does not fill {len(devices)} device(s): "
-                         "the sizes must multiply to that number, and at most one may be -1")  # fmt: skip
+        raise ValueError(
+            f"mesh.{'x'.join(AXES)}={tuple(sizes.values())} does not fill {len(devices)} device(s):"
+            " the sizes must multiply to that number, and at most one may be -1"
+        )
     for name in free:
         sizes[name] = len(devices) // known
     if (batch := sizes["data"] * sizes["fsdp"]) % (processes := jax.process_count()):
-        raise ValueError(f"mesh.data x mesh.fsdp = {batch}: must be a multiple of the {processes} processes, each of which holds "
-                         "rows of its own; mesh.tensor cannot reach over several")  # fmt: skip
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+        raise ValueError(
+            f"mesh.data x mesh.fsdp = {batch}: must be a multiple of the {processes} processes,"
+            " each of which holds rows of its own; mesh.tensor cannot reach over several"
+        )
+    return jax.make_mesh(
+        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    )
 
 
 def param_shardings(config: ModelConfig, mesh: Mesh, rules: str) -> Params:
-    """A NamedSharding for every weight under the "train" or "decode" rules; an axis that does not divide stays whole."""
+    """A NamedSharding for every weight under the "train" or "decode" rules; an axis that does not
+    divide stays whole.
+    """
     table = RULES[rules]
 
     def leaf(w):
         spec = [table.get(axis) if axis else None for axis in w.full_axes()]
         shape = w.full_shape(config)
-        return NamedSharding(mesh, Spec(*(a if a and n % mesh.shape[a] == 0 else None for a, n in zip(spec, shape, strict=True))))
+        return NamedSharding(
+            mesh,
+            Spec(
+                *(
+                    a if a and n % mesh.shape[a] == 0 else None
+                    for a, n in zip(spec, shape, strict=True)
+                )
+            ),
+        )
 
     return tree_from(weight_table(config), leaf)
 
@@ -65,7 +96,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def constrain_batch(x: jax.Array, axis: int = 0, heads: int | None = None) -> jax.Array:
-    """Keeps the context axis `axis` spread over the batch axes of the mesh in use, and axis `heads` over tensor if it divides."""
+    """Keeps the context axis `axis` spread over the batch axes of the mesh in use, and axis `heads`
+    over tensor if it divides.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
@@ -79,12 +112,15 @@ def constrain_batch(x: jax.Array, axis: int = 0, heads: int | None = None) -> ja
 def constrain_table(x: jax.Array) -> jax.Array:
     """Keeps an embedding table [V, d] cut over tensor alone while tokens look things up in it.
 
-    From a table that is also cut over d the partitioner makes activations cut over d, replicates them, and cuts them again.
+    From a table that is also cut over d the partitioner makes activations cut over d, replicates
+    them, and cuts them again.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, Spec("tensor" if x.shape[0] % mesh.shape["tensor"] == 0 else None, None))
+    return jax.lax.with_sharding_constraint(
+        x, Spec("tensor" if x.shape[0] % mesh.shape["tensor"] == 0 else None, None)
+    )
 
 
 def batch_divisor(mesh: Mesh) -> int:
@@ -93,9 +129,13 @@ def batch_divisor(mesh: Mesh) -> int:
 
 
 def to_global(mesh: Mesh, tree):
-    """This process's rows (numpy, leading axis local P) as global arrays spread over the batch axes."""
+    """This process's rows (numpy, leading axis local P) as global arrays spread over the batch
+    axes.
+    """
     sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+    )
 
 
 def to_local(x: jax.Array) -> np.ndarray:

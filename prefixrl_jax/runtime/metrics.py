@@ -1,6 +1,8 @@
-"""What a run tells while it goes: metrics.jsonl, TensorBoard events, a progress line on a terminal, plain lines elsewhere.
+"""What a run tells while it goes: metrics.jsonl, TensorBoard events, a progress line on a terminal,
+plain lines elsewhere.
 
-Only process 0 writes. Names are the field's: reward/mean, entropy, grad_norm, flops/total and so on.
+Only process 0 writes. Names are the field's: reward/mean, entropy, grad_norm, flops/total and so
+on.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ from pathlib import Path
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
@@ -41,14 +50,23 @@ def say(message: str) -> None:
 
 
 class Bar:
-    """Progress of one stage: a live bar with ETA on a terminal; elsewhere a plain line per call of `update` with `line=True`."""
+    """Progress of one stage: a live bar with ETA on a terminal; elsewhere a plain line per call of
+    `update` with `line=True`.
+    """
 
     def __init__(self, stage: str, total: int, done: int = 0):
         self._live = sys.stdout.isatty() and primary()
         self._stage, self._total, self._start, self._first = stage, total, time.monotonic(), done
         if self._live:
-            columns = (TextColumn("{task.description:>9}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(),
-                       TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
+            columns = (
+                TextColumn("{task.description:>9}"),
+                BarColumn(24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("eta"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
             self._progress = Progress(*columns)
             self._task = self._progress.add_task(stage, total=total, completed=done, note="")
             self._progress.start()
@@ -75,7 +93,10 @@ class Bar:
 
 
 class Metrics:
-    """metrics.jsonl and TensorBoard events of one loop. On resume, lines after the checkpoint's step are cut off."""
+    """metrics.jsonl and TensorBoard events of one loop.
+
+    On resume, lines after the checkpoint's step are cut off.
+    """
 
     def __init__(self, path: Path, events: Path | None, step: int):
         self._path, self._file, self._writer = path, None, None
@@ -86,10 +107,13 @@ class Metrics:
         self._file = path.open("ab", buffering=0)  # nothing is left to be written when it is closed
         if events is not None:
             events.mkdir(parents=True, exist_ok=True)
-            # Not tensorboardX's SummaryWriter: on a full disk its thread dies, and the next calls wait for it forever.
+            # Not tensorboardX's SummaryWriter: on a full disk its thread dies, and the next calls
+            # wait for it forever.
             self._writer = EventsWriter(str(events / "events"))
             if step:  # TensorBoard then hides what an interrupted run has written of later steps
-                self._writer.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+                self._writer.write_event(
+                    Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+                )
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line of finite JSON: a NaN becomes null."""
@@ -97,15 +121,23 @@ class Metrics:
             return
         clean = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
         line = json.dumps({"step": step, **clean}).encode() + b"\n"
-        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in clean.items() if value is not None]
+        scalars = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in clean.items()
+            if value is not None
+        ]
         try:
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if self._writer is not None:
-                self._writer.write_event(Event(step=step, wall_time=time.time(), summary=Summary(value=scalars)))
+                self._writer.write_event(
+                    Event(step=step, wall_time=time.time(), summary=Summary(value=scalars))
+                )
                 self._writer.flush()
         except OSError as error:  # which does not know its file
-            message = f"{error.strerror}: step {step} was not written; the lines before it are intact"
+            message = (
+                f"{error.strerror}: step {step} was not written; the lines before it are intact"
+            )
             raise OSError(error.errno, message, str(self._path)) from error
 
     def close(self) -> None:
@@ -113,7 +145,8 @@ class Metrics:
         if self._file is not None:
             self._file.close()
         if self._writer is not None:
-            with contextlib.suppress(OSError):  # what a failed write has left in its buffer, and `write` has told
+            # what a failed write has left in its buffer, and `write` has told
+            with contextlib.suppress(OSError):
                 self._writer.close()
 
 

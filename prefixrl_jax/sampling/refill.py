@@ -1,12 +1,14 @@
 """Long-tailed sampling: a batch that stays full although samples end at different times.
 
-A row of the batch is one context. A free slot takes the next sample id of the same context; when a context wants no more
-samples its row takes the next one. What is wanted is decided by a `Job`, so fixed-k screening, sampling until the first
-success and RL rollouts are three small jobs over this one loop.
+A row of the batch is one context. A free slot takes the next sample id of the same context; when a
+context wants no more samples its row takes the next one. What is wanted is decided by a `Job`, so
+fixed-k screening, sampling until the first success and RL rollouts are three small jobs over this
+one loop.
 
-Which sample is begun when depends on the lengths of those before it alone. So a run that was interrupted is replayed: finished
-samples hold their slots for as long as they did, without being computed, and what is drawn again finds the same neighbours, the
-same cache columns and the same bits. The ledger of the two runs together is that of one.
+Which sample is begun when depends on the lengths of those before it alone. So a run that was
+interrupted is replayed: finished samples hold their slots for as long as they did, without being
+computed, and what is drawn again finds the same neighbours, the same cache columns and the same
+bits. The ledger of the two runs together is that of one.
 """
 
 from __future__ import annotations
@@ -32,12 +34,16 @@ from prefixrl_jax.runtime.processes import agree
 from prefixrl_jax.sampling import noise, sampler
 from prefixrl_jax.sampling.sampler import Sampling
 
-SHARE_SECONDS = 1.0  # how long a process may keep finished samples from the others: what the kill of one can cost
+# how long a process may keep finished samples from the others: what the kill of one can cost
+SHARE_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One finished sample. token_ids int32 [n], stop id included; logprobs float32 [n] of the sampled distribution."""
+    """One finished sample.
+
+    token_ids int32 [n], stop id included; logprobs float32 [n] of the sampled distribution.
+    """
 
     sample_id: int
     token_ids: np.ndarray
@@ -62,14 +68,18 @@ class Job(abc.ABC):
     @property
     @abc.abstractmethod
     def closed(self) -> bool:
-        """Whether the row may be given away; samples still in flight are then dropped, but charged."""
+        """Whether the row may be given away; samples still in flight are then dropped, but
+        charged.
+        """
 
     def known_length(self, sample_id: int) -> int:
         """Tokens of a sample that an interrupted run has finished, or 0 if it has to be drawn."""
         return 0
 
     def redeliver(self, sample_id: int) -> None:
-        """Takes a sample of known length at the moment at which the interrupted run delivered it."""
+        """Takes a sample of known length at the moment at which the interrupted run delivered
+        it.
+        """
         raise LookupError(f"{self.name}: sample {sample_id} was not finished before")
 
 
@@ -99,7 +109,9 @@ class FixedJob(Job):
 
 @dataclasses.dataclass
 class _Row:
-    """The host's view of one batch row: its job, the sample in each slot (-1: none) and tokens sampled so far for it."""
+    """The host's view of one batch row: its job, the sample in each slot (-1: none) and tokens
+    sampled so far for it.
+    """
 
     job: Job | None
     slots: np.ndarray  # int64 [G]
@@ -108,7 +120,9 @@ class _Row:
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """A sampler of fixed shape: `rows` contexts x `slots` samples over a mesh, decoding `chunk` tokens between refills."""
+    """A sampler of fixed shape: `rows` contexts x `slots` samples over a mesh, decoding `chunk`
+    tokens between refills.
+    """
 
     config: ModelConfig
     mesh: Mesh
@@ -119,21 +133,44 @@ class Engine:
     buckets: tuple[int, ...]
 
     def wide(self, samples: int) -> Engine:
-        """As many samples in flight with more rows, for jobs that want so few that slots would stay idle."""
-        slots = max(n for n in range(1, self.slots + 1) if self.slots % n == 0 and n <= max(samples, 1))
+        """As many samples in flight with more rows, for jobs that want so few that slots would stay
+        idle.
+        """
+        slots = max(
+            n for n in range(1, self.slots + 1) if self.slots % n == 0 and n <= max(samples, 1)
+        )
         return dataclasses.replace(self, rows=self.rows * self.slots // slots, slots=slots)
 
-    def run(self, params: Params, jobs: Sequence[Job], sampling: Sampling, stream: jax.Array, ledger: Ledger,
-            phases: tuple[str, str], meanwhile: Callable[[bool], None] = lambda due: None) -> None:  # fmt: skip
+    def run(
+        self,
+        params: Params,
+        jobs: Sequence[Job],
+        sampling: Sampling,
+        stream: jax.Array,
+        ledger: Ledger,
+        phases: tuple[str, str],
+        meanwhile: Callable[[bool], None] = lambda due: None,
+    ) -> None:
         """Samples until every job of every process is closed. Each process passes its own jobs.
 
-        params: placed by the "decode" rules. stream: key of the stage and step (`noise.stream_key`). The ledger is charged
-        under phases = (of prefill, of decode). `meanwhile` is called while the device decodes a chunk: the place for what the
-        samples delivered before it have left to do. Its argument says whether it is time to tell other processes, the same on
-        each. Raises Interrupted, between chunks, when any process was asked to stop.
+        params: placed by the "decode" rules. stream: key of the stage and step
+        (`noise.stream_key`). The ledger is charged under phases = (of prefill, of decode).
+        `meanwhile` is called while the device decodes a chunk: the place for what the samples
+        delivered before it have left to do. Its argument says whether it is time to tell other
+        processes, the same on each. Raises Interrupted, between chunks, when any process was asked
+        to stop.
         """
         longest = agree(max((len(j.context_ids) for j in jobs), default=1), np.max)
-        loop = _Loop(self, params, iter(jobs), sampling, stream, ledger, phases, bucket(longest, self.buckets))
+        loop = _Loop(
+            self,
+            params,
+            iter(jobs),
+            sampling,
+            stream,
+            ledger,
+            phases,
+            bucket(longest, self.buckets),
+        )
         while (work := loop.fill()).running:
             if work.stop:
                 raise interrupt.Interrupted
@@ -141,7 +178,9 @@ class Engine:
 
 
 class _Work(NamedTuple):
-    """What the processes have to do before and in the next chunk: the most that any of them wants, so that all do the same."""
+    """What the processes have to do before and in the next chunk: the most that any of them wants,
+    so that all do the same.
+    """
 
     running: int  # samples that are held by slots; none: the end
     replacements: int  # calls that give rows new contexts
@@ -155,8 +194,24 @@ class _Work(NamedTuple):
 class _Loop:
     """One call of `Engine.run`: the device state and the host's view of the rows."""
 
-    def __init__(self, engine: Engine, params, jobs: Iterator[Job], sampling, stream, ledger, phases, size: int):
-        self.e, self.params, self.jobs, self.sampling, self.stream = engine, params, jobs, sampling, stream
+    def __init__(
+        self,
+        engine: Engine,
+        params,
+        jobs: Iterator[Job],
+        sampling,
+        stream,
+        ledger,
+        phases,
+        size: int,
+    ):
+        self.e, self.params, self.jobs, self.sampling, self.stream = (
+            engine,
+            params,
+            jobs,
+            sampling,
+            stream,
+        )
         self.ledger, self.phases, self.size = ledger, phases, size
         self.blocks = math.prod(engine.mesh.shape[a] for a in meshes.BATCH)
         self.local_blocks = max(self.blocks // jax.process_count(), 1)
@@ -167,47 +222,73 @@ class _Loop:
         for row in self.rows:
             row.job = next(self.jobs, None)
         contexts = self._contexts([row.job for row in self.rows])
-        self.state = sampler.start(params, meshes.to_global(engine.mesh, contexts), config=engine.config, slots=engine.slots,
-                                   columns=sampling.max_new_tokens)  # fmt: skip
+        self.state = sampler.start(
+            params,
+            meshes.to_global(engine.mesh, contexts),
+            config=engine.config,
+            slots=engine.slots,
+            columns=sampling.max_new_tokens,
+        )
         self.words = np.stack([_words(row.job) for row in self.rows])
         self._charge_hardware(engine.rows * size)
         self.ticks = 0
         self.ages = np.zeros((self.local, engine.slots), np.int32)
-        self.known = np.zeros((self.local, engine.slots), np.int32)  # length of the sample in the slot if it is replayed, or 0
+        # length of the sample in the slot if it is replayed, or 0
+        self.known = np.zeros((self.local, engine.slots), np.int32)
         self.stale = False  # whether the device still runs samples that were dropped
         self.told = time.monotonic()  # when the processes last told each other what they have
 
     def _contexts(self, jobs: list[Job | None]) -> Context:
-        tokens, lengths = pad_rows([[0] if job is None else job.context_ids for job in jobs], self.size)
+        tokens, lengths = pad_rows(
+            [[0] if job is None else job.context_ids for job in jobs], self.size
+        )
         return Context(tokens, lengths)
 
     def _charge_hardware(self, tokens: float, decoded: float = 0.0) -> None:
-        share = 1 / jax.process_count()  # every process charges its part; the parts are summed when ledgers are merged
+        # every process charges its part; the parts are summed when ledgers are merged
+        share = 1 / jax.process_count()
         self.ledger.add("hardware", self.phases[0], share * self.e.cost.tokens(tokens))
         self.ledger.add("hardware", self.phases[1], share * self.e.cost.tokens(decoded))
 
     def fill(self) -> _Work:
-        """Gives free rows new contexts and free slots new samples; returns what there is to do in the next chunk."""
+        """Gives free rows new contexts and free slots new samples; returns what there is to do in
+        the next chunk.
+        """
         waiting = self._replace_closed()
         fresh = self._begin_samples()
         ids, drawn = self._held()
-        left = np.where((ids >= 0) & ~drawn, np.minimum(self.known - self.ages, self.e.chunk), 0).max()
-        crowded = max(sum(i // self.per_block == b for i in waiting) for b in range(self.local_blocks))
+        left = np.where(
+            (ids >= 0) & ~drawn, np.minimum(self.known - self.ages, self.e.chunk), 0
+        ).max()
+        crowded = max(
+            sum(i // self.per_block == b for i in waiting) for b in range(self.local_blocks)
+        )
         due = jax.process_count() == 1 or time.monotonic() - self.told > SHARE_SECONDS
-        own = _Work(int((ids >= 0).sum()), -(-crowded // self.per_call), int(fresh.any() or self.stale), int(drawn.any()),
-                    int(left), int(interrupt.wanted()), int(due))  # fmt: skip
+        own = _Work(
+            int((ids >= 0).sum()),
+            -(-crowded // self.per_call),
+            int(fresh.any() or self.stale),
+            int(drawn.any()),
+            int(left),
+            int(interrupt.wanted()),
+            int(due),
+        )
         work = _Work(*agree(own, np.max))  # agreed at once, so that trip counts never differ
         self.told = time.monotonic() if work.due else self.told
         for _ in range(work.replacements):
             self._send_contexts(waiting)
         if work.changed:
             self.stale = False
-            given = meshes.to_global(self.e.mesh, (self.words, np.maximum(ids, 0).astype(np.int32), fresh, drawn))
+            given = meshes.to_global(
+                self.e.mesh, (self.words, np.maximum(ids, 0).astype(np.int32), fresh, drawn)
+            )
             self.state = sampler.assign(self.state, self.stream, *given, ticks=np.int32(self.ticks))
         return work
 
     def _begin_samples(self) -> np.ndarray:
-        """Hands every free slot the next sample its job wants; returns the slots that draw one from here on, bool [rows, G]."""
+        """Hands every free slot the next sample its job wants; returns the slots that draw one from
+        here on, bool [rows, G].
+        """
         fresh = np.zeros((self.local, self.e.slots), bool)
         for row, new, known, age in zip(self.rows, fresh, self.known, self.ages, strict=True):
             if (job := row.job) is None:
@@ -220,12 +301,16 @@ class _Loop:
         return fresh
 
     def _held(self) -> tuple[np.ndarray, np.ndarray]:
-        """Sample ids by slot (int64 [rows, G], -1: none), and which of them the device draws (bool)."""
+        """Sample ids by slot (int64 [rows, G], -1: none), and which of them the device draws
+        (bool).
+        """
         ids = np.stack([row.slots for row in self.rows])
         return ids, (ids >= 0) & (self.known == 0)
 
     def _replace_closed(self) -> list[int]:
-        """Takes closed jobs out of their rows; returns the rows whose new context the device has yet to get."""
+        """Takes closed jobs out of their rows; returns the rows whose new context the device has
+        yet to get.
+        """
         waiting = []
         for i, row in enumerate(self.rows):
             while row.job is not None and row.job.closed:
@@ -236,11 +321,16 @@ class _Loop:
         return waiting
 
     def _send_contexts(self, waiting: list[int]) -> None:
-        """Prefills and replaces up to `per_call` contexts in every block, and takes them off the list."""
-        index = np.full((self.local_blocks, self.per_call), self.per_block, np.int32)  # out of range: nothing to replace
+        """Prefills and replaces up to `per_call` contexts in every block, and takes them off the
+        list.
+        """
+        # out of range: nothing to replace
+        index = np.full((self.local_blocks, self.per_call), self.per_block, np.int32)
         jobs: list[Job | None] = [None] * index.size
         for b in range(self.local_blocks):
-            for r, i in enumerate([i for i in waiting if i // self.per_block == b][: self.per_call]):
+            for r, i in enumerate(
+                [i for i in waiting if i // self.per_block == b][: self.per_call]
+            ):
                 index[b, r], jobs[b * self.per_call + r] = i % self.per_block, self.rows[i].job
                 self.words[i] = _words(self.rows[i].job)
                 waiting.remove(i)
@@ -249,11 +339,15 @@ class _Loop:
         self._charge_hardware(self.blocks * self.per_call * self.size)
 
     def _release(self, i: int, job: Job) -> None:
-        """Charges a closed context: its prefill once, every row's tokens, those of dropped samples included."""
+        """Charges a closed context: its prefill once, every row's tokens, those of dropped samples
+        included.
+        """
         row = self.rows[i]
         dropped = [int(n) for n, held in zip(self.ages[i], row.slots, strict=True) if held >= 0]
         if row.lengths or dropped:
-            self.ledger.add_group(self.e.cost, self.phases, len(job.context_ids), row.lengths + dropped)
+            self.ledger.add_group(
+                self.e.cost, self.phases, len(job.context_ids), row.lengths + dropped
+            )
         self.stale |= bool(dropped)
         row.slots[:], row.lengths = -1, []
 
@@ -264,7 +358,11 @@ class _Loop:
         steps, ended = int(work.replayed), replayed
         if work.drawn:
             self.state = sampler.decode_chunk(
-                self.params, self.state, config=self.e.config, sampling=self.sampling, steps=self.e.chunk
+                self.params,
+                self.state,
+                config=self.e.config,
+                sampling=self.sampling,
+                steps=self.e.chunk,
             )
         meanwhile(bool(work.due))
         if work.drawn:
@@ -279,7 +377,10 @@ class _Loop:
     def _deliver(self, ids: np.ndarray, done: np.ndarray, replayed: np.ndarray) -> None:
         """Hands the jobs the samples that are `done`, in the order of rows and slots."""
         if (done & ~replayed).any():
-            rings = (meshes.to_local(x) for x in (self.state.begin, self.state.tokens, self.state.logprobs))
+            rings = (
+                meshes.to_local(x)
+                for x in (self.state.begin, self.state.tokens, self.state.logprobs)
+            )
             tokens, logprobs = sampler.unroll_rings(*rings)
         for i, g in np.argwhere(done):
             row, job, n = self.rows[i], self.rows[i].job, int(self.ages[i, g])
@@ -288,7 +389,11 @@ class _Loop:
                 job.redeliver(int(ids[i, g]))
             else:
                 ended = "stop" if tokens[i, g, n - 1] in self.sampling.stop_ids else "length"
-                job.deliver(Sample(int(ids[i, g]), tokens[i, g, :n].copy(), logprobs[i, g, :n].copy(), ended))
+                job.deliver(
+                    Sample(
+                        int(ids[i, g]), tokens[i, g, :n].copy(), logprobs[i, g, :n].copy(), ended
+                    )
+                )
             row.lengths.append(n)
             row.slots[g] = -1
 

@@ -1,12 +1,14 @@
 """A one-player game as a task: what water jugs, countdown and errands have in common.
 
-A response plays the game move by move. Every move is one token, followed by a fixed number of tokens that state what it led to,
-so the grader can check each step; it ends with `done` or `stuck`, as the game has it, and only `done` can be correct:
+A response plays the game move by move. Every move is one token, followed by a fixed number of
+tokens that state what it led to, so the grader can check each step; it ends with `done` or `stuck`,
+as the game has it, and only `done` can be correct:
 
     prompt :  move state move state ... done
 
-A base model learns the rules from random legal play. A generated problem is kept when random legal play solves it with a
-probability inside a band, computed exactly: hard, but not out of reach of rejection sampling.
+A base model learns the rules from random legal play. A generated problem is kept when random legal
+play solves it with a probability inside a band, computed exactly: hard, but not out of reach of
+rejection sampling.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ import numpy as np
 from prefixrl_jax.model.tokenizer import word_tokenizer
 from prefixrl_jax.tasks.task import Problem, Verdict
 
-SPLITS = {"train": 0, "heldout": 1, "base": 2}  # residues of a hash of the problem: disjoint by construction
+# residues of a hash of the problem: disjoint by construction
+SPLITS = {"train": 0, "heldout": 1, "base": 2}
 
 
 def side(family: Any) -> str:
@@ -33,7 +36,10 @@ def side(family: Any) -> str:
 
 
 class Game(abc.ABC):
-    """The parts of a task that do not depend on the rules. `State` below is whatever a game makes it, not changed in place."""
+    """The parts of a task that do not depend on the rules.
+
+    `State` below is whatever a game makes it, not changed in place.
+    """
 
     name: str
     grades_aside = False
@@ -42,26 +48,37 @@ class Game(abc.ABC):
     moves: Mapping[int, Any]  # the tokens that are moves, legal or not, and what each stands for
 
     def __init__(self, words: Sequence[str], band: Sequence[float]):
-        """words: the game's own words; ":", "done" and "stuck" come before them. band: chance of random play, (low, high)."""
+        """words: the game's own words; ":", "done" and "stuck" come before them.
+
+        band: chance of random play, (low, high).
+        """
         if len(band) != 2 or not 0 <= band[0] < band[1] <= 1:
-            raise ValueError(f"task.{self.name}.band={tuple(band)}: two probabilities, 0 <= low < high <= 1")
+            raise ValueError(
+                f"task.{self.name}.band={tuple(band)}: two probabilities, 0 <= low < high <= 1"
+            )
         self.band = tuple(band)
         words = [":", "done", "stuck", *words]
         self.tokenizer = word_tokenizer(words)
         vocabulary = self.tokenizer.get_vocab()
         self._distances: dict[str, dict[tuple, int]] = {}
-        self._id = {word: vocabulary[word] for word in words} | {"<bos>": self.tokenizer.bos_token_id}
+        self._id = {word: vocabulary[word] for word in words} | {
+            "<bos>": self.tokenizer.bos_token_id
+        }
         self.stop_ids = (self._id["done"], self._id["stuck"])
 
     # What a game says of itself
 
     @abc.abstractmethod
     def candidates(self, rng: np.random.Generator) -> Iterator[Iterable[Problem]]:
-        """Problems inside the band, in groups of kin (the same jugs, the same numbers), in random order. Ends."""
+        """Problems inside the band, in groups of kin (the same jugs, the same numbers), in random
+        order. Ends.
+        """
 
     @abc.abstractmethod
     def family(self, problem: Problem) -> Any:
-        """What two problems share that must not be in two splits, with a `repr` that is the same in every process."""
+        """What two problems share that must not be in two splits, with a `repr` that is the same in
+        every process.
+        """
 
     @abc.abstractmethod
     def begin(self, problem: Problem) -> Any:
@@ -90,7 +107,8 @@ class Game(abc.ABC):
     # How far it is to the goal
 
     def distances(self, problem: Problem) -> dict[tuple, int]:
-        """Fewest moves to the goal, by state (as a tuple), from every state that play can lead to and from which there is a way.
+        """Fewest moves to the goal, by state (as a tuple), from every state that play can lead to
+        and from which there is a way.
 
         For games of few states; kept, so that a problem is searched once.
         """
@@ -101,7 +119,10 @@ class Game(abc.ABC):
         came_from: dict[tuple, set[tuple]] = {tuple(start): set()}
         for state in states:  # grows: every state, and the states that lead to it
             for move in self.moves:
-                if self.is_move(problem, move) and (after := self.play(problem, state, move)) is not None:
+                if (
+                    self.is_move(problem, move)
+                    and (after := self.play(problem, state, move)) is not None
+                ):
                     if tuple(after) not in came_from:
                         came_from[tuple(after)] = set()
                         states.append(after)
@@ -115,15 +136,21 @@ class Game(abc.ABC):
         return self._distances.setdefault(key, found)
 
     def nearer(self, problem: Problem, states: Sequence[Any]) -> float:
-        """Share of the moves between these states that leave fewer moves to the goal than there were."""
+        """Share of the moves between these states that leave fewer moves to the goal than there
+        were.
+        """
         distances = self.distances(problem)
         left = [distances.get(tuple(state), math.inf) for state in states]
-        return sum(after < before for before, after in itertools.pairwise(left)) / max(len(left) - 1, 1)
+        return sum(after < before for before, after in itertools.pairwise(left)) / max(
+            len(left) - 1, 1
+        )
 
     # Problems and text
 
     def generate(self, split: str, count: int, seed: int) -> list[Problem]:
-        """Problems that random legal play solves with a probability inside `band`; raises ValueError if there are too few."""
+        """Problems that random legal play solves with a probability inside `band`; raises
+        ValueError if there are too few.
+        """
         rng = np.random.default_rng([seed, SPLITS[split]])
         found: dict[str, Problem] = {}
         for group in self.candidates(rng):
@@ -131,8 +158,11 @@ class Game(abc.ABC):
             found |= {p.id: p for p in mine[: self.siblings]}
             if len(found) >= count:
                 return list(found.values())[:count]
-        raise ValueError(f"only {len(found)} of {count} {split} problems lie in task.{self.name}.band={self.band}: ask for "
-                         "fewer, widen the band, or make the task's sizes larger")  # fmt: skip
+        raise ValueError(
+            f"only {len(found)} of {count} {split} problems lie in"
+            f" task.{self.name}.band={self.band}: ask for fewer, widen the band, or make the task's"
+            " sizes larger"
+        )
 
     def split_of(self, problem: Problem) -> str:
         """The split a problem belongs to, by a hash of its family."""
@@ -155,7 +185,9 @@ class Game(abc.ABC):
     # Grading
 
     def follow(self, problem: Problem, ids: Sequence[int]) -> tuple[str, list[Any]]:
-        """Plays tokens: ("", "unparsed" or "illegal", the states from the first on to the last one that is right)."""
+        """Plays tokens: ("", "unparsed" or "illegal", the states from the first on to the last one
+        that is right).
+        """
         states = [self.begin(problem)]
         width = 1 + len(self.state_ids(states[0]))
         for at in range(0, len(ids) - width + 1, width):
@@ -168,18 +200,26 @@ class Game(abc.ABC):
         return "", states
 
     def grade(self, problem: Problem, response: Sequence[int]) -> Verdict:
-        """Correct: legal moves with the right outcomes, at most max_moves of them, ending in `done` at the goal."""
+        """Correct: legal moves with the right outcomes, at most max_moves of them, ending in `done`
+        at the goal.
+        """
         width = 1 + len(self.state_ids(self.begin(problem)))
         if not response or response[-1] not in self.stop_ids or (len(response) - 1) % width:
             return Verdict.UNPARSED
         wrong, states = self.follow(problem, response[:-1])
         if wrong == "unparsed":
             return Verdict.UNPARSED
-        solved = self.at_goal(problem, states[-1]) and response[-1] == self._id["done"] and len(states) - 1 <= self.max_moves
+        solved = (
+            self.at_goal(problem, states[-1])
+            and response[-1] == self._id["done"]
+            and len(states) - 1 <= self.max_moves
+        )
         return Verdict.CORRECT if solved and not wrong else Verdict.WRONG
 
     def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
-        """A prefix that has reached the goal, makes the move that reaches it, or has ended leaves nothing to find."""
+        """A prefix that has reached the goal, makes the move that reaches it, or has ended leaves
+        nothing to find.
+        """
         states = self.follow(problem, prefix)[1]
         if any(i in self.stop_ids for i in prefix) or any(self.at_goal(problem, s) for s in states):
             return True
@@ -193,11 +233,14 @@ class Game(abc.ABC):
         if wrong or told == len(prefix):
             return not wrong
         untold = self._untold(problem, prefix, states)
-        return untold is not None and self.state_ids(untold)[: len(prefix) - told - 1] == list(prefix[told + 1 :])
+        return untold is not None and self.state_ids(untold)[: len(prefix) - told - 1] == list(
+            prefix[told + 1 :]
+        )
 
     def _untold(self, problem: Problem, prefix: Sequence[int], states: Sequence[Any]) -> Any:
-        """The state after a prefix's last move when its outcome is not told, or not wholly; None when there is no such move, or
-        it is not legal. states: those that are told."""
+        """The state after a prefix's last move when its outcome is not told, or not wholly; None
+        when there is no such move, or it is not legal. states: those that are told.
+        """
         told = (len(states) - 1) * (1 + len(self.state_ids(states[0])))
         if told == len(prefix) or not self.is_move(problem, prefix[told]):
             return None

@@ -1,7 +1,7 @@
 """Grade-school word problems (GSM8K's format): a question, a worked solution, `#### N`.
 
-Rendered through a byte tokenizer, so that any text works with a model trained from scratch; such a small model is not
-expected to solve any.
+Rendered through a byte tokenizer, so that any text works with a model trained from scratch; such a
+small model is not expected to solve any.
 """
 
 from __future__ import annotations
@@ -51,10 +51,14 @@ class GSM8K:
         for field in ("question", "answer"):
             if not isinstance(row.get(field), str) or not row[field].strip():
                 raise ValueError(
-                    f"field {field!r} is missing or no text; a row is {{'question': '...', 'answer': '... #### 72'}}"
+                    f"field {field!r} is missing or no text; a row is {{'question': '...',"
+                    " 'answer': '... #### 72'}"
                 )
         if final_number(row["answer"]) is None:
-            raise ValueError(f"field 'answer' ends in {row['answer'][-30:]!r}; '#### N' with a number is expected")
+            raise ValueError(
+                f"field 'answer' ends in {row['answer'][-30:]!r}; '#### N' with a number is"
+                " expected"
+            )
         return {"question": row["question"], "answer": row["answer"]}
 
     def generate(self, split: str, count: int, seed: int) -> list[Problem]:
@@ -66,7 +70,10 @@ class GSM8K:
 
     def render(self, problem: Problem) -> list[int]:
         """Question: ... Answer:"""
-        return [self.tokenizer.bos_token_id, *self._encode(f"Question: {problem.data['question']}\nAnswer:")]
+        return [
+            self.tokenizer.bos_token_id,
+            *self._encode(f"Question: {problem.data['question']}\nAnswer:"),
+        ]
 
     def hint(self, problem: Problem, prefix: Sequence[int]) -> list[int]:
         """Question: ... Hint: ... Answer:"""
@@ -95,7 +102,10 @@ class GSM8K:
     def base_source(self) -> str:
         """A fingerprint of task.gsm8k.base_path, which is read and checked on the first call."""
         if not self._base_path:
-            raise ValueError("task.gsm8k.base_path is empty: a model trained from scratch needs a JSONL file of worked solutions")
+            raise ValueError(
+                "task.gsm8k.base_path is empty: a model trained from scratch needs a JSONL file of"
+                " worked solutions"
+            )
         if not self._base_problems:
             found = read_problems(self, self._base_path, "task.gsm8k.base_path")
             self._base_problems = [problem for problem, _ in found]
@@ -105,7 +115,10 @@ class GSM8K:
         """Worked solutions drawn from task.gsm8k.base_path."""
         self.base_source()
         chosen = [self._base_problems[i] for i in rng.integers(0, len(self._base_problems), count)]
-        return [(self.render(p), [*self._encode(" " + p.data["answer"]), *self.stop_ids]) for p in chosen]
+        return [
+            (self.render(p), [*self._encode(" " + p.data["answer"]), *self.stop_ids])
+            for p in chosen
+        ]
 
     def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
         """No features."""

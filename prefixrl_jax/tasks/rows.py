@@ -1,6 +1,8 @@
-"""Rows of a problem set, wherever it lies: JSON Lines, Parquet, a TFDS dataset, a Hugging Face dataset.
+"""Rows of a problem set, wherever it lies: JSON Lines, Parquet, a TFDS dataset, a Hugging Face
+dataset.
 
-Every row comes with the place it stands in, for whoever has to mend it. TFDS is read without TensorFlow.
+Every row comes with the place it stands in, for whoever has to mend it. TFDS is read without
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -13,13 +15,18 @@ from typing import Any
 
 import numpy as np
 
-KINDS = "a .jsonl or .parquet file, a folder of TFDS or of Hugging Face datasets, tfds:NAME, or hf:NAME[,CONFIG]"
+KINDS = (
+    "a .jsonl or .parquet file, a folder of TFDS or of Hugging Face datasets, tfds:NAME, or"
+    " hf:NAME[,CONFIG]"
+)
 
-Row = tuple[str, Any]  # where it stands ("file, line 3"), and what stands there; a ValueError where that cannot be read
+# where it stands ("file, line 3"), and what stands there; a ValueError where that cannot be read
+Row = tuple[str, Any]
 
 
 def read_rows(name: str, split: str, field: str) -> Iterator[Row]:
-    """The rows of the problem set `name`, which the configuration's `field` holds; `split` where the set has splits.
+    """The rows of the problem set `name`, which the configuration's `field` holds; `split` where
+    the set has splits.
 
     Raises ValueError naming the field when there is no such set, or an extra is missing.
     """
@@ -80,8 +87,10 @@ def _tfds(name: str, builder, split: str, field: str) -> Iterator[Row]:
     try:
         return _numbered(name, builder(tfds).as_data_source(split))
     except Exception as error:  # TFDS and ArrayRecord each raise what they like
-        raise ValueError(f"{field}={name!r}, split {split!r}: TFDS cannot open it ({type(error).__name__}: {error}); a dataset "
-                         "prepared with file_format='array_record' is accepted") from error  # fmt: skip
+        raise ValueError(
+            f"{field}={name!r}, split {split!r}: TFDS cannot open it ({type(error).__name__}:"
+            f" {error}); a dataset prepared with file_format='array_record' is accepted"
+        ) from error
 
 
 def _hugging_face(name: str, split: str, field: str) -> Iterator[Row]:
@@ -95,7 +104,10 @@ def _hugging_face(name: str, split: str, field: str) -> Iterator[Row]:
         else:
             found = datasets.load_from_disk(name)
             found = found[split] if isinstance(found, dict) else found
-    except Exception as error:  # no network, no such set, no such split: the hub raises its own kinds
-        raise ValueError(f"{field}={name!r}, split {split!r}: cannot be loaded ({type(error).__name__}: {error}); accepted: "
-                         f"{KINDS}") from error  # fmt: skip
+    # no network, no such set, no such split: the hub raises its own kinds
+    except Exception as error:
+        raise ValueError(
+            f"{field}={name!r}, split {split!r}: cannot be loaded ({type(error).__name__}:"
+            f" {error}); accepted: {KINDS}"
+        ) from error
     return _numbered(name, found)

@@ -1,17 +1,22 @@
-"""Theorem 3.2: a maximiser of PrefixRL's objective maximises the plain one, if the traces are correct and realisable.
+"""Theorem 3.2: a maximiser of PrefixRL's objective maximises the plain one, if the traces are
+correct and realisable.
 
-Problems are binary trees of DEPTH steps with a random set of correct leaves; a trace is a leaf, and every proper prefix of it
-is a prefixed problem. PrefixRL's objective is the expected reward over prefixed problems plus that over plain ones.
+Problems are binary trees of DEPTH steps with a random set of correct leaves; a trace is a leaf, and
+every proper prefix of it is a prefixed problem. PrefixRL's objective is the expected reward over
+prefixed problems plus that over plain ones.
 *Realisable*: one policy of the class produces every trace with probability 1.
 
-Classes are finite, and all their policies are evaluated. That covers the class of all tabular policies too: a rollout comes
-to a state at most once, so a stochastic policy is a mixture of deterministic ones (draw the action of each state beforehand)
-and both objectives are that mixture's means. It maximises one exactly if all deterministic policies in it do.
+Classes are finite, and all their policies are evaluated. That covers the class of all tabular
+policies too: a rollout comes to a state at most once, so a stochastic policy is a mixture of
+deterministic ones (draw the action of each state beforehand) and both objectives are that mixture's
+means. It maximises one exactly if all deterministic policies in it do.
 
-In the class of all tabular policies the statement holds for any traces, since one policy is best from all states at once.
-What the theorem assumes matters where policies must trade states off, as those of a smaller class do.
+In the class of all tabular policies the statement holds for any traces, since one policy is best
+from all states at once. What the theorem assumes matters where policies must trade states off, as
+those of a smaller class do.
 
-All probabilities are multiples of 1/4 and all means are over powers of two, so float64 is exact and equality is tested as such.
+All probabilities are multiples of 1/4 and all means are over powers of two, so float64 is exact and
+equality is tested as such.
 """
 
 from __future__ import annotations
@@ -25,7 +30,9 @@ STATES = 2**DEPTH - 1  # of a problem, in order of depth: state i leads to 2i + 
 
 
 class Case(NamedTuple):
-    """Correct or wrong traces, of which class, realised in it or not; must_hold: no instance may violate the statement."""
+    """Correct or wrong traces, of which class, realised in it or not; must_hold: no instance may
+    violate the statement.
+    """
 
     correct: bool
     tabular: bool
@@ -37,32 +44,51 @@ class Case(NamedTuple):
 CASES = {
     "tabular": Case(correct=True, tabular=True, realised=True, instances=50, must_hold=True),
     "finite_class": Case(correct=True, tabular=False, realised=True, instances=500, must_hold=True),
-    "tabular_wrong_traces": Case(correct=False, tabular=True, realised=True, instances=50, must_hold=True),
-    "finite_class_wrong_traces": Case(correct=False, tabular=False, realised=True, instances=500, must_hold=False),
-    "finite_class_unrealised_traces": Case(correct=True, tabular=False, realised=False, instances=500, must_hold=False),
+    "tabular_wrong_traces": Case(
+        correct=False, tabular=True, realised=True, instances=50, must_hold=True
+    ),
+    "finite_class_wrong_traces": Case(
+        correct=False, tabular=False, realised=True, instances=500, must_hold=False
+    ),
+    "finite_class_unrealised_traces": Case(
+        correct=True, tabular=False, realised=False, instances=500, must_hold=False
+    ),
 }
 
 
 def tabular_class() -> np.ndarray:
-    """Every deterministic policy: probability of action 1, float64 [2^(PROBLEMS·STATES), PROBLEMS, STATES]."""
+    """Every deterministic policy: probability of action 1, float64 [2^(PROBLEMS·STATES), PROBLEMS,
+    STATES].
+    """
     size = PROBLEMS * STATES
-    return ((np.arange(2**size)[:, None] >> np.arange(size)) & 1).reshape(-1, PROBLEMS, STATES).astype(float)
+    return (
+        ((np.arange(2**size)[:, None] >> np.arange(size)) & 1)
+        .reshape(-1, PROBLEMS, STATES)
+        .astype(float)
+    )
 
 
 def random_class(rng: np.random.Generator, size: int = 16) -> np.ndarray:
     """Random policies [size, PROBLEMS, STATES], half of them deterministic."""
     stochastic = rng.integers(5, size=(size, PROBLEMS, STATES)) / 4
-    return np.where(np.arange(size)[:, None, None] % 2, stochastic, rng.integers(2, size=stochastic.shape))
+    return np.where(
+        np.arange(size)[:, None, None] % 2, stochastic, rng.integers(2, size=stochastic.shape)
+    )
 
 
 def _along(traces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The states that each trace passes and its actions there, int [PROBLEMS, DEPTH] both."""
     depth = np.arange(DEPTH)
-    return 2**depth - 1 + (traces[:, None] >> (DEPTH - depth)), (traces[:, None] >> (DEPTH - 1 - depth)) & 1
+    return (
+        2**depth - 1 + (traces[:, None] >> (DEPTH - depth)),
+        (traces[:, None] >> (DEPTH - 1 - depth)) & 1,
+    )
 
 
 def realising(policy: np.ndarray, traces: np.ndarray) -> np.ndarray:
-    """`policy` [PROBLEMS, STATES] changed to produce the traces (leaves, int [PROBLEMS]) with probability 1."""
+    """`policy` [PROBLEMS, STATES] changed to produce the traces (leaves, int [PROBLEMS]) with
+    probability 1.
+    """
     states, actions = _along(traces)
     changed = policy.copy()
     np.put_along_axis(changed, states, actions.astype(float), axis=1)
@@ -70,15 +96,20 @@ def realising(policy: np.ndarray, traces: np.ndarray) -> np.ndarray:
 
 
 def realises(policies: np.ndarray, traces: np.ndarray) -> np.ndarray:
-    """Which of the policies [K, PROBLEMS, STATES] produce every trace with probability 1: bool [K]."""
+    """Which of the policies [K, PROBLEMS, STATES] produce every trace with probability 1: bool
+    [K].
+    """
     states, actions = _along(traces)
     return (np.take_along_axis(policies, states[None], axis=2) == actions).all(axis=(1, 2))
 
 
-def objectives(policies: np.ndarray, correct: np.ndarray, traces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def objectives(
+    policies: np.ndarray, correct: np.ndarray, traces: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(plain, PrefixRL's) objective of each policy, float64 [K] both.
 
-    policies: [K, PROBLEMS, STATES]; correct: bool [PROBLEMS, 2^DEPTH]; traces: leaves, int [PROBLEMS].
+    policies: [K, PROBLEMS, STATES]; correct: bool [PROBLEMS, 2^DEPTH]; traces: leaves, int
+    [PROBLEMS].
     """
     value = np.broadcast_to(correct.astype(float), (len(policies), *correct.shape))
     problem, prefixed = np.arange(PROBLEMS), []
@@ -91,7 +122,9 @@ def objectives(policies: np.ndarray, correct: np.ndarray, traces: np.ndarray) ->
 
 
 def _instance(rng: np.random.Generator, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(policies, correct, traces) as `objectives` takes them; each problem has correct and wrong leaves."""
+    """(policies, correct, traces) as `objectives` takes them; each problem has correct and wrong
+    leaves.
+    """
     correct = rng.random((PROBLEMS, 2**DEPTH)) < 0.3
     correct[:, :2] = [True, False]
     correct = rng.permuted(correct, axis=1)
@@ -106,27 +139,39 @@ def _instance(rng: np.random.Generator, case: Case) -> tuple[np.ndarray, np.ndar
 
 def _readable(policy: np.ndarray) -> list[dict[str, float]]:
     """For each problem, the probability of action 1 by the actions so far."""
-    names = [format(i, f"0{depth}b") if depth else "" for depth in range(DEPTH) for i in range(2**depth)]
+    names = [
+        format(i, f"0{depth}b") if depth else "" for depth in range(DEPTH) for i in range(2**depth)
+    ]
     return [dict(zip(names, row, strict=True)) for row in policy.tolist()]
 
 
-def _counterexample(correct: np.ndarray, traces: np.ndarray, policies: np.ndarray, names: dict[str, int]) -> dict[str, Any]:
+def _counterexample(
+    correct: np.ndarray, traces: np.ndarray, policies: np.ndarray, names: dict[str, int]
+) -> dict[str, Any]:
     plain, both = objectives(policies, correct, traces)
     return {
-        "correct": [[format(leaf, f"0{DEPTH}b") for leaf in np.flatnonzero(leaves)] for leaves in correct],
+        "correct": [
+            [format(leaf, f"0{DEPTH}b") for leaf in np.flatnonzero(leaves)] for leaves in correct
+        ],
         "traces": [format(leaf, f"0{DEPTH}b") for leaf in traces],
         **{
-            name: {"plain": plain[k], "prefixrl": both[k], "probability_of_1_after": _readable(policies[k])}
+            name: {
+                "plain": plain[k],
+                "prefixrl": both[k],
+                "probability_of_1_after": _readable(policies[k]),
+            }
             for name, k in names.items()
         },
     }
 
 
 def check(case: Case, seed: int = 0) -> dict[str, Any]:
-    """Counts instances, maximisers of PrefixRL's objective in all of them, and violations of the theorem's statement.
+    """Counts instances, maximisers of PrefixRL's objective in all of them, and violations of the
+    theorem's statement.
 
-    A violation is an instance in which one of them does not maximise the plain objective. The first in which none does, if
-    there is one, is the counterexample, given with such a maximiser and with a policy that is better without prefixes.
+    A violation is an instance in which one of them does not maximise the plain objective. The first
+    in which none does, if there is one, is the counterexample, given with such a maximiser and with
+    a policy that is better without prefixes.
     """
     rng, maximisers, violations, example = np.random.default_rng(seed), 0, 0, None
     for _ in range(case.instances):
@@ -138,5 +183,10 @@ def check(case: Case, seed: int = 0) -> dict[str, Any]:
         if example is None and (plain[best] < plain.max()).all():
             names = {"maximiser": int(best[0]), "better_without_prefix": int(plain.argmax())}
             example = _counterexample(correct, traces, policies, names)
-    return {"must_hold": case.must_hold, "instances": case.instances, "maximisers": maximisers,
-            "violations": violations, "counterexample": example}  # fmt: skip
+    return {
+        "must_hold": case.must_hold,
+        "instances": case.instances,
+        "maximisers": maximisers,
+        "violations": violations,
+        "counterexample": example,
+    }

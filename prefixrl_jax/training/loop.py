@@ -1,7 +1,8 @@
 """The loop: take a batch of groups, update, write down what happened, save.
 
-Base training, SFT and reinforcement learning are this loop with another source of batches and another loss. A step is a pure
-function of (state, configuration, step), so a run that was stopped goes on as if it had not been.
+Base training, SFT and reinforcement learning are this loop with another source of batches and
+another loss. A step is a pure function of (state, configuration, step), so a run that was stopped
+goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -31,25 +32,30 @@ class Diverged(RuntimeError):
 
 @dataclasses.dataclass
 class Batch:
-    """A global batch of groups for the update, a line that names what is in it, and metrics known before the update."""
+    """A global batch of groups for the update, a line that names what is in it, and metrics known
+    before the update.
+    """
 
     group: Group
     description: str
     tokens: int  # of all processes, for throughput
     metrics: dict[str, float]
-    charge: Callable[[Ledger, dict[str, float]], None]  # books one update's FLOPs, given the update's metrics
-    memory: dict[str, Any] = dataclasses.field(default_factory=dict)  # the source's, once the step is done; JSON values
+    # books one update's FLOPs, given the update's metrics
+    charge: Callable[[Ledger, dict[str, float]], None]
+    # the source's, once the step is done; JSON values
+    memory: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-Source = Callable[[Any, int, Ledger, dict[str, Any]], Batch]  # (parameters, step from 0, ledger, memory) -> batch
+# (parameters, step from 0, ledger, memory) -> batch
+Source = Callable[[Any, int, Ledger, dict[str, Any]], Batch]
 
 
 @dataclasses.dataclass
 class Loop:
     """Everything a run of the loop needs.
 
-    `source` may sample from the current parameters, and keep what it learns between steps as its memory, which is saved with
-    every checkpoint.
+    `source` may sample from the current parameters, and keep what it learns between steps as its
+    memory, which is saved with every checkpoint.
     """
 
     name: str
@@ -65,16 +71,19 @@ class Loop:
     score: str = "reward/plain"  # metric of the best checkpoint
     note: Callable[[dict[str, float]], str] = lambda m: f"loss {m['loss']:.4f}"
     stop: Callable[[Ledger], bool] = lambda ledger: False  # a FLOPs budget, say
-    gates: Callable[[int, dict[str, float]], None] = lambda step, values: None  # (step from 1, metrics); may raise Unsound
+    # (step from 1, metrics); may raise Unsound
+    gates: Callable[[int, dict[str, float]], None] = lambda step, values: None
     omit: tuple[str, ...] = ()  # beginnings of metrics that mean nothing for this source
     on_step: Callable[[dict[str, float]], None] = lambda values: None
     memory: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def run(self, state: TrainState, abstract: TrainState, ledger: Ledger) -> tuple[TrainState, Ledger]:
+    def run(
+        self, state: TrainState, abstract: TrainState, ledger: Ledger
+    ) -> tuple[TrainState, Ledger]:
         """Runs from the newest checkpoint (or from `state`) to the last step.
 
-        Raises Diverged on a non-finite step, Unsound when a gate closes, Interrupted when the process was asked to stop; the last
-        good state is saved first.
+        Raises Diverged on a non-finite step, Unsound when a gate closes, Interrupted when the
+        process was asked to stop; the last good state is saved first.
         """
         with Checkpoints(self.directory / "checkpoints", self.keep) as checkpoints:
             begin = 0
@@ -94,7 +103,9 @@ class Loop:
                         bar.update(step + 1, self.note(values), line=True)
                         stopping = interrupt.received()
                         if stopping or self._save_now(step + 1):
-                            checkpoints.save(step + 1, state, self._sidecar(ledger), values.get(self.score))
+                            checkpoints.save(
+                                step + 1, state, self._sidecar(ledger), values.get(self.score)
+                            )
                         if stopping:
                             raise interrupt.Interrupted
                         self._watch(step + 1, state, values, ledger, checkpoints)
@@ -103,13 +114,17 @@ class Loop:
         return state, ledger
 
     def _sidecar(self, ledger: Ledger) -> dict[str, Any]:
-        """What is saved beside the arrays: copies, for it is written while the next step changes them."""
+        """What is saved beside the arrays: copies, for it is written while the next step changes
+        them.
+        """
         return {"ledger": ledger.copy().state, "memory": copy.deepcopy(self.memory)}
 
     def _save_now(self, step: int) -> bool:
         return step == self.steps or (self.save_every > 0 and step % self.save_every == 0)
 
-    def _watch(self, step: int, state: TrainState, values, ledger: Ledger, checkpoints: Checkpoints) -> None:
+    def _watch(
+        self, step: int, state: TrainState, values, ledger: Ledger, checkpoints: Checkpoints
+    ) -> None:
         try:
             self.gates(step, values)
         except Unsound:
@@ -131,31 +146,49 @@ class Loop:
         share_charges(ledger, before.state)
         if not values.pop("finite"):
             checkpoints.save(step, state, self._sidecar(ledger))
-            raise Diverged(f"{self.name} step {step + 1}: loss {values['loss']}, gradient norm {values['grad_norm']} on the "
-                           f"batch {batch.description}; the state before it is saved as step {step}")  # fmt: skip
+            raise Diverged(
+                f"{self.name} step {step + 1}: loss {values['loss']}, gradient norm"
+                f" {values['grad_norm']} on the batch {batch.description}; the state before it is"
+                f" saved as step {step}"
+            )
         self.memory, trained = batch.memory, time.monotonic()
         values |= batch.metrics | {
-            "time/sample": batch.metrics.get("time/sample", sampled - started), "time/train": trained - sampled,
+            "time/sample": batch.metrics.get("time/sample", sampled - started),
+            "time/train": trained - sampled,
             "perf/tokens_per_second": batch.tokens / max(trained - started, 1e-9),
-        }  # fmt: skip
-        if self.evaluate is not None and self.evaluate_every and (step + 1) % self.evaluate_every == 0:
+        }
+        if (
+            self.evaluate is not None
+            and self.evaluate_every
+            and (step + 1) % self.evaluate_every == 0
+        ):
             with interrupt.deferred():
                 values |= self.evaluate(state.params, step + 1, ledger)
             values["time/eval"] = time.monotonic() - trained
         values |= {
-            "flops/total": ledger.total(), "flops/actual_total": ledger.total("actual"), "time/step": time.monotonic() - started,
-        }  # fmt: skip
-        return state, {k: v for k, v in values.items() if not (self.omit and k.startswith(self.omit))}
+            "flops/total": ledger.total(),
+            "flops/actual_total": ledger.total("actual"),
+            "time/step": time.monotonic() - started,
+        }
+        return state, {
+            k: v for k, v in values.items() if not (self.omit and k.startswith(self.omit))
+        }
 
-    def _update(self, state: TrainState, batch: Batch, ledger: Ledger) -> tuple[TrainState, dict[str, float]]:
-        """All optimizer steps on one batch, up to the first that is not finite, which leaves the state as it was."""
+    def _update(
+        self, state: TrainState, batch: Batch, ledger: Ledger
+    ) -> tuple[TrainState, dict[str, float]]:
+        """All optimizer steps on one batch, up to the first that is not finite, which leaves the
+        state as it was.
+        """
         values: dict[str, float] = {}
         for i in range(self.updates_per_batch):
             state, out = self.update(state, batch.group)
             found = host_metrics(out)
             batch.charge(ledger, found)
             # The sampler/trainer gap means something only before the first update on a batch.
-            values |= {k: v for k, v in found.items() if i == 0 or not k.startswith("sampler_trainer/")}
+            values |= {
+                k: v for k, v in found.items() if i == 0 or not k.startswith("sampler_trainer/")
+            }
             if not found["finite"]:
                 break
         return state, values
@@ -163,6 +196,10 @@ class Loop:
 
 def progress_note(values: dict[str, float]) -> str:
     """The progress line of reinforcement learning."""
-    parts = [f"reward {values['reward/mean']:.3f}", f"plain {values['reward/plain']:.3f}", f"entropy {values['entropy']:.2f}"]
+    parts = [
+        f"reward {values['reward/mean']:.3f}",
+        f"plain {values['reward/plain']:.3f}",
+        f"entropy {values['entropy']:.2f}",
+    ]
     parts = [part for part in parts if "nan" not in part]  # a batch without plain problems
     return "  ".join([*parts, human_flops(values["flops/total"])])

@@ -1,4 +1,6 @@
-"""Sample and grade: groups of continuations of prefixed or plain contexts, ready for the train step or for evaluation."""
+"""Sample and grade: groups of continuations of prefixed or plain contexts, ready for the train step
+or for evaluation.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,17 @@ from prefixrl_jax.tasks.task import Problem, Task, Verdict, begin_grading
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A context to continue: a problem, and the prefix (token ids of one of its traces) put in front; empty if plain."""
+    """A context to continue: a problem, and the prefix (token ids of one of its traces) put in
+    front; empty if plain.
+    """
 
     problem: Problem
     prefix: tuple[int, ...] = ()
     cut: int = 0  # tells apart several prefixes of one problem
     fraction: float = 0.0  # of the trace
     hinted: bool = False  # the prefix stands in the user's turn, and is no part of the response
-    repeat: int = 0  # tells apart equal contexts of one batch, which would else draw the same samples
+    # tells apart equal contexts of one batch, which would else draw the same samples
+    repeat: int = 0
 
     @property
     def name(self) -> str:
@@ -47,7 +52,9 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
-    """n samples and their verdicts for each prompt, in the prompts' order; the first may be a trace instead of a sample."""
+    """n samples and their verdicts for each prompt, in the prompts' order; the first may be a trace
+    instead of a sample.
+    """
 
     prompts: list[Prompt]
     samples: list[list[Sample]]
@@ -75,15 +82,28 @@ class _GradedJob(FixedJob):
         self.verdicts[sample.sample_id] = begin_grading(self._task, self._prompt.problem, response)
 
 
-def sample_and_grade(engine: Engine, params: Params, task: Task, prompts: Sequence[Prompt], n: int, sampling: Sampling,
-                     stream: jax.Array, ledger: Ledger, phases: tuple[str, str],
-                     traces: Mapping[str, Sample] | None = None) -> Rollouts:  # fmt: skip
+def sample_and_grade(
+    engine: Engine,
+    params: Params,
+    task: Task,
+    prompts: Sequence[Prompt],
+    n: int,
+    sampling: Sampling,
+    stream: jax.Array,
+    ledger: Ledger,
+    phases: tuple[str, str],
+    traces: Mapping[str, Sample] | None = None,
+) -> Rollouts:
     """n samples of each of this process's prompts, graded here; other processes do theirs.
 
-    traces: by problem id, a correct response that stands in for the first of a plain prompt's n samples.
+    traces: by problem id, a correct response that stands in for the first of a plain prompt's n
+    samples.
     """
     given = [None if p.prefix or traces is None else traces.get(p.problem.id) for p in prompts]
-    jobs = [_GradedJob(task, p, n - (trace is not None)) for p, trace in zip(prompts, given, strict=True)]
+    jobs = [
+        _GradedJob(task, p, n - (trace is not None))
+        for p, trace in zip(prompts, given, strict=True)
+    ]
     engine.run(params, list(jobs), sampling, stream, ledger, phases)
     samples = [[] if trace is None else [trace] for trace in given]
     verdicts = [[] if trace is None else [Verdict.CORRECT] for trace in given]
@@ -95,12 +115,18 @@ def sample_and_grade(engine: Engine, params: Params, task: Task, prompts: Sequen
     return Rollouts(list(prompts), samples, verdicts, off_policy)
 
 
-def as_group(rollouts: Rollouts, contexts: list[list[int]], buckets: tuple[int, ...], columns: int,
-             mask_truncated: bool) -> Group:  # fmt: skip
+def as_group(
+    rollouts: Rollouts,
+    contexts: list[list[int]],
+    buckets: tuple[int, ...],
+    columns: int,
+    mask_truncated: bool,
+) -> Group:
     """Rollouts as padded numpy arrays (this process's rows of the global batch).
 
-    contexts: token ids that the rollouts are trained to continue, one list a prompt. columns: T. mask_truncated: rows cut by the
-    length limit carry no loss (their reward still counts in the baseline).
+    contexts: token ids that the rollouts are trained to continue, one list a prompt. columns: T.
+    mask_truncated: rows cut by the length limit carry no loss (their reward still counts in the
+    baseline).
     """
     size = bucket(agree(max(map(len, contexts)), np.max), buckets)  # one shape on every process
     flat = [s for row in rollouts.samples for s in row]
@@ -112,6 +138,9 @@ def as_group(rollouts: Rollouts, contexts: list[list[int]], buckets: tuple[int, 
         lengths = np.where([s.finish_reason == "length" for s in flat], 0, lengths)
     shape = (len(contexts), len(rollouts.samples[0]))
     return Group(
-        context=Context(*pad_rows(contexts, size)), tokens=tokens.reshape(*shape, columns), lengths=lengths.reshape(shape),
-        logprobs=logprobs.reshape(*shape, columns), rewards=rollouts.rewards,
-    )  # fmt: skip
+        context=Context(*pad_rows(contexts, size)),
+        tokens=tokens.reshape(*shape, columns),
+        lengths=lengths.reshape(shape),
+        logprobs=logprobs.reshape(*shape, columns),
+        rewards=rollouts.rewards,
+    )

@@ -13,7 +13,17 @@ from conftest import TINY, random_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefixrl_jax.corpus.collect import Attempts, CollectJob, SelectJob, attempt_all, first_traces, hard_set, load, replay, save
+from prefixrl_jax.corpus.collect import (
+    Attempts,
+    CollectJob,
+    SelectJob,
+    attempt_all,
+    first_traces,
+    hard_set,
+    load,
+    replay,
+    save,
+)
 from prefixrl_jax.corpus.sample_log import Log
 from prefixrl_jax.corpus.shared_log import SharedLog
 from prefixrl_jax.corpus.traces import read_dataset
@@ -67,13 +77,32 @@ class Aside(FirstToken):
 
 
 def sample(i: int, correct: bool) -> Sample:
-    return Sample(i, np.array([1 if correct else 9, *range(i)], np.int32), np.full(i + 1, -0.5, np.float32), "stop")
+    return Sample(
+        i,
+        np.array([1 if correct else 9, *range(i)], np.int32),
+        np.full(i + 1, -0.5, np.float32),
+        "stop",
+    )
 
 
 def make_job(kind, path, limit):
-    """A job over the problem "p" that knows what is in the log, and the log, to which it goes on writing."""
-    log, stage = SharedLog(path / "log.jsonl", HEADER), "collect" if kind is CollectJob else "select"
-    return kind(stage, replay(log.records, stage, [PROBLEM], FirstToken())["p"], FirstToken(), limit, log), log
+    """A job over the problem "p" that knows what is in the log, and the log, to which it goes on
+    writing.
+    """
+    log, stage = (
+        SharedLog(path / "log.jsonl", HEADER),
+        "collect" if kind is CollectJob else "select",
+    )
+    return (
+        kind(
+            stage,
+            replay(log.records, stage, [PROBLEM], FirstToken())["p"],
+            FirstToken(),
+            limit,
+            log,
+        ),
+        log,
+    )
 
 
 def test_select_draws_each_id_once_whatever_succeeds(tmp_path):
@@ -97,8 +126,13 @@ def test_the_first_success_is_the_lowest_id_though_a_higher_one_is_done_earlier(
     assert job.next_sample() is None and job.closed  # 2 and 4 do not matter any more
     (trace,) = first_traces({"p": job.attempts}, COST)
     assert (trace.problem_id, trace.sample_id, trace.samples) == ("p", 1, 3)
-    assert trace.flops == 2000 * (3 * len(trace.context_ids) + 4 + 1 + 2)  # three prompts, samples of 4, 1 and 2 tokens
-    assert (trace.context_ids, trace.token_ids, trace.finish_reason) == (FirstToken().render(PROBLEM), [1, 0], "stop")
+    # three prompts, samples of 4, 1 and 2 tokens
+    assert trace.flops == 2000 * (3 * len(trace.context_ids) + 4 + 1 + 2)
+    assert (trace.context_ids, trace.token_ids, trace.finish_reason) == (
+        FirstToken().render(PROBLEM),
+        [1, 0],
+        "stop",
+    )
 
 
 def test_collect_gives_up_at_the_cap(tmp_path):
@@ -106,7 +140,9 @@ def test_collect_gives_up_at_the_cap(tmp_path):
     for i in range(3):
         assert job.next_sample() == i and not job.closed
         job.deliver(sample(i, correct=False))
-    assert job.closed and job.next_sample() is None and first_traces({"p": job.attempts}, COST) == []
+    assert (
+        job.closed and job.next_sample() is None and first_traces({"p": job.attempts}, COST) == []
+    )
 
 
 @settings(max_examples=80)
@@ -126,7 +162,9 @@ def test_any_order_of_delivery_finds_the_lowest_success(tmp_path_factory, data):
     log.close()
     assert begun == list(range(len(begun)))
     first = min(correct, default=None)
-    assert [t.sample_id for t in first_traces({"p": job.attempts}, COST)] == ([] if first is None else [first])
+    assert [t.sample_id for t in first_traces({"p": job.attempts}, COST)] == (
+        [] if first is None else [first]
+    )
     assert set(range(cap if first is None else first + 1)) <= job.attempts.verdicts.keys()
 
 
@@ -137,11 +175,21 @@ def test_what_is_in_the_log_is_known_and_comes_back_whole(tmp_path, kind):
     for i in (0, 2, 3):
         job.deliver(sample(i, correct=i == 3))
     log.append({"stage": "another", "problem": "p", "sample": 5, "verdict": "correct", "tokens": 1})
-    log.append({"stage": job._stage, "problem": "unknown", "sample": 4, "verdict": "correct", "tokens": 1})
+    log.append(
+        {"stage": job._stage, "problem": "unknown", "sample": 4, "verdict": "correct", "tokens": 1}
+    )
     log.close()
     again, _ = make_job(kind, tmp_path, 6)
-    assert [again.known_length(i) for i in range(6)] == [1, 0, 3, 4, 0, 0] and again.attempts.lengths == {}
-    assert [again.next_sample() for _ in range(5)] == [0, 1, 2, 3, 4]  # the same ids are begun; known ones are not drawn
+    assert [again.known_length(i) for i in range(6)] == [
+        1,
+        0,
+        3,
+        4,
+        0,
+        0,
+    ] and again.attempts.lengths == {}
+    # the same ids are begun; known ones are not drawn
+    assert [again.next_sample() for _ in range(5)] == [0, 1, 2, 3, 4]
     for i in (0, 2, 3):
         again.redeliver(i)
     assert again.attempts == job.attempts and again.closed == job.closed
@@ -158,7 +206,9 @@ def test_logged_samples_that_nobody_asks_for_are_kept_and_counted(tmp_path):
     assert again.next_sample() == 1
     again.redeliver(1)
     assert again.closed and again.next_sample() is None  # one slot: 2 is never begun
-    assert again.take_unused() == [3] and again.take_unused() == [] and again.attempts == job.attempts
+    assert (
+        again.take_unused() == [3] and again.take_unused() == [] and again.attempts == job.attempts
+    )
 
 
 def test_the_hard_set_is_a_band_of_pass_rates():
@@ -168,7 +218,9 @@ def test_the_hard_set_is_a_band_of_pass_rates():
         for i in range(4):
             attempts[name].add(i, Verdict.CORRECT if i < n else Verdict.UNPARSED, 5, None)
     choose = lambda band, count=9: "".join(p.id for p in hard_set(attempts, band, count))  # noqa: E731
-    assert choose((0.0, 0.0)) == "ae" and choose((0.25, 0.5)) == "bc" and choose((0.0, 1.0)) == "abcde"
+    assert (
+        choose((0.0, 0.0)) == "ae" and choose((0.25, 0.5)) == "bc" and choose((0.0, 1.0)) == "abcde"
+    )
     assert choose((0.0, 0.25), 2) == "ac" and choose((0.9, 0.95)) == ""
 
 
@@ -190,7 +242,9 @@ def make_engine(rows=2, slots=3, chunk=2):
 
 def run_fixed(params, engine, n=5, names=CONTEXTS, ledger=None):
     jobs = [FixedJob(name, CONTEXTS[name], n) for name in names]
-    engine.run(params, jobs, SAMPLING, stream_key(0, "test"), ledger or Ledger(), ("prefill", "decode"))
+    engine.run(
+        params, jobs, SAMPLING, stream_key(0, "test"), ledger or Ledger(), ("prefill", "decode")
+    )
     return {job.name: job.samples for job in jobs}
 
 
@@ -203,18 +257,25 @@ def reference(params):
 
 def test_every_job_gets_exactly_its_ids(reference):
     samples, _ = reference
-    assert {name: sorted(found) for name, found in samples.items()} == {name: [0, 1, 2, 3, 4] for name in CONTEXTS}
+    assert {name: sorted(found) for name, found in samples.items()} == {
+        name: [0, 1, 2, 3, 4] for name in CONTEXTS
+    }
     drawn = [s for found in samples.values() for s in found.values()]
-    assert len({len(s.token_ids) for s in drawn}) > 2  # ends of all kinds: slots were refilled out of step
+    # ends of all kinds: slots were refilled out of step
+    assert len({len(s.token_ids) for s in drawn}) > 2
     for s in drawn:
         stopped = s.token_ids[-1] in SAMPLING.stop_ids
-        assert s.finish_reason == ("stop" if stopped else "length") and (stopped or len(s.token_ids) == 7)
+        assert s.finish_reason == ("stop" if stopped else "length") and (
+            stopped or len(s.token_ids) == 7
+        )
         assert not np.isin(s.token_ids[:-1], SAMPLING.stop_ids).any()
         assert len(s.logprobs) == len(s.token_ids) and (s.logprobs < 0).all()
 
 
 def test_samples_do_not_depend_on_rows_slots_or_neighbours(params, reference):
-    other = run_fixed(params, make_engine(rows=3, slots=2, chunk=5), names=["e", "a", "ccc", "bb", "d"])
+    other = run_fixed(
+        params, make_engine(rows=3, slots=2, chunk=5), names=["e", "a", "ccc", "bb", "d"]
+    )
     for name, found in reference[0].items():
         for i, s in found.items():
             np.testing.assert_array_equal(other[name][i].token_ids, s.token_ids)
@@ -238,10 +299,19 @@ def test_the_ledger_counts_the_delivered_samples(reference):
     lengths = {name: [len(s.token_ids) for s in found.values()] for name, found in samples.items()}
     tokens = sum(map(sum, lengths.values()))
     assert ledger.state["paper"]["decode"] == ledger.state["actual"]["decode"] == 2000 * tokens
-    assert ledger.state["paper"]["prefill"] == 2000 * sum(5 * len(CONTEXTS[name]) for name in lengths)
-    assert ledger.state["actual"]["prefill"] == 2000 * sum(len(CONTEXTS[name]) - 1 for name in lengths)
-    attention = sum(causal_pairs(len(CONTEXTS[name]), rows) for name, rows in lengths.items()) * COST.attention_pair
-    assert ledger.state["attention"]["prefill"] + ledger.state["attention"]["decode"] == pytest.approx(attention)
+    assert ledger.state["paper"]["prefill"] == 2000 * sum(
+        5 * len(CONTEXTS[name]) for name in lengths
+    )
+    assert ledger.state["actual"]["prefill"] == 2000 * sum(
+        len(CONTEXTS[name]) - 1 for name in lengths
+    )
+    attention = (
+        sum(causal_pairs(len(CONTEXTS[name]), rows) for name, rows in lengths.items())
+        * COST.attention_pair
+    )
+    assert ledger.state["attention"]["prefill"] + ledger.state["attention"][
+        "decode"
+    ] == pytest.approx(attention)
     assert ledger.state["hardware"]["decode"] >= ledger.state["actual"]["decode"]
 
 
@@ -269,7 +339,9 @@ PROBLEMS = [Problem(name, {}) for name in CONTEXTS]
 def run_stage(params, path, stage, limit, task, ledger, show=lambda known: None):
     stream = stream_key(0, stage)
     with SharedLog(path / "log.jsonl", HEADER) as log:
-        return attempt_all(stage, make_engine(), params, task, PROBLEMS, limit, SAMPLING, stream, ledger, log, show)
+        return attempt_all(
+            stage, make_engine(), params, task, PROBLEMS, limit, SAMPLING, stream, ledger, log, show
+        )
 
 
 def test_a_job_that_knows_no_finished_sample_is_handed_none():
@@ -285,8 +357,12 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("stage", ["select", "collect"])
 @pytest.mark.parametrize(("make_task", "torn"), [(FirstToken, 0), (FirstToken, 2), (Aside, 2)])
-def test_a_stage_killed_again_and_again_ends_as_one_that_was_not(params, tmp_path, stage, make_task, torn):
-    """Equal to the bit: verdicts, traces with their log-probs, the log's records in order, and the ledger."""
+def test_a_stage_killed_again_and_again_ends_as_one_that_was_not(
+    params, tmp_path, stage, make_task, torn
+):
+    """Equal to the bit: verdicts, traces with their log-probs, the log's records in order, and the
+    ledger.
+    """
     task, expected = make_task(limit=3), Ledger()
     whole = run_stage(params, tmp_path / "whole", stage, 12, task, expected)
     path, kills = tmp_path / "killed" / "log.jsonl", 0
@@ -304,7 +380,8 @@ def test_a_stage_killed_again_and_again_ends_as_one_that_was_not(params, tmp_pat
         except Killed:
             kills += 1
             lines = path.read_bytes().splitlines(keepends=True)
-            path.write_bytes(b"".join(lines[: max(len(lines) - torn, 1)]))  # the last records may be lost too
+            # the last records may be lost too
+            path.write_bytes(b"".join(lines[: max(len(lines) - torn, 1)]))
     assert kills > 3 and resumed == whole and ledger.state == expected.state
     records = [Log(tmp_path / name / "log.jsonl", HEADER).records for name in ("whole", "killed")]
     assert len(records[0]) == len(records[1]) and all(r in records[1] for r in records[0])
@@ -314,11 +391,17 @@ def test_a_stage_killed_again_and_again_ends_as_one_that_was_not(params, tmp_pat
 def test_what_is_drawn_does_not_depend_on_how_long_grading_takes(params, tmp_path, stage):
     tasks = [Aside(3, delay) for delay in (lambda i: 0.0, lambda i: 0.05 * (i % 4 == 1))]
     ledgers = [Ledger(), Ledger()]
-    fast, slow = (run_stage(params, tmp_path / str(i), stage, 12, tasks[i], ledgers[i]) for i in range(2))
+    fast, slow = (
+        run_stage(params, tmp_path / str(i), stage, 12, tasks[i], ledgers[i]) for i in range(2)
+    )
     assert fast == slow and ledgers[0].state == ledgers[1].state
     at_once = run_stage(params, tmp_path / "at once", stage, 12, FirstToken(3), Ledger())
-    traces = [{name: first_traces({name: a}, COST) for name, a in found.items()} for found in (fast, at_once)]
-    for name, found in traces[0].items():  # the first correct trace is the same; a chunk more may have been begun beside it
+    traces = [
+        {name: first_traces({name: a}, COST) for name, a in found.items()}
+        for found in (fast, at_once)
+    ]
+    # the first correct trace is the same; a chunk more may have been begun beside it
+    for name, found in traces[0].items():
         assert [t.token_ids for t in found] == [t.token_ids for t in traces[1][name]]
 
 
@@ -334,8 +417,20 @@ def test_a_verdict_given_aside_counts_from_the_next_chunk_on(tmp_path):
 
 def test_rollouts_are_graded_in_their_order_whenever_the_verdicts_come(params):
     prompts = [Prompt(p) for p in PROBLEMS[:3]]
-    found = [sample_and_grade(make_engine(), params, task, prompts, 4, SAMPLING, stream_key(0, "r"), Ledger(), ("eval", "eval"))
-             for task in (FirstToken(9), Aside(9))]  # fmt: skip
+    found = [
+        sample_and_grade(
+            make_engine(),
+            params,
+            task,
+            prompts,
+            4,
+            SAMPLING,
+            stream_key(0, "r"),
+            Ledger(),
+            ("eval", "eval"),
+        )
+        for task in (FirstToken(9), Aside(9))
+    ]
     assert found[0].verdicts == found[1].verdicts and 0 < found[0].rewards.mean() < 1
 
 
@@ -349,8 +444,18 @@ def test_what_is_finished_is_not_computed_again(params, tmp_path, monkeypatch):
 def test_fewer_slots_after_a_kill_keep_every_sample_and_charge_it(params, tmp_path):
     task = FirstToken(limit=3)
     with SharedLog(tmp_path / "log.jsonl", HEADER) as log:
-        drawn = attempt_all("collect", make_engine(slots=5), params, task, PROBLEMS, 12, SAMPLING, stream_key(0, "collect"),
-                            Ledger(), log)  # fmt: skip
+        drawn = attempt_all(
+            "collect",
+            make_engine(slots=5),
+            params,
+            task,
+            PROBLEMS,
+            12,
+            SAMPLING,
+            stream_key(0, "collect"),
+            Ledger(),
+            log,
+        )
     resumed = run_stage(params, tmp_path, "collect", 12, task, ledger := Ledger())
     for name, attempts in drawn.items():
         assert attempts.lengths.items() <= resumed[name].lengths.items()
@@ -376,7 +481,10 @@ def kept(tmp_path):
     """A complete corpus of two traces, dataset and log."""
     task, header = FirstToken(), {"model": "tiny", "tokenizer": fingerprint(FirstToken.tokenizer)}
     with Log(tmp_path / "log.jsonl", header) as log:
-        jobs = [CollectJob("collect", Attempts(p, len(task.render(p))), task, 9, log) for p in PROBLEMS[:2]]
+        jobs = [
+            CollectJob("collect", Attempts(p, len(task.render(p))), task, 9, log)
+            for p in PROBLEMS[:2]
+        ]
         for job in jobs:
             job.deliver(sample(0, correct=False))
             job.deliver(sample(1, correct=True))
@@ -398,10 +506,16 @@ def test_a_sound_corpus_comes_back(kept, capsys):
     assert read(kept[0]) == kept[1] and capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("damage", [
-    lambda d: shard(d).unlink(), lambda d: shard(d).write_bytes(shard(d).read_bytes()[:-99]),
-    lambda d: (d / "dataset" / "dataset_info.json").write_text("{"), lambda d: shutil.rmtree(d / "dataset"),
-], ids=["no shard", "shard cut short", "no JSON", "no dataset"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: shard(d).unlink(),
+        lambda d: shard(d).write_bytes(shard(d).read_bytes()[:-99]),
+        lambda d: (d / "dataset" / "dataset_info.json").write_text("{"),
+        lambda d: shutil.rmtree(d / "dataset"),
+    ],
+    ids=["no shard", "shard cut short", "no JSON", "no dataset"],
+)
 def test_a_damaged_dataset_is_written_anew_from_the_log(kept, damage, capsys):
     directory, traces = kept
     damage(directory)
@@ -416,5 +530,8 @@ def test_a_corpus_is_never_silently_smaller(kept):
     lines = (directory / "log.jsonl").read_bytes().splitlines(keepends=True)
     lines[2] = lines[2].replace(b"correct", b"corrext")
     (directory / "log.jsonl").write_bytes(b"".join(lines))
-    with pytest.raises(ValueError, match=r"2 problems were solved, the log still knows 1 traces .*line 3: dropped .* checksum"):
+    with pytest.raises(
+        ValueError,
+        match=r"2 problems were solved, the log still knows 1 traces .*line 3: dropped .* checksum",
+    ):
         read(directory)

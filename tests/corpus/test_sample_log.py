@@ -18,7 +18,11 @@ import pytest
 from prefixrl_jax.corpus.sample_log import Log
 
 HEADER = {"model": "abc", "seed": 1}
-RECORDS = [{"id": "a", "tokens": [1, 2, 3]}, {"id": "b", "p": -0.125}, {"id": "c", "text": "naïve\u2028\n"}]
+RECORDS = [
+    {"id": "a", "tokens": [1, 2, 3]},
+    {"id": "b", "p": -0.125},
+    {"id": "c", "text": "naïve\u2028\n"},
+]
 
 
 def write_log(path, records=RECORDS, header=HEADER):
@@ -51,7 +55,11 @@ def test_log_reopened_goes_on_where_it_ended(tmp_path):
 
 
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
@@ -69,7 +77,9 @@ def test_flush_waits_for_the_disk(tmp_path, monkeypatch):
     path = tmp_path / "log"
     synced = []
     fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda file: (fsync(file), synced.append(os.fstat(file).st_size)))
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (fsync(file), synced.append(os.fstat(file).st_size))
+    )
     with Log(path, HEADER) as log:
         for record in RECORDS:
             synced.clear()
@@ -88,7 +98,8 @@ def test_flush_without_waiting_leaves_the_disk_two_seconds(tmp_path, monkeypatch
         for now[0] in (0.5, 1.9, 2.1, 3.0, 4.2):
             log.append(RECORDS[0])
             log.flush(wait=False)
-            assert (tmp_path / "log").read_bytes().endswith(b'"id":"a","tokens":[1,2,3]}\n')  # the system has it already
+            # the system has it already
+            assert (tmp_path / "log").read_bytes().endswith(b'"id":"a","tokens":[1,2,3]}\n')
         assert synced == [2.1, 4.2]
         log.append(RECORDS[1])
         log.flush(wait=False)
@@ -147,12 +158,16 @@ def test_another_header_is_refused_by_its_differing_keys(tmp_path):
     write_log(tmp_path / "log")
     with pytest.raises(ValueError) as error:
         Log(tmp_path / "log", {"seed": 2, "model": "abc", "cap": None})
-    assert str(error.value).endswith("cap: '(absent)' in the file, None here; seed: 1 in the file, 2 here")
+    assert str(error.value).endswith(
+        "cap: '(absent)' in the file, None here; seed: 1 in the file, 2 here"
+    )
     Log(tmp_path / "tuple", {"stop": (1, 2)}).close()
     Log(tmp_path / "tuple", {"stop": [1, 2]}).close()
 
 
-@pytest.mark.parametrize("record", [{"p": float("nan")}, {"p": float("-inf")}, {"token": np.int32(1)}])
+@pytest.mark.parametrize(
+    "record", [{"p": float("nan")}, {"p": float("-inf")}, {"token": np.int32(1)}]
+)
 def test_what_json_cannot_hold_is_refused(tmp_path, record):
     with Log(tmp_path / "log", HEADER) as log:
         with pytest.raises(ValueError, match="JSON values are accepted"):
@@ -234,7 +249,9 @@ for i in range(10**9):
 def test_killed_writer_loses_at_most_the_unflushed(tmp_path):
     path = tmp_path / "log"
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
-    writer = subprocess.Popen([sys.executable, "-c", KILLED_WRITER, str(path)], env=environment, stdout=subprocess.PIPE)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", KILLED_WRITER, str(path)], env=environment, stdout=subprocess.PIPE
+    )
     first = [writer.stdout.readline() for _ in range(20)]
     writer.send_signal(signal.SIGKILL)
     reported = int((first + writer.stdout.readlines())[-1])

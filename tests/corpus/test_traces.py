@@ -16,15 +16,24 @@ from prefixrl_jax.corpus import traces
 
 
 def make_trace(i, **changes):
-    fields = dict(problem_id=f"problem-{i}", sample_id=i, context_ids=[7, 8, i], token_ids=list(range(i + 1)))
-    fields |= dict(logprobs=[-0.5 * i] * (i + 1), finish_reason="stop", samples=i + 3, flops=1e15 / 3)
+    fields = dict(
+        problem_id=f"problem-{i}", sample_id=i, context_ids=[7, 8, i], token_ids=list(range(i + 1))
+    )
+    fields |= dict(
+        logprobs=[-0.5 * i] * (i + 1), finish_reason="stop", samples=i + 3, flops=1e15 / 3
+    )
     return traces.Trace(**(fields | changes))
 
 
 def run_python(code, *arguments):
     root = pathlib.Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_traces_and_their_log_load_without_jax_or_tfds():
@@ -38,7 +47,9 @@ def test_traces_and_their_log_load_without_jax_or_tfds():
 FLOAT32 = st.floats(max_value=0, allow_nan=False, allow_infinity=False, width=32)
 TOKEN = st.integers(0, 2**31 - 1)
 TRACES = st.builds(
-    lambda rows, **fields: traces.Trace(token_ids=[row[0] for row in rows], logprobs=[row[1] for row in rows], **fields),
+    lambda rows, **fields: traces.Trace(
+        token_ids=[row[0] for row in rows], logprobs=[row[1] for row in rows], **fields
+    ),
     rows=st.lists(st.tuples(TOKEN, FLOAT32), max_size=5),
     problem_id=st.text(),
     sample_id=st.integers(0, 2**62),
@@ -63,7 +74,12 @@ def test_dataset_round_trip(tmp_path_factory, found):
 
 
 def test_record_of_numpy_fields_is_json():
-    trace = make_trace(2, token_ids=np.arange(3, dtype=np.int32), logprobs=np.full(3, -1, np.float32), flops=np.float32(2))
+    trace = make_trace(
+        2,
+        token_ids=np.arange(3, dtype=np.int32),
+        logprobs=np.full(3, -1, np.float32),
+        flops=np.float32(2),
+    )
     record = json.loads(json.dumps(trace.to_record()))
     assert traces.Trace.from_record(record) == make_trace(2, logprobs=[-1.0, -1.0, -1.0], flops=2.0)
 
@@ -71,9 +87,14 @@ def test_record_of_numpy_fields_is_json():
 def test_malformed_traces_are_refused():
     record = make_trace(1).to_record()
     del record["samples"]
-    with pytest.raises(ValueError, match=r"missing fields \['samples'\], unknown fields \['prompt'\]"):
+    with pytest.raises(
+        ValueError, match=r"missing fields \['samples'\], unknown fields \['prompt'\]"
+    ):
         traces.Trace.from_record(record | {"prompt": 1})
-    with pytest.raises(ValueError, match="finish_reason 'eos' of sample 1 of problem 'problem-1'; accepted: stop, length"):
+    with pytest.raises(
+        ValueError,
+        match="finish_reason 'eos' of sample 1 of problem 'problem-1'; accepted: stop, length",
+    ):
         make_trace(1, finish_reason="eos")
     with pytest.raises(ValueError, match="has 1 logprobs for 2 token_ids"):
         make_trace(1, logprobs=[0.0])
@@ -89,7 +110,9 @@ class Without:
         self.finder = finder
 
     def find_spec(self, name, path=None, target=None):
-        return None if name.split(".")[0] in ("tensorflow", "torch", "jax") else self.finder.find_spec(name, path, target)
+        if name.split(".")[0] in ("tensorflow", "torch", "jax"):
+            return None
+        return self.finder.find_spec(name, path, target)
 
     def __getattr__(self, name):
         return getattr(self.finder, name)
@@ -98,14 +121,20 @@ sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 import tensorflow_datasets as tfds
 builder = tfds.builder_from_directory(sys.argv[1])
 rows = builder.as_data_source("train")
-dtypes = {name: str(getattr(value, "dtype", type(value).__name__)) for name, value in rows[0].items()}
-print(json.dumps([len(rows), rows[5]["token_ids"].tolist(), float(rows[5]["flops"]), builder.info.metadata, dtypes]))
+row = rows[5]
+dtypes = {k: str(getattr(v, "dtype", type(v).__name__)) for k, v in rows[0].items()}
+found = [len(rows), row["token_ids"].tolist(), float(row["flops"]), builder.info.metadata, dtypes]
+print(json.dumps(found))
 assert "tensorflow" not in sys.modules
 """
 
 
 def test_dataset_opens_where_tensorflow_cannot_be_imported(tmp_path):
-    metadata = {"model": "f00d", "tokenizer": "beef", "statistics": {"solved": 12, "pass_rate": 0.25}}
+    metadata = {
+        "model": "f00d",
+        "tokenizer": "beef",
+        "statistics": {"solved": 12, "pass_rate": 0.25},
+    }
     traces.write_dataset((make_trace(i) for i in range(12)), tmp_path / "traces", metadata)
     outcome = run_python(WITHOUT_TENSORFLOW, tmp_path / "traces")
     assert outcome.returncode == 0, outcome.stderr
@@ -148,7 +177,8 @@ KILLED_BUILD = """
 import os, signal, sys
 from prefixrl_jax.corpus import traces
 trace = traces.Trace("p", 1, [1], [2], [-1.0], "stop", 1, 1.0)
-traces.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)  # the files are built, but not yet renamed
+# The files are built, but not yet renamed.
+traces.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
 traces.write_dataset([trace], sys.argv[1], {})
 """
 

@@ -1,4 +1,6 @@
-"""Every bad line of a configuration is refused before any compute, and a work directory belongs to one configuration."""
+"""Every bad line of a configuration is refused before any compute, and a work directory belongs to
+one configuration.
+"""
 
 import dataclasses
 import importlib
@@ -18,7 +20,15 @@ from ml_collections import config_flags
 from configs import countdown, demo, errand, smoke
 from prefixrl_jax import config as base
 from prefixrl_jax.experiment.build import resolve
-from prefixrl_jax.experiment.stages import AFTER, EXTENT, NAMES, Stages, WorkdirMismatch, fields_of, flatten
+from prefixrl_jax.experiment.stages import (
+    AFTER,
+    EXTENT,
+    NAMES,
+    Stages,
+    WorkdirMismatch,
+    fields_of,
+    flatten,
+)
 from prefixrl_jax.model.hf import export_hf
 from prefixrl_jax.model.tokenizer import byte_tokenizer
 from prefixrl_jax.runtime.files import write_json
@@ -54,20 +64,47 @@ def test_the_configurations_that_come_along_resolve(module):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"task__name": "chess"}, r"task\.name='chess': .* arithmetic, countdown, errand, gsm8k, math, sorting, water_jugs"),
+        (
+            {"task__name": "chess"},
+            (
+                r"task\.name='chess': .* arithmetic, countdown, errand, gsm8k, math, sorting,"
+                r" water_jugs"
+            ),
+        ),
         ({"train__loss": "dpo"}, r"train\.loss='dpo': one of reinforce, ppo_clip"),
-        ({"train__advantage": "gae"}, r"train\.advantage='gae': one of group_mean, leave_one_out, std_normalised"),
-        ({"prefix__schedule": "linear"}, r"prefix\.schedule='linear': one of band, reverse, cosine, adaptive, shortest_solvable"),
+        (
+            {"train__advantage": "gae"},
+            r"train\.advantage='gae': one of group_mean, leave_one_out, std_normalised",
+        ),
+        (
+            {"prefix__schedule": "linear"},
+            r"prefix\.schedule='linear': one of band, reverse, cosine, adaptive, shortest_solvable",
+        ),
         ({"prefix__content": "none"}, r"prefix\.content='none': one of own, unrelated, wrong"),
         ({"prefix__place": "system"}, r"prefix\.place='system': one of assistant, user"),
         ({"train__filter": "all"}, r"train\.filter='all': one of none, drop, refill"),
         ({"train__behaviour": "known"}, r"train\.behaviour='known': one of sampled, acceptance"),
-        ({"train__at_plain": True}, r"train\.at_plain needs prefix\.place='user' \(here 'assistant'\)"),
-        ({"train__prefix_coef": 0.1, "prefix__place": "user"}, r"train\.prefix_coef=0\.1 with prefix\.place='user'"),
-        ({"collect__cap": 0}, r"collect\.cap=0 and no collect\.traces_path: there is no corpus, which prefix\.share=0\.75"),
+        (
+            {"train__at_plain": True},
+            r"train\.at_plain needs prefix\.place='user' \(here 'assistant'\)",
+        ),
+        (
+            {"train__prefix_coef": 0.1, "prefix__place": "user"},
+            r"train\.prefix_coef=0\.1 with prefix\.place='user'",
+        ),
+        (
+            {"collect__cap": 0},
+            (
+                r"collect\.cap=0 and no collect\.traces_path: there is no corpus, which"
+                r" prefix\.share=0\.75"
+            ),
+        ),
         ({"sft__epochs": 0}, r"sft\.epochs=0: must be at least 1"),
         ({"sft__schedule": "step"}, r"sft\.schedule='step': one of"),
-        ({"train__aggregation": "sum"}, r"train\.aggregation='sum': one of token_mean, sequence_mean, constant"),
+        (
+            {"train__aggregation": "sum"},
+            r"train\.aggregation='sum': one of token_mean, sequence_mean, constant",
+        ),
         ({"train__schedule": "step"}, r"train\.schedule='step': one of constant, linear, cosine"),
         ({"base__schedule": "step"}, r"base\.schedule='step': one of constant, linear, cosine"),
         ({"mesh__data": 3}, r"mesh.*=\(3, 1, 1\) does not fill \d+ device"),
@@ -115,8 +152,14 @@ def test_a_group_of_one_is_enough_without_a_baseline():
 
 def test_flatten_gives_what_json_gives_back():
     flat = flatten(base.get_config())
-    assert flat["train.steps"] == 400 and flat["prefix.band"] == [0.4, 0.8] and flat["task.water_jugs.jugs"] == 2
-    assert flat == json.loads(json.dumps(flat)) and not any(isinstance(v, dict) for v in flat.values())
+    assert (
+        flat["train.steps"] == 400
+        and flat["prefix.band"] == [0.4, 0.8]
+        and flat["task.water_jugs.jugs"] == 2
+    )
+    assert flat == json.loads(json.dumps(flat)) and not any(
+        isinstance(v, dict) for v in flat.values()
+    )
 
 
 def test_a_stage_depends_on_its_fields_and_those_of_the_stages_before():
@@ -125,13 +168,24 @@ def test_a_stage_depends_on_its_fields_and_those_of_the_stages_before():
     for stage, earlier in AFTER.items():
         assert all(fields[name].items() <= fields[stage].items() for name in earlier)
         assert all(NAMES.index(name) < NAMES.index(stage) for name in earlier)
-    assert "base.steps" in fields["base"] and "seed" in fields["base"] and "select.samples" not in fields["base"]
+    assert (
+        "base.steps" in fields["base"]
+        and "seed" in fields["base"]
+        and "select.samples" not in fields["base"]
+    )
     assert {"collect.cap", "sampling.temperature", "data.path"} <= fields["corpus"].keys()
     assert "prefix.band" not in fields["corpus"] and "prefix.band" not in fields["sft"]
     assert "prefix.band" in fields["prefixes"] and "prefix.share" not in fields["prefixes"]
-    assert "train.group" in fields["train"] and "sft.enabled" in fields["train"] and "eval.samples" not in fields["train"]
+    assert (
+        "train.group" in fields["train"]
+        and "sft.enabled" in fields["train"]
+        and "eval.samples" not in fields["train"]
+    )
     assert "eval.samples" in fields["baseline"] and "eval.samples" in fields["evaluate"]
-    assert not {"sampling.rows", "log.samples_every", "checkpoint.every", "mesh.data"} & fields["report"].keys()
+    assert (
+        not {"sampling.rows", "log.samples_every", "checkpoint.every", "mesh.data"}
+        & fields["report"].keys()
+    )
     assert not any(name.startswith("task.gsm8k") for name in fields["report"])
 
 
@@ -147,7 +201,9 @@ def test_a_complete_stage_is_reused(tmp_path):
     finished(tmp_path, changed())
     stages = Stages(tmp_path, changed())
     stages.check()
-    assert [stages.begin(name) for name in ("base", "corpus", "train")] == [{"line": n} for n in ("base", "corpus", "train")]
+    assert [stages.begin(name) for name in ("base", "corpus", "train")] == [
+        {"line": n} for n in ("base", "corpus", "train")
+    ]
     assert stages.begin("evaluate") is None and not stages.record("evaluate")["complete"]
 
 
@@ -155,7 +211,11 @@ def test_a_complete_stage_is_reused(tmp_path):
     ("fields", "stage", "message"),
     [
         ({"base__steps": 7}, "base", r"base\.steps: 120 there, 7 now"),
-        ({"select__band": (0.0, 0.5)}, "corpus", r"select\.band: \[0\.0, 1\.0\] there, \[0\.0, 0\.5\] now"),
+        (
+            {"select__band": (0.0, 0.5)},
+            "corpus",
+            r"select\.band: \[0\.0, 1\.0\] there, \[0\.0, 0\.5\] now",
+        ),
         ({"prefix__cuts": 5}, "prefixes", r"prefix\.cuts: 3 there, 5 now"),
         ({"train__group": 8}, "train", r"train\.group: 4 there, 8 now"),
     ],
@@ -163,7 +223,10 @@ def test_a_complete_stage_is_reused(tmp_path):
 def test_a_directory_of_another_configuration_is_refused(tmp_path, fields, stage, message):
     c = changed(base__steps=120)
     finished(tmp_path, c)
-    with pytest.raises(WorkdirMismatch, match=rf"{tmp_path} is of another configuration:\n  {message} \(stage {stage}\)"):
+    with pytest.raises(
+        WorkdirMismatch,
+        match=rf"{tmp_path} is of another configuration:\n  {message} \(stage {stage}\)",
+    ):
         Stages(tmp_path, changed(**{"base__steps": 120, **fields})).check()
 
 
@@ -171,16 +234,26 @@ def test_all_differing_fields_are_named(tmp_path):
     finished(tmp_path, changed(train__clip_low=0.2))
     with pytest.raises(WorkdirMismatch) as failure:
         Stages(tmp_path, changed(train__group=8, train__clip_low=0.1, eval__samples=99)).check()
-    assert [line.split(":")[0].strip() for line in str(failure.value).splitlines()[1:-1]] == ["train.clip_low", "train.group"]
+    assert [line.split(":")[0].strip() for line in str(failure.value).splitlines()[1:-1]] == [
+        "train.clip_low",
+        "train.group",
+    ]
 
 
 def test_more_steps_or_another_way_of_computing_is_no_difference(tmp_path):
     finished(tmp_path, changed(), upto="evaluate")
-    more = changed(train__steps=99, train__micro_batches=4, checkpoint__every=5, sampling__rows=16, eval__every=1)
+    more = changed(
+        train__steps=99,
+        train__micro_batches=4,
+        checkpoint__every=5,
+        sampling__rows=16,
+        eval__every=1,
+    )
     stages = Stages(tmp_path, more)
     stages.check()
     assert stages.begin("corpus") == {"line": "corpus"}
-    assert stages.begin("baseline") == {"line": "baseline"}  # what is measured on the way is no part of it
+    # what is measured on the way is no part of it
+    assert stages.begin("baseline") == {"line": "baseline"}
     assert stages.begin("train") is None  # the further steps are done
     assert stages.begin("evaluate") is None  # and evaluated
     assert stages.seconds("train") == 2.0
@@ -207,12 +280,16 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.json"]
 
 
-FIELDS = [name for name in flatten(base.get_config()) if not name.startswith(("task.gsm8k", "task.name"))]
+FIELDS = [
+    name for name in flatten(base.get_config()) if not name.startswith(("task.gsm8k", "task.name"))
+]
 
 
 @settings(max_examples=50)
 @given(st.sets(st.sampled_from(FIELDS), max_size=4))
-def test_a_directory_is_refused_for_exactly_the_fields_that_its_stages_read(tmp_path_factory, names):
+def test_a_directory_is_refused_for_exactly_the_fields_that_its_stages_read(
+    tmp_path_factory, names
+):
     directory, other = tmp_path_factory.mktemp("run"), base.get_config()
     finished(directory, base.get_config())
     for name in names:
@@ -229,14 +306,21 @@ def test_a_directory_is_refused_for_exactly_the_fields_that_its_stages_read(tmp_
     else:
         with pytest.raises(WorkdirMismatch) as failure:
             stages.check()
-        assert {line.split(":")[0].strip() for line in str(failure.value).splitlines()[1:-1]} == differing
+        assert {
+            line.split(":")[0].strip() for line in str(failure.value).splitlines()[1:-1]
+        } == differing
 
 
 OVERRIDES = {
-    "seed": st.integers(0, 9), "train.steps": st.integers(1, 9), "collect.cap": st.integers(1, 9), "model.remat": st.booleans(),
-    "train.learning_rate": st.floats(1e-6, 1e-1), "train.loss": st.sampled_from(["reinforce", "ppo_clip"]),
-    "prefix.band": st.tuples(st.floats(0.1, 0.4), st.floats(0.5, 0.9)), "data.path": st.sampled_from(["", "a b.jsonl"]),
-}  # fmt: skip
+    "seed": st.integers(0, 9),
+    "train.steps": st.integers(1, 9),
+    "collect.cap": st.integers(1, 9),
+    "model.remat": st.booleans(),
+    "train.learning_rate": st.floats(1e-6, 1e-1),
+    "train.loss": st.sampled_from(["reinforce", "ppo_clip"]),
+    "prefix.band": st.tuples(st.floats(0.1, 0.4), st.floats(0.5, 0.9)),
+    "data.path": st.sampled_from(["", "a b.jsonl"]),
+}
 
 
 @settings(max_examples=40)
@@ -244,10 +328,17 @@ OVERRIDES = {
 def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(name, given_fields):
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values)
-    line = ["prog", f"--config={ROOT / 'configs' / name}.py", *(f"--config.{k}={v}" for k, v in given_fields.items())]
+    line = [
+        "prog",
+        f"--config={ROOT / 'configs' / name}.py",
+        *(f"--config.{k}={v}" for k, v in given_fields.items()),
+    ]
     with mock.patch.object(sys, "argv", line):  # which config_flags reads by itself
         values(line)
-    merged, file = flatten(values.config), flatten({"demo": demo, "smoke": smoke}[name].get_config())
+    merged, file = (
+        flatten(values.config),
+        flatten({"demo": demo, "smoke": smoke}[name].get_config()),
+    )
     assert merged.keys() == file.keys() == flatten(base.get_config()).keys()
     for field, value in merged.items():
         expected = given_fields.get(field, file[field])
@@ -282,18 +373,28 @@ def test_the_machine_an_unfinished_stage_was_begun_on_is_told(tmp_path):
     stages.begin("base")
     assert stages.moved("base") == ""
     stages.finish("base", {}, 1.0)
-    assert Stages(tmp_path, changed(), machine=there).moved("base") == ""  # what is complete is used as it is
+    # what is complete is used as it is
+    assert Stages(tmp_path, changed(), machine=there).moved("base") == ""
 
 
-@pytest.mark.parametrize(("first", "name"), [("base", "task (content of the base text's file)"),
-                                             ("corpus", "data (content of the problems)")])  # fmt: skip
-def test_a_file_that_has_changed_is_refused_from_the_first_stage_that_reads_it(tmp_path, first, name):
+@pytest.mark.parametrize(
+    ("first", "name"),
+    [
+        ("base", "task (content of the base text's file)"),
+        ("corpus", "data (content of the problems)"),
+    ],
+)
+def test_a_file_that_has_changed_is_refused_from_the_first_stage_that_reads_it(
+    tmp_path, first, name
+):
     for stage in NAMES[: NAMES.index(first)]:
         Stages(tmp_path, changed(), {first: "a"}).begin(stage)
         Stages(tmp_path, changed(), {first: "a"}).finish(stage, {}, 1.0)
     Stages(tmp_path, changed(), {first: "b"}).check()
     Stages(tmp_path, changed(), {first: "a"}).begin(first)
-    with pytest.raises(WorkdirMismatch, match=re.escape(f"{name}: 'a' there, 'b' now (stage {first})")):
+    with pytest.raises(
+        WorkdirMismatch, match=re.escape(f"{name}: 'a' there, 'b' now (stage {first})")
+    ):
         Stages(tmp_path, changed(), {first: "b"}).check()
 
 

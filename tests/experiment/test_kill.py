@@ -1,6 +1,8 @@
-"""A run killed again and again ends as one that was not: weights, metrics, ledger and samples, to the bit.
+"""A run killed again and again ends as one that was not: weights, metrics, ledger and samples, to
+the bit.
 
-What is compared is the smoke configuration from base training to the report, through the command line, in real processes.
+What is compared is the smoke configuration from base training to the report, through the command
+line, in real processes.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ FLAGS = ("--config.train.steps=10", "--config.checkpoint.every=2")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[Command, Path, float]:
-    """How runs are started, the work directory of one made in one go, and how long it took in s, compilations included."""
+    """How runs are started, the work directory of one made in one go, and how long it took in s,
+    compilations included.
+    """
     directory = tmp_path_factory.mktemp("whole")
     command = Command("configs/smoke.py", FLAGS, directory / "cache")
     started = time.monotonic()
@@ -35,7 +39,9 @@ def whole(tmp_path_factory) -> tuple[Command, Path, float]:
 def test_killed_at_drawn_moments(whole, tmp_path):
     command, expected, seconds = whole
     moments = random.Random(0)
-    tally = kill_repeatedly(command, tmp_path / "run", expected, KILLS, lambda: moments.uniform(0.1, 0.24) * seconds)
+    tally = kill_repeatedly(
+        command, tmp_path / "run", expected, KILLS, lambda: moments.uniform(0.1, 0.24) * seconds
+    )
     assert (tally.kills, tally.lost, tally.different) == (KILLS, 0, []) and tally.runs >= 1
 
 
@@ -71,15 +77,22 @@ print("still here", flush=True)
 
 
 def test_a_second_sigterm_ends_it_at_once():
-    done = subprocess.run([sys.executable, "-c", TWICE], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert done.stdout == "True\n" and done.returncode == -signal.SIGTERM, done.stderr
 
 
-FULL = (("samples", 5_000, "were not saved in the log"), ("train 3/10", 20_000, "the checkpoint of step"))
+FULL = (
+    ("samples", 5_000, "were not saved in the log"),
+    ("train 3/10", 20_000, "the checkpoint of step"),
+)
 
 
 def test_a_disk_that_takes_no_more_ends_in_one_line_and_loses_nothing(whole, tmp_path):
-    """The limit on the size of a file stands for a full disk: the system refuses a write in the middle of the run."""
+    """The limit on the size of a file stands for a full disk: the system refuses a write in the
+    middle of the run.
+    """
     command, expected, _ = whole
     run = begun(expected, tmp_path / "run", 1)
     for line, size, message in FULL:
@@ -98,4 +111,8 @@ def test_a_directory_that_cannot_be_written_is_named_before_anything_is_computed
     (tmp_path / "file").write_text("")
     done = whole[0].start(tmp_path / "file" / "run")
     output = done.communicate(timeout=120)[0]
-    assert done.returncode == 3 and f"{tmp_path}/file" in output.splitlines()[-1] and "base" not in output, output[-2000:]
+    assert (
+        done.returncode == 3
+        and f"{tmp_path}/file" in output.splitlines()[-1]
+        and "base" not in output
+    ), output[-2000:]

@@ -1,4 +1,6 @@
-"""The whole pipeline through the command line: run, reuse, interruption, a user's own problems, bad input."""
+"""The whole pipeline through the command line: run, reuse, interruption, a user's own problems, bad
+input.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,26 @@ DATA = Path(__file__).parent.parent / "data"
 
 
 def command(workdir: Path, *flags: str, config: str = "smoke") -> list[str]:
-    return [*PYTHON, "-m", "prefixrl_jax.main", f"--config=configs/{config}.py", f"--workdir={workdir}", *flags]
+    return [
+        *PYTHON,
+        "-m",
+        "prefixrl_jax.main",
+        f"--config=configs/{config}.py",
+        f"--workdir={workdir}",
+        *flags,
+    ]
 
 
-def run(workdir: Path, *flags: str, expect: int = 0, optimised: bool = False) -> subprocess.CompletedProcess:
+def run(
+    workdir: Path, *flags: str, expect: int = 0, optimised: bool = False
+) -> subprocess.CompletedProcess:
     """One command to its end; optimised: compiled as it is for a user."""
-    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS" or not optimised}
-    done = subprocess.run(command(workdir, *flags), cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    env = {
+        name: value for name, value in os.environ.items() if name != "XLA_FLAGS" or not optimised
+    }
+    done = subprocess.run(
+        command(workdir, *flags), cwd=ROOT, env=env, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-3000:]
     return done
 
@@ -43,9 +58,17 @@ def test_every_stage_leaves_what_it_promises(finished):
     for name in ("train", "heldout"):
         assert set(summary["plain_pass_at_1"][name]) == {"before", "after"}
         assert all(0 <= v <= 1 for v in summary["plain_pass_at_1"][name].values())
-    assert list(summary["success_by_prefix_fraction"]["after"]) == ["0.0", "0.2", "0.4", "0.6", "0.8"]
+    assert list(summary["success_by_prefix_fraction"]["after"]) == [
+        "0.0",
+        "0.2",
+        "0.4",
+        "0.6",
+        "0.8",
+    ]
     assert summary["corpus"]["solved"] > 0
-    assert summary["corpus"]["solved"] + summary["corpus"]["capped"] == summary["corpus"]["problems"]
+    assert (
+        summary["corpus"]["solved"] + summary["corpus"]["capped"] == summary["corpus"]["problems"]
+    )
     assert summary["peak_rss_bytes"] > 1e8
     for path in (
         "config.json",
@@ -64,7 +87,9 @@ def test_flops_add_up_and_context_sharing_saves(finished):
     flops = json.loads((finished / "summary.json").read_text())["flops"]
     counted = ("select", "collect", "prefill", "decode", "score", "train")
     for accounting in ("paper", "actual", "hardware"):
-        assert flops[accounting]["total"] == pytest.approx(sum(flops[accounting][p] for p in counted))
+        assert flops[accounting]["total"] == pytest.approx(
+            sum(flops[accounting][p] for p in counted)
+        )
     assert flops["actual"]["total"] < flops["paper"]["total"]
     assert flops["actual"]["decode"] == flops["paper"]["decode"] <= flops["hardware"]["decode"]
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
@@ -81,7 +106,10 @@ def test_prefixes_are_the_traces_own_tokens(finished):
     from prefixrl_jax.corpus.traces import read_dataset
 
     traces = {t.problem_id: t for t in read_dataset(finished / "corpus" / "dataset")}
-    rows = [json.loads(line) for line in (finished / "prefixes" / "prefixes.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (finished / "prefixes" / "prefixes.jsonl").read_text().splitlines()
+    ]
     assert rows
     for row in rows:
         trace = traces[row["problem"]].token_ids
@@ -107,7 +135,9 @@ def test_hugging_face_loads_the_export(finished):
     assert tokenizer.decode(ids) == "<bos> A/5 B/3 A=0 B=0 goal=4 :"
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0].numpy()
-        greedy = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=12)[0, len(ids) :].tolist()
+        greedy = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=12)[
+            0, len(ids) :
+        ].tolist()
     context = Context(jnp.array([ids[:1]], jnp.int32), jnp.array([1], jnp.int32))
 
     kv = transformer.encode_context(params, config, context)
@@ -133,47 +163,95 @@ def test_another_configuration_is_refused_with_the_fields(finished):
 
 
 def test_traces_from_a_file_take_the_place_of_collect(finished, tmp_path):
-    """Those that the run found itself, written as text: the same prefixes, at the cost that the file declares."""
+    """Those that the run found itself, written as text: the same prefixes, at the cost that the
+    file declares.
+    """
     from prefixrl_jax.corpus.traces import read_dataset
     from prefixrl_jax.model.tokenizer import load_tokenizer
 
-    tokenizer, found = load_tokenizer(finished / "hf"), read_dataset(finished / "corpus" / "dataset")
+    tokenizer, found = (
+        load_tokenizer(finished / "hf"),
+        read_dataset(finished / "corpus" / "dataset"),
+    )
     text = {t.problem_id: tokenizer.decode(t.token_ids, skip_special_tokens=True) for t in found}
-    rows = [{"problem": name, "trace": trace, "flops": 1e6} for name, trace in text.items()] + [{"problem": "?", "trace": "A=1"}]
+    rows = [{"problem": name, "trace": trace, "flops": 1e6} for name, trace in text.items()] + [
+        {"problem": "?", "trace": "A=1"}
+    ]
     (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = run(begun(finished, tmp_path / "run", 1), f"--config.collect.traces_path={tmp_path}/traces.jsonl", "--stage=train")
+    done = run(
+        begun(finished, tmp_path / "run", 1),
+        f"--config.collect.traces_path={tmp_path}/traces.jsonl",
+        "--stage=train",
+    )
     assert f"1 lines of {tmp_path}/traces.jsonl are not used" in done.stdout
-    assert (tmp_path / "run/prefixes/prefixes.jsonl").read_text() == (finished / "prefixes/prefixes.jsonl").read_text()
+    assert (tmp_path / "run/prefixes/prefixes.jsonl").read_text() == (
+        finished / "prefixes/prefixes.jsonl"
+    ).read_text()
     brought = read_dataset(tmp_path / "run" / "corpus" / "dataset")
-    assert [(t.problem_id, t.token_ids, t.source) for t in brought] == [(t.problem_id, t.token_ids, "foreign") for t in found]
-    ledger = json.loads((tmp_path / "run" / "stages" / "corpus.json").read_text())["result"]["ledger"]
+    assert [(t.problem_id, t.token_ids, t.source) for t in brought] == [
+        (t.problem_id, t.token_ids, "foreign") for t in found
+    ]
+    ledger = json.loads((tmp_path / "run" / "stages" / "corpus.json").read_text())["result"][
+        "ledger"
+    ]
     assert ledger["paper"]["collect"] == 1e6 * len(found) and ledger["paper"]["select"] > 0
-    run(begun(finished, tmp_path / "other", 1), f"--config.collect.traces_path={finished}/corpus/dataset", "--stage=corpus")
-    bills = [json.loads((at / "stages" / "corpus.json").read_text())["result"]["ledger"] for at in (finished, tmp_path / "other")]
-    assert bills[0]["paper"] == pytest.approx(bills[1]["paper"])  # what the file does not say its dataset does
+    run(
+        begun(finished, tmp_path / "other", 1),
+        f"--config.collect.traces_path={finished}/corpus/dataset",
+        "--stage=corpus",
+    )
+    bills = [
+        json.loads((at / "stages" / "corpus.json").read_text())["result"]["ledger"]
+        for at in (finished, tmp_path / "other")
+    ]
+    # what the file does not say its dataset does
+    assert bills[0]["paper"] == pytest.approx(bills[1]["paper"])
 
 
 def test_a_model_is_evaluated_alone(finished, tmp_path):
-    """No screening, no corpus, no step: pass@k of the base model on every problem, with a report."""
-    flags = ("--config.select.samples=0", "--config.collect.cap=0", "--config.train.steps=0", "--config.select.train_problems=99")
+    """No screening, no corpus, no step: pass@k of the base model on every problem, with a
+    report.
+    """
+    flags = (
+        "--config.select.samples=0",
+        "--config.collect.cap=0",
+        "--config.train.steps=0",
+        "--config.select.train_problems=99",
+    )
     run(begun(finished, tmp_path / "run", 1), *flags)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     plain = summary["plain_pass_at_1"]["train"]
-    assert plain["before"] == plain["after"] and summary["hard_set"]["train"] == summary["hard_set"]["candidates"]["train"] == 16
+    assert (
+        plain["before"] == plain["after"]
+        and summary["hard_set"]["train"] == summary["hard_set"]["candidates"]["train"] == 16
+    )
     assert summary["flops"]["paper"]["total"] == 0 < summary["flops"]["paper"]["eval"]
     assert "16 training" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_published_jug_problems_from_a_file(tmp_path):
-    """Luchins' and Polya's problems: three jugs of up to 163; an untrained model solves none, and every stage says so."""
-    flags = [f"--config.data.path={DATA / 'jugs_published.jsonl'}", "--config.task.water_jugs.max_capacity=163",
-             "--config.task.water_jugs.jugs=3", "--config.base.steps=2", "--config.collect.cap=4", "--config.select.samples=2",
-             "--config.sampling.max_new_tokens=25", "--config.sampling.context_buckets=(40,)",
-             "--config.prefix.share=0.0", "--config.train.steps=1"]  # fmt: skip
+    """Luchins' and Polya's problems: three jugs of up to 163; an untrained model solves none, and
+    every stage says so.
+    """
+    flags = [
+        f"--config.data.path={DATA / 'jugs_published.jsonl'}",
+        "--config.task.water_jugs.max_capacity=163",
+        "--config.task.water_jugs.jugs=3",
+        "--config.base.steps=2",
+        "--config.collect.cap=4",
+        "--config.select.samples=2",
+        "--config.sampling.max_new_tokens=25",
+        "--config.sampling.context_buckets=(40,)",
+        "--config.prefix.share=0.0",
+        "--config.train.steps=1",
+    ]
     run(tmp_path / "run", *flags)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["corpus"]["problems"] > 0
-    assert summary["corpus"]["solved"] == 0 and summary["corpus"]["capped"] == summary["corpus"]["problems"]
+    assert (
+        summary["corpus"]["solved"] == 0
+        and summary["corpus"]["capped"] == summary["corpus"]["problems"]
+    )
     assert summary["plain_pass_at_1"]["train"] == {"before": 0.0, "after": 0.0}
     assert "without a correct trace" in (tmp_path / "run" / "report.html").read_text()
 
@@ -197,11 +275,21 @@ def test_gsm8k_questions_through_bytes(tmp_path):
     assert summary["plain_pass_at_1"]["heldout"] == {"before": 0.0, "after": 0.0}
     assert summary["corpus"]["solved"] == 0
     sample = json.loads((tmp_path / "run" / "samples" / "after.jsonl").read_text().splitlines()[0])
-    assert sample["problem"].startswith("<bos>Question: ") and sample["verdict"] in ("unparsed", "wrong")
+    assert sample["problem"].startswith("<bos>Question: ") and sample["verdict"] in (
+        "unparsed",
+        "wrong",
+    )
 
 
 def export(workdir: Path, out: Path, *flags: str) -> subprocess.CompletedProcess:
-    arguments = [*PYTHON, "-m", "prefixrl_jax.export", f"--workdir={workdir}", f"--out={out}", *flags]
+    arguments = [
+        *PYTHON,
+        "-m",
+        "prefixrl_jax.export",
+        f"--workdir={workdir}",
+        f"--out={out}",
+        *flags,
+    ]
     return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -209,9 +297,16 @@ def test_any_kept_checkpoint_is_exported_in_any_precision(finished, tmp_path):
     done = export(finished, tmp_path / "last")
     assert done.returncode == 0 and done.stdout.startswith("step 3 of "), done.stderr
     last, whole = (load_file(d / "model.safetensors") for d in (tmp_path / "last", finished / "hf"))
-    assert last.keys() == whole.keys() and all(last[k].tobytes() == whole[k].tobytes() for k in whole)
-    assert "plain pass@1 of the finished run, train hard set" in (tmp_path / "last" / "README.md").read_text()
-    assert export(finished, tmp_path / "half", "--step=2", "--dtype=bfloat16").stdout.startswith("step 2 of ")
+    assert last.keys() == whole.keys() and all(
+        last[k].tobytes() == whole[k].tobytes() for k in whole
+    )
+    assert (
+        "plain pass@1 of the finished run, train hard set"
+        in (tmp_path / "last" / "README.md").read_text()
+    )
+    assert export(finished, tmp_path / "half", "--step=2", "--dtype=bfloat16").stdout.startswith(
+        "step 2 of "
+    )
     half = load_file(tmp_path / "half" / "model.safetensors")
     assert {x.dtype.name for x in half.values()} == {"bfloat16"}
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
@@ -219,10 +314,16 @@ def test_any_kept_checkpoint_is_exported_in_any_precision(finished, tmp_path):
         np.testing.assert_allclose(half[name].astype(np.float32), whole[name], atol=0.02, rtol=0.02)
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    (["--step=99"], r"error: --step=99: the checkpoints kept are those of steps .*2, 3"),
-    (["--workdir={tmp}"], r"error: .*config\.json: no such file; a work directory of a run is expected"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--step=99"], r"error: --step=99: the checkpoints kept are those of steps .*2, 3"),
+        (
+            ["--workdir={tmp}"],
+            r"error: .*config\.json: no such file; a work directory of a run is expected",
+        ),
+    ],
+)
 def test_what_cannot_be_exported_is_named(finished, tmp_path, flags, message):
     done = export(finished, tmp_path / "out", *(flag.format(tmp=tmp_path) for flag in flags))
     assert done.returncode == 2 and re.match(message, done.stderr.splitlines()[-1]), done.stderr
@@ -246,7 +347,9 @@ def test_dry_run_spends_nothing(tmp_path):
     ],
 )
 def test_bad_input_is_refused_by_name(tmp_path, flag, words):
-    done = subprocess.run(command(tmp_path / "run", flag), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command(tmp_path / "run", flag), cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode != 0
     message = done.stdout + done.stderr
     assert "Traceback" not in message, message

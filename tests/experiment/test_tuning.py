@@ -20,9 +20,12 @@ SHARES, CUTS = Grid.parse("prefix.share=0.25,0.5"), Grid.parse("prefix.cuts=3,5"
 
 def test_fields_are_chosen_one_after_another_and_every_try_is_on_record():
     measured = {
-        "+train.learning_rate=1e-4": 0.1, "+train.learning_rate=1e-3": 0.3, "+train.learning_rate=1e-2": 0.3,
-        "+train.learning_rate=1e-3+sft.epochs=1": 0.2, "+train.learning_rate=1e-3+sft.epochs=4": 0.4,
-    }  # fmt: skip
+        "+train.learning_rate=1e-4": 0.1,
+        "+train.learning_rate=1e-3": 0.3,
+        "+train.learning_rate=1e-2": 0.3,
+        "+train.learning_rate=1e-3+sft.epochs=1": 0.2,
+        "+train.learning_rate=1e-3+sft.epochs=4": 0.4,
+    }
     asked = []
 
     def measure(suffix: str) -> Outcome:
@@ -33,8 +36,9 @@ def test_fields_are_chosen_one_after_another_and_every_try_is_on_record():
     assert asked == list(measured)
     assert suffix == "+train.learning_rate=1e-3+sft.epochs=4"  # of equal ones the first
     assert [(x["method"], x["field"], x["chosen"]) for x in record] == [
-        ("sft_rl", "train.learning_rate", "1e-3"), ("sft_rl", "sft.epochs", "4"),
-    ]  # fmt: skip
+        ("sft_rl", "train.learning_rate", "1e-3"),
+        ("sft_rl", "sft.epochs", "4"),
+    ]
     assert [[t["accuracy"] for t in x["tried"]] for x in record] == [[0.1, 0.3, 0.3], [0.2, 0.4]]
     json.dumps(record)
     assert choose("rl", [], measure) == ("", [])
@@ -54,7 +58,9 @@ def test_fields_are_chosen_one_after_another_and_every_try_is_on_record():
 )
 def test_a_method_tunes_what_it_reads_and_does_not_fix(method, expected):
     config = configure(smoke.get_config(), method, {})
-    assert [grid for grid in (RATES, EPOCHS, SHARES, CUTS) if grid.matters(method, config)] == expected
+    assert [
+        grid for grid in (RATES, EPOCHS, SHARES, CUTS) if grid.matters(method, config)
+    ] == expected
 
 
 @pytest.mark.parametrize(
@@ -63,24 +69,36 @@ def test_a_method_tunes_what_it_reads_and_does_not_fix(method, expected):
         (["train.learning_rate"], "a field and two or more values are expected"),
         (["train.learning_rate=1e-3"], "two or more values"),
         (["train.learning_rate=1e-3,1e-3"], "two or more values"),
-        (["train.learning_rat=1e-3,1e-4"], "no field 'train.learning_rat'; near it: train.learning_rate"),
+        (
+            ["train.learning_rat=1e-3,1e-4"],
+            "no field 'train.learning_rat'; near it: train.learning_rate",
+        ),
         (["train.batch=8,many"], "train.batch=many: a value like 128 is expected"),
         (["train.batch=8,16", "train.batch=32,64"], "--tune=train.batch: given twice"),
         (["select.samples=8,16"], "--tune=select.samples: the base model, the hard set"),
         (["eval.samples=8,16"], "--tune=eval.samples: .* the same for all methods"),
-        (["sft.epochs=4,16"], "--tune=sft.epochs: none of the methods rl leaves it open and reads it"),
+        (
+            ["sft.epochs=4,16"],
+            "--tune=sft.epochs: none of the methods rl leaves it open and reads it",
+        ),
         (["checkpoint.every=1,2"], "--tune=checkpoint.every: none of the methods rl"),
         (["train.steps=8,16"], "--tune=train.steps: .* the budget are the same for all methods"),
     ],
 )
 def test_what_cannot_be_tuned_is_named(texts, message):
     with pytest.raises(ValueError, match=message):
-        check([Grid.parse(text) for text in texts], smoke.get_config(), {"rl": configure(smoke.get_config(), "rl", {})})
+        check(
+            [Grid.parse(text) for text in texts],
+            smoke.get_config(),
+            {"rl": configure(smoke.get_config(), "rl", {})},
+        )
 
 
 def test_the_seed_of_tuning_is_not_one_of_the_comparison():
     assert seeds_of(["0", " 7"]) == [0, 7]
-    with pytest.raises(ValueError, match="--seeds=0,1000: 1000 is the seed that --tune chooses with"):
+    with pytest.raises(
+        ValueError, match="--seeds=0,1000: 1000 is the seed that --tune chooses with"
+    ):
         seeds_of(["0", str(SEED)])
 
 
@@ -91,5 +109,7 @@ def test_the_parts_of_the_held_out_problems_have_none_in_common_and_make_up_all(
     assert set(PARTS) == {"all", "validation", "test"}
     config = smoke.get_config()
     config.eval.heldout_part = "train"
-    with pytest.raises(ValueError, match=r"eval.heldout_part='train': one of all, validation, test"):
+    with pytest.raises(
+        ValueError, match=r"eval.heldout_part='train': one of all, validation, test"
+    ):
         resolve(config)

@@ -1,4 +1,6 @@
-"""The forward pass: against a numpy reference, and shared contexts against repeated prompts, gradients included."""
+"""The forward pass: against a numpy reference, and shared contexts against repeated prompts,
+gradients included.
+"""
 
 import dataclasses
 
@@ -7,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from conftest import TINY, as_context, as_float64, continuation_logprobs, random_contexts, random_params, relative_errors
+from conftest import (
+    TINY,
+    as_context,
+    as_float64,
+    continuation_logprobs,
+    random_contexts,
+    random_params,
+    relative_errors,
+)
 
 from prefixrl_jax.group import Context, Group, row_inputs
 from prefixrl_jax.model import transformer
@@ -16,7 +26,8 @@ from prefixrl_jax.model.config import RopeScaling
 from prefixrl_jax.rl import loss as losses
 
 LENGTHS = [5, 1, 7]  # a context of one token has nothing to encode: its rows carry it
-# Gradients are compared under scan and unrolled once; what does not depend on it uses the one that compiles faster.
+# Gradients are compared under scan and unrolled once; what does not depend on it uses the one that
+# compiles faster.
 UNROLLED64 = as_float64(dataclasses.replace(TINY, unroll_layers=True))
 VARIANTS = {
     "llama": {},
@@ -34,7 +45,9 @@ def a_group(config, lengths=LENGTHS, g=3, t=6, seed=0):
 
 
 def weights_of(tokens, seed=2):
-    """A weight for every token, of both signs and zero: the role advantages and masks play in a policy-gradient loss."""
+    """A weight for every token, of both signs and zero: the role advantages and masks play in a
+    policy-gradient loss.
+    """
     w = np.random.default_rng(seed).normal(size=tokens.shape)
     w[..., -1] = 0
     return jnp.asarray(w)
@@ -56,7 +69,8 @@ def test_shared_attention_is_one_softmax_over_context_and_row(heads, kv_heads):
     q = rng.normal(size=(p, g, t, heads, d))
     k, v = rng.normal(size=(2, p, s, kv_heads, d))
     own_k, own_v = rng.normal(size=(2, p, g, t, kv_heads, d))
-    seen = np.array([[True, False, True, True, False], [False] * 5])  # the second context is hidden altogether
+    # the second context is hidden altogether
+    seen = np.array([[True, False, True, True, False], [False] * 5])
     with jax.enable_x64(True):
         context = (k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), seen)
         rows_k, rows_v = (x.reshape(p * g, t, kv_heads, d) for x in (own_k, own_v))
@@ -65,7 +79,9 @@ def test_shared_attention_is_one_softmax_over_context_and_row(heads, kv_heads):
     for i, j, n in np.ndindex(p, g, t):
         keys = np.concatenate([k[i, seen[i]], own_k[i, j, : n + 1]])
         values = np.concatenate([v[i, seen[i]], own_v[i, j, : n + 1]])
-        np.testing.assert_allclose(out[i, j, n], oracle.attention(q[i, j, n], keys, values), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            out[i, j, n], oracle.attention(q[i, j, n], keys, values), rtol=0, atol=1e-12
+        )
 
 
 def test_shared_attention_is_stable_when_one_part_dominates():
@@ -81,9 +97,13 @@ def test_causal_attention():
     rng = np.random.default_rng(0)
     q, (k, v) = rng.normal(size=(p, s, h, d)), rng.normal(size=(2, p, s, kv, d))
     with jax.enable_x64(True):
-        out = causal_attention(jnp.asarray(q), jnp.asarray(k.transpose(0, 2, 3, 1)), jnp.asarray(v.swapaxes(1, 2)))
+        out = causal_attention(
+            jnp.asarray(q), jnp.asarray(k.transpose(0, 2, 3, 1)), jnp.asarray(v.swapaxes(1, 2))
+        )
     for i, n in np.ndindex(p, s):
-        np.testing.assert_allclose(out[i, n], oracle.attention(q[i, n], k[i, : n + 1], v[i, : n + 1]), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            out[i, n], oracle.attention(q[i, n], k[i, : n + 1], v[i, : n + 1]), rtol=0, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -97,14 +117,17 @@ def test_logits_equal_a_plain_causal_pass(config, variant):
         @jax.jit
         def logits(params):
             kv = transformer.encode_context(params, config, context)
-            hidden = transformer.continue_group(params, config, context, kv, row_inputs(context, tokens))
+            hidden = transformer.continue_group(
+                params, config, context, kv, row_inputs(context, tokens)
+            )
             return transformer.logits(params, config, hidden)
 
         got = np.asarray(logits(params))
     params = jax.tree.map(np.asarray, params)
     for p, g in np.ndindex(tokens.shape[:2]):
         expected = oracle.continuation_logits(params, config, contexts[p], np.asarray(tokens[p, g]))
-        np.testing.assert_allclose(got[p, g], expected, rtol=0, atol=1e-5)  # rotary angles are float32 under any dtype
+        # rotary angles are float32 under any dtype
+        np.testing.assert_allclose(got[p, g], expected, rtol=0, atol=1e-5)
 
 
 def test_shared_context_equals_repeated_prompts(config64):
@@ -112,12 +135,18 @@ def test_shared_context_equals_repeated_prompts(config64):
         params = random_params(config64)
         contexts, tokens = a_group(config64)
         weights = weights_of(tokens)
-        (shared_loss, shared), shared_grads = loss_and_grads(params, config64, as_context(contexts), tokens, weights)
+        (shared_loss, shared), shared_grads = loss_and_grads(
+            params, config64, as_context(contexts), tokens, weights
+        )
 
         alone = as_context([c for c in contexts for _ in range(tokens.shape[1])])
         split = lambda x: x.reshape(-1, 1, x.shape[-1])  # noqa: E731
-        (loss, repeated), grads = loss_and_grads(params, config64, alone, split(tokens), split(weights))
-        np.testing.assert_allclose(split(shared), repeated, rtol=0, atol=1e-9 * np.abs(repeated).max())
+        (loss, repeated), grads = loss_and_grads(
+            params, config64, alone, split(tokens), split(weights)
+        )
+        np.testing.assert_allclose(
+            split(shared), repeated, rtol=0, atol=1e-9 * np.abs(repeated).max()
+        )
         assert abs(shared_loss - loss) < 1e-9 * abs(loss)
     errors = relative_errors(shared_grads, grads)
     assert len(errors) == 11
@@ -125,10 +154,12 @@ def test_shared_context_equals_repeated_prompts(config64):
 
 
 def test_the_loss_sees_a_context_through_its_keys_and_values_alone():
-    """With weights of their own for the context pass, those that only shape context outputs get exactly no gradient.
+    """With weights of their own for the context pass, those that only shape context outputs get
+    exactly no gradient.
 
-    Logits at context positions are made by the last layer's queries, attention output and MLP, and by the final norm and the
-    head. Everything below the last layer's keys and values does get gradient, and it equals finite differences.
+    Logits at context positions are made by the last layer's queries, attention output and MLP, and
+    by the final norm and the head. Everything below the last layer's keys and values does get
+    gradient, and it equals finite differences.
     """
     with jax.enable_x64(True):
         params = random_params(UNROLLED64)
@@ -137,13 +168,23 @@ def test_the_loss_sees_a_context_through_its_keys_and_values_alone():
 
         def loss(context_params):
             kv = transformer.encode_context(context_params, UNROLLED64, context)
-            hidden = transformer.continue_group(params, UNROLLED64, context, kv, row_inputs(context, tokens))
+            hidden = transformer.continue_group(
+                params, UNROLLED64, context, kv, row_inputs(context, tokens)
+            )
             logprobs = jax.nn.log_softmax(transformer.logits(params, UNROLLED64, hidden))
-            return -(weights * jnp.take_along_axis(logprobs, tokens[..., None], axis=-1)[..., 0]).sum()
+            return -(
+                weights * jnp.take_along_axis(logprobs, tokens[..., None], axis=-1)[..., 0]
+            ).sum()
 
         grads = jax.jit(jax.grad(loss))(params)
         last = jax.tree.map(lambda leaf: leaf[-1], grads["layers"])
-        silent = [last["attn"]["q"], last["attn"]["o"], last["mlp"], last["mlp_norm"], grads["final_norm"]]
+        silent = [
+            last["attn"]["q"],
+            last["attn"]["o"],
+            last["mlp"],
+            last["mlp_norm"],
+            grads["final_norm"],
+        ]
         assert all(not np.any(leaf) for leaf in jax.tree.leaves(silent))
         first = jax.tree.map(lambda leaf: leaf[0], grads["layers"])
         heard = [first, last["attn"]["k"], last["attn"]["v"], last["attn_norm"], grads["embed"]]
@@ -153,28 +194,40 @@ def test_the_loss_sees_a_context_through_its_keys_and_values_alone():
         leaves, tree = jax.tree.flatten(params)
         for i, (leaf, grad) in enumerate(zip(leaves, jax.tree.leaves(grads), strict=True)):
             direction = np.random.default_rng(i).normal(size=leaf.shape)
-            moved = [value(tree.unflatten([*leaves[:i], leaf + e * direction, *leaves[i + 1 :]])) for e in (1e-5, -1e-5)]
+            moved = [
+                value(tree.unflatten([*leaves[:i], leaf + e * direction, *leaves[i + 1 :]]))
+                for e in (1e-5, -1e-5)
+            ]
             slope, scale = (moved[0] - moved[1]) / 2e-5, np.abs(grad * direction).sum()
             assert abs(slope - (grad * direction).sum()) <= 1e-6 * scale + 1e-8, i
 
 
 def test_the_training_loss_puts_no_weight_on_context_positions():
-    """The head's gradient is a sum over positions that carry loss; it must equal the sum over continuation tokens alone."""
+    """The head's gradient is a sum over positions that carry loss; it must equal the sum over
+    continuation tokens alone.
+    """
     config = dataclasses.replace(UNROLLED64, tie_embeddings=False)
     with jax.enable_x64(True):
         params = random_params(config)
         contexts, tokens = a_group(config)
-        context, lengths = as_context(contexts), jnp.array([[6, 2, 0], [1, 3, 4], [5, 6, 2]], jnp.int32)
+        context, lengths = (
+            as_context(contexts),
+            jnp.array([[6, 2, 0], [1, 3, 4], [5, 6, 2]], jnp.int32),
+        )
         group = Group(context, tokens, lengths, jnp.zeros(tokens.shape), jnp.zeros(lengths.shape))
         advantages = jnp.asarray(np.random.default_rng(3).normal(size=lengths.shape))
         total = losses.denominators(group, advantages, losses.LossSettings())
 
         def loss(params):
-            return losses.group_loss(params, config, group, advantages, total, losses.LossSettings())[0]
+            return losses.group_loss(
+                params, config, group, advantages, total, losses.LossSettings()
+            )[0]
 
         def hidden(params):
             kv = transformer.encode_context(params, config, context)
-            hidden = transformer.continue_group(params, config, context, kv, row_inputs(context, tokens))
+            hidden = transformer.continue_group(
+                params, config, context, kv, row_inputs(context, tokens)
+            )
             return transformer.rms_norm(hidden, params["final_norm"]["scale"], config.norm_eps)
 
         grads, normed = jax.jit(lambda params: (jax.grad(loss)(params), hidden(params)))(params)
@@ -190,19 +243,28 @@ def test_the_training_loss_puts_no_weight_on_context_positions():
 
 
 def test_padding_and_buckets_change_nothing():
-    """Garbage ids in the padding of contexts and continuations, and longer buckets, leave log-probs and gradients alone."""
+    """Garbage ids in the padding of contexts and continuations, and longer buckets, leave log-probs
+    and gradients alone.
+    """
     with jax.enable_x64(True):
         params = random_params(UNROLLED64)
         contexts, tokens = a_group(UNROLLED64)
         weights, t = weights_of(tokens), tokens.shape[-1]
-        (_, plain), grads = loss_and_grads(params, UNROLLED64, as_context(contexts), tokens, weights)
-        padded, longer = (np.random.default_rng(9).integers(0, TINY.vocab_size, s) for s in ((3, 16), (*tokens.shape[:2], t + 3)))
+        (_, plain), grads = loss_and_grads(
+            params, UNROLLED64, as_context(contexts), tokens, weights
+        )
+        padded, longer = (
+            np.random.default_rng(9).integers(0, TINY.vocab_size, s)
+            for s in ((3, 16), (*tokens.shape[:2], t + 3))
+        )
         for row, context in zip(padded, contexts, strict=True):
             row[: len(context)] = context
         longer[..., :t] = tokens
         context = Context(jnp.asarray(padded, jnp.int32), jnp.array(LENGTHS, jnp.int32))
         more = jnp.pad(weights, ((0, 0), (0, 0), (0, 3)))
-        (_, got), got_grads = loss_and_grads(params, UNROLLED64, context, jnp.asarray(longer, jnp.int32), more)
+        (_, got), got_grads = loss_and_grads(
+            params, UNROLLED64, context, jnp.asarray(longer, jnp.int32), more
+        )
     np.testing.assert_allclose(np.asarray(got)[..., :t], plain, rtol=0, atol=1e-12)
     errors = relative_errors(got_grads, grads)
     assert max(errors.values()) < 1e-11, errors
@@ -215,14 +277,20 @@ def test_padding_ids_have_exactly_no_influence(config):
     past = np.arange(9) >= np.array(LENGTHS)[:, None]
     other = Context(jnp.where(past, 11, context.tokens), context.lengths)
     logprobs = jax.jit(continuation_logprobs, static_argnums=1)
-    np.testing.assert_array_equal(logprobs(params, config, context, tokens), logprobs(params, config, other, tokens))
+    np.testing.assert_array_equal(
+        logprobs(params, config, context, tokens), logprobs(params, config, other, tokens)
+    )
     real = Context(context.tokens.at[2, 3].add(1), context.lengths)
-    moved = np.abs(logprobs(params, config, real, tokens) - logprobs(params, config, context, tokens)).max((1, 2))
+    moved = np.abs(
+        logprobs(params, config, real, tokens) - logprobs(params, config, context, tokens)
+    ).max((1, 2))
     assert moved[0] == moved[1] == 0 and moved[2] > 1e-3
 
 
 def test_micro_batches_add_up():
-    """Splitting the batch by contexts gives the same log-probs, and gradients that sum to the whole batch's."""
+    """Splitting the batch by contexts gives the same log-probs, and gradients that sum to the whole
+    batch's.
+    """
     with jax.enable_x64(True):
         params = random_params(UNROLLED64)
         contexts, tokens = a_group(UNROLLED64)
@@ -232,6 +300,10 @@ def test_micro_batches_add_up():
         for row in (slice(p, p + 1) for p in range(len(contexts))):
             part = Context(context.tokens[row], context.lengths[row])
             parts.append(loss_and_grads(params, UNROLLED64, part, tokens[row], weights[row]))
-    np.testing.assert_allclose(np.concatenate([logprobs for (_, logprobs), _ in parts]), whole, rtol=0, atol=1e-12)
-    errors = relative_errors(jax.tree.map(lambda *leaves: sum(map(np.asarray, leaves)), *(g for _, g in parts)), grads)
+    np.testing.assert_allclose(
+        np.concatenate([logprobs for (_, logprobs), _ in parts]), whole, rtol=0, atol=1e-12
+    )
+    errors = relative_errors(
+        jax.tree.map(lambda *leaves: sum(map(np.asarray, leaves)), *(g for _, g in parts)), grads
+    )
     assert max(errors.values()) < 1e-11, errors

@@ -11,7 +11,10 @@ from prefixrl_jax.model.weights import abstract_params
 
 
 def test_logits_are_those_of_the_float64_oracle(config):
-    params, tokens = random_params(config), np.random.default_rng(0).integers(0, config.vocab_size, (2, 7))
+    params, tokens = (
+        random_params(config),
+        np.random.default_rng(0).integers(0, config.vocab_size, (2, 7)),
+    )
     found = jax.jit(CausalLM(config).apply)({"params": params}, jnp.asarray(tokens, jnp.int32))
     assert found.shape == (2, 7, config.vocab_size) and found.dtype == jnp.float32
     for row, text in zip(found, tokens, strict=True):
@@ -23,4 +26,9 @@ def test_init_makes_the_tree_of_the_weight_table():
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype), variables)
     assert shapes == {"params": jax.tree.map(lambda x: (x.shape, x.dtype), abstract_params(TINY))}
     other = CausalLM(TINY).init(jax.random.key(2), jnp.zeros((1, 3), jnp.int32))["params"]
-    assert float(jnp.abs(variables["params"]["embed"]["embedding"] - other["embed"]["embedding"]).max()) > 0
+    assert (
+        float(
+            jnp.abs(variables["params"]["embed"]["embedding"] - other["embed"]["embedding"]).max()
+        )
+        > 0
+    )

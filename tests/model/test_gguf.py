@@ -1,4 +1,6 @@
-"""GGUF files written with llama.cpp's own names and layout give the weights, sizes and token ids they were made from."""
+"""GGUF files written with llama.cpp's own names and layout give the weights, sizes and token ids
+they were made from.
+"""
 
 import gguf
 import numpy as np
@@ -11,9 +13,23 @@ from prefixrl_jax.model.hf import import_hf
 from prefixrl_jax.model.hub import find_model, stop_ids, tokenizer_of
 from prefixrl_jax.model.tokenizer import word_tokenizer
 
-ARCHITECTURES = {"llama_tied": gguf.MODEL_ARCH.LLAMA, "smollm2": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2,
-                 "qwen3": gguf.MODEL_ARCH.QWEN3}  # fmt: skip
-TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(chr(c) for c in range(33, 127)), "Ġ", "Ċ", "th", "Ġth", "12"]
+ARCHITECTURES = {
+    "llama_tied": gguf.MODEL_ARCH.LLAMA,
+    "smollm2": gguf.MODEL_ARCH.LLAMA,
+    "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+}
+TOKENS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    *(chr(c) for c in range(33, 127)),
+    "Ġ",
+    "Ċ",
+    "th",
+    "Ġth",
+    "12",
+]
 
 
 def llama_cpp_order(value: np.ndarray, heads: int) -> np.ndarray:
@@ -41,18 +57,27 @@ def write(path, family: str, quantisation=None, pre: str = "smollm", extra=lambd
     writer.add_token_types([3] * 3 + [1] * (len(TOKENS) - 3))
     writer.add_token_merges(["t h", "Ġ th", "1 2"])
     writer.add_eos_token_id(2)
-    writer.add_chat_template("{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}")
+    writer.add_chat_template(
+        "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
+    )
     extra(writer)
     names = gguf.get_tensor_name_map(arch, c.num_hidden_layers)
     for hf, value in tensors(family).items():
         if name == "llama" and ("q_proj" in hf or "k_proj" in hf):
-            value = llama_cpp_order(value, c.num_attention_heads if "q_proj" in hf else c.num_key_value_heads)
+            value = llama_cpp_order(
+                value, c.num_attention_heads if "q_proj" in hf else c.num_key_value_heads
+            )
         theirs = names.get_name(hf, try_suffixes=(".weight", ".bias"))
         if quantisation is not None and value.ndim == 2 and value.shape[1] % 32 == 0:
             writer.add_tensor(theirs, gguf.quantize(value, quantisation), raw_dtype=quantisation)
         else:
             writer.add_tensor(theirs, value)
-    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+    for step in (
+        writer.write_header_to_file,
+        writer.write_kv_data_to_file,
+        writer.write_tensors_to_file,
+        writer.close,
+    ):
         step()
     return path
 
@@ -64,8 +89,14 @@ def test_tensors_and_sizes_are_those_of_the_model(family, tmp_path):
     for name, value in tensors(family).items():
         np.testing.assert_array_equal(file.get_tensor(name), value, err_msg=name)
     params, config = import_hf(tmp_path / "model.gguf")
-    assert (config.family, config.norm_eps) == (architecture(family), pytest.approx(model.rms_norm_eps, rel=1e-6))
-    assert config.rope_theta == model.rope_parameters["rope_theta"] and params.keys() >= {"embed", "layers"}
+    assert (config.family, config.norm_eps) == (
+        architecture(family),
+        pytest.approx(model.rms_norm_eps, rel=1e-6),
+    )
+    assert config.rope_theta == model.rope_parameters["rope_theta"] and params.keys() >= {
+        "embed",
+        "layers",
+    }
     assert config.tie_embeddings == model.tie_word_embeddings
 
 
@@ -73,32 +104,55 @@ def test_quantised_tensors_are_near(tmp_path):
     file = GGUF(write(tmp_path / "model.gguf", "llama_tied", gguf.GGMLQuantizationType.Q8_0))
     for name, value in tensors("llama_tied").items():
         found = file.get_tensor(name)
-        assert found.dtype == np.float32 and np.abs(found - value).max() <= np.abs(value).max() / 200, name
+        assert (
+            found.dtype == np.float32 and np.abs(found - value).max() <= np.abs(value).max() / 200
+        ), name
 
 
 @pytest.mark.parametrize("pre", ["smollm", "llama-bpe", "qwen2"])
 def test_the_tokenizer_splits_merges_and_ends_texts(pre, tmp_path):
     path = write(tmp_path / "model.gguf", "qwen2", pre=pre)
     tokenizer = tokenizer_of(path)
-    ids = {"smollm": ["1", "2", "3"], "llama-bpe": ["12", "3"], "qwen2": ["1", "2", "3"]}[pre]  # digits alone, or up to three
-    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("the th123")) == ["th", "e", "Ġth", *ids]
+    # digits alone, or up to three
+    ids = {"smollm": ["1", "2", "3"], "llama-bpe": ["12", "3"], "qwen2": ["1", "2", "3"]}[pre]
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("the th123")) == [
+        "th",
+        "e",
+        "Ġth",
+        *ids,
+    ]
     assert tokenizer.decode(tokenizer.encode("the th123")) == "the th123"
-    assert tokenizer.apply_chat_template([{"content": "a"}], return_dict=False) == [1, TOKENS.index("a"), 2]
+    assert tokenizer.apply_chat_template([{"content": "a"}], return_dict=False) == [
+        1,
+        TOKENS.index("a"),
+        2,
+    ]
     assert stop_ids(path, tokenizer) == (2,) and tokenizer.eos_token == "<|im_end|>"
 
 
-@pytest.mark.parametrize(("extra", "message"), [
-    (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN), r"rope_type.*'yarn'"),
-    (lambda w: w.add_tensor("rope_freqs.weight", np.ones(4, np.float32)), r"tensor rope_freqs\.weight is of a computation"),
-    (lambda w: w.add_tensor("blk.0.ffn_gate_exps.weight", np.ones(4, np.float32)), r"tensor blk\.0\.ffn_gate_exps\.weight"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN), r"rope_type.*'yarn'"),
+        (
+            lambda w: w.add_tensor("rope_freqs.weight", np.ones(4, np.float32)),
+            r"tensor rope_freqs\.weight is of a computation",
+        ),
+        (
+            lambda w: w.add_tensor("blk.0.ffn_gate_exps.weight", np.ones(4, np.float32)),
+            r"tensor blk\.0\.ffn_gate_exps\.weight",
+        ),
+    ],
+)
 def test_what_is_not_supported_is_refused_by_name(extra, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         import_hf(write(tmp_path / "model.gguf", "llama_tied", extra=extra))
 
 
 def test_other_tokenizers_families_and_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"pre='gpt-4o': supported is 'gpt2' with smollm, llama-bpe, qwen2"):
+    with pytest.raises(
+        ValueError, match=r"pre='gpt-4o': supported is 'gpt2' with smollm, llama-bpe, qwen2"
+    ):
         GGUF(write(tmp_path / "a.gguf", "qwen2", pre="gpt-4o")).tokenizer()
     (tmp_path / "b.gguf").write_bytes(b"GGUF but not really")
     with pytest.raises(ValueError, match=r"b\.gguf: not a readable GGUF file"):
@@ -111,7 +165,10 @@ def test_a_folder_names_its_stop_ids_and_a_missing_one_says_what_to_bring(tmp_pa
     transformers.GenerationConfig(eos_token_id=[7, 5]).save_pretrained(tmp_path)
     assert stop_ids(tmp_path, tokenizer) == tuple(sorted({5, 7, tokenizer.eos_token_id}))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ValueError, match=r"model 'no/such': neither a folder .* bring a folder with config\.json.*tokenizer"):
+    with pytest.raises(
+        ValueError,
+        match=r"model 'no/such': neither a folder .* bring a folder with config\.json.*tokenizer",
+    ):
         find_model("no/such")
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         import_hf(find_model(tmp_path))

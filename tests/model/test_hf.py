@@ -1,4 +1,6 @@
-"""Hugging Face in and out: logits and greedy text against transformers, tensors byte for byte, refusals by name; tokenizers."""
+"""Hugging Face in and out: logits and greedy text against transformers, tensors byte for byte,
+refusals by name; tokenizers.
+"""
 
 import dataclasses
 import json
@@ -30,15 +32,20 @@ from prefixrl_jax.sampling import noise, sampler
 
 torch.set_num_threads(1)  # its threads spin, and the models are tiny
 WINDOW = {"layer_types": None, "use_sliding_window": True, "sliding_window": 16}
-LENGTHS = (5, 61, 90)  # of the contexts; with the continuations well beyond LLAMA3's original 32 positions
+# of the contexts; with the continuations well beyond LLAMA3's original 32 positions
+LENGTHS = (5, 61, 90)
 TOKENS = 12  # of the continuations
 
 
 @cache
 def reference(family: str) -> transformers.PreTrainedModel:
-    """A random float32 transformers model; every tensor, biases and norms too, is far from its initialisation."""
+    """A random float32 transformers model; every tensor, biases and norms too, is far from its
+    initialisation.
+    """
     torch.manual_seed(len(family))
-    model = transformers.AutoModelForCausalLM.from_config(configuration(family), attn_implementation="eager").eval()
+    model = transformers.AutoModelForCausalLM.from_config(
+        configuration(family), attn_implementation="eager"
+    ).eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.normal_(0, 0.3) if p.ndim == 1 else p.normal_(0, p.shape[1] ** -0.5)
@@ -49,7 +56,9 @@ def reference(family: str) -> transformers.PreTrainedModel:
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory):
-    """`saved(family)`: the directory where transformers saved the reference model and a tokenizer."""
+    """`saved(family)`: the directory where transformers saved the reference model and a
+    tokenizer.
+    """
 
     @cache
     def save(family: str):
@@ -63,7 +72,11 @@ def saved(tmp_path_factory):
 
 def tensors(directory) -> dict[str, np.ndarray]:
     """Every tensor below `directory`, by its name in the checkpoint."""
-    return {name: value for path in directory.glob("*.safetensors") for name, value in load_file(path).items()}
+    return {
+        name: value
+        for path in directory.glob("*.safetensors")
+        for name, value in load_file(path).items()
+    }
 
 
 params_of = cache(random_params)
@@ -88,7 +101,9 @@ def torch_logits(model, row: list[int]) -> np.ndarray:
 
 
 def assert_same_logits(model, params, config) -> None:
-    """Continuation logits of ragged contexts, two rows each, against transformers on context and continuation joined."""
+    """Continuation logits of ragged contexts, two rows each, against transformers on context and
+    continuation joined.
+    """
     contexts = random_rows()
     rows = np.random.default_rng(1).integers(0, VOCAB, (len(contexts), 2, TOKENS)).astype(np.int32)
     ours = np.asarray(continuation_logits(params, config, as_context(contexts), jnp.asarray(rows)))
@@ -101,7 +116,10 @@ def assert_same_logits(model, params, config) -> None:
 # Parity
 
 
-@pytest.mark.parametrize(("family", "unroll"), [*((family, False) for family in FAMILIES), ("qwen2", True), ("qwen3", True)])
+@pytest.mark.parametrize(
+    ("family", "unroll"),
+    [*((family, False) for family in FAMILIES), ("qwen2", True), ("qwen3", True)],
+)
 def test_logits_equal_those_of_transformers(family, unroll, saved):
     params, config = import_hf(saved(family))
     assert_same_logits(reference(family), params, dataclasses.replace(config, unroll_layers=unroll))
@@ -111,13 +129,17 @@ def test_logits_equal_those_of_transformers(family, unroll, saved):
 def test_every_position_of_a_sequence(family, saved):
     params, config = import_hf(saved(family))
     (row,) = random_rows((100,), seed=2)
-    ours = continuation_logits(params, config, as_context([row[:1]]), jnp.asarray([[row[1:]]]))[0, 0]
+    ours = continuation_logits(params, config, as_context([row[:1]]), jnp.asarray([[row[1:]]]))[
+        0, 0
+    ]
     theirs = torch_logits(reference(family), row)[:-1]
     assert theirs.std() > 0.3  # else a small difference would say nothing
     np.testing.assert_allclose(np.asarray(ours), theirs, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("family", "unroll"), [*((family, False) for family in FAMILIES), ("qwen3", True)])
+@pytest.mark.parametrize(
+    ("family", "unroll"), [*((family, False) for family in FAMILIES), ("qwen3", True)]
+)
 def test_greedy_text_is_that_of_transformers(family, unroll, saved):
     params, config = import_hf(saved(family))
     config, new = dataclasses.replace(config, unroll_layers=unroll), 32
@@ -126,11 +148,19 @@ def test_greedy_text_is_that_of_transformers(family, unroll, saved):
     state = sampler.start(params, as_context(contexts), config=config, slots=slots, columns=new)
     hashes = jnp.asarray(np.stack([noise.words(str(p)) for p in range(len(contexts))]))
     state = sampler.assign(state, noise.stream_key(0, "test"), hashes, ids, ids >= 0, ids >= 0)
-    greedy = sampler.Sampling(max_new_tokens=new, stop_ids=(VOCAB,), temperature=0)  # an id that no token has
-    tokens = np.asarray(sampler.decode_chunk(params, state, config=config, sampling=greedy, steps=new).tokens)
+    # an id that no token has
+    greedy = sampler.Sampling(max_new_tokens=new, stop_ids=(VOCAB,), temperature=0)
+    tokens = np.asarray(
+        sampler.decode_chunk(params, state, config=config, sampling=greedy, steps=new).tokens
+    )
     for p, context in enumerate(contexts):
-        theirs = reference(family).generate(torch.tensor([context]), attention_mask=torch.ones(1, len(context), dtype=torch.long),
-                                            max_new_tokens=new, do_sample=False, eos_token_id=None)  # fmt: skip
+        theirs = reference(family).generate(
+            torch.tensor([context]),
+            attention_mask=torch.ones(1, len(context), dtype=torch.long),
+            max_new_tokens=new,
+            do_sample=False,
+            eos_token_id=None,
+        )
         for g in range(slots):
             assert tokens[p, g].tolist() == theirs[0, len(context) :].tolist()
 
@@ -139,36 +169,54 @@ def test_greedy_text_is_that_of_transformers(family, unroll, saved):
 
 
 @pytest.mark.parametrize(
-    ("family", "dtype"), [*((family, "float32") for family in FAMILIES), ("qwen2", "bfloat16"), ("llama_tied", "float16")]
+    ("family", "dtype"),
+    [
+        *((family, "float32") for family in FAMILIES),
+        ("qwen2", "bfloat16"),
+        ("llama_tied", "float16"),
+    ],
 )
 def test_import_then_export_gives_the_same_bytes(family, dtype, saved, tmp_path):
     source = saved(family)
     if dtype != "float32":
         source = tmp_path / "source"
-        transformers.AutoModelForCausalLM.from_pretrained(saved(family), dtype=getattr(torch, dtype)).save_pretrained(source)
-    params, config = import_hf(source, dtype="float32" if dtype == "float16" else dtype)  # nothing is computed in float16
+        transformers.AutoModelForCausalLM.from_pretrained(
+            saved(family), dtype=getattr(torch, dtype)
+        ).save_pretrained(source)
+    # nothing is computed in float16
+    params, config = import_hf(source, dtype="float32" if dtype == "float16" else dtype)
     export_hf(params, config, word_tokenizer(words()), tmp_path / "out", dtype=dtype)
     before, after = tensors(source), tensors(tmp_path / "out")
     assert before.keys() == after.keys()
     assert all(before[name].dtype == after[name].dtype == jnp.dtype(dtype) for name in before)
-    assert all(before[name].tobytes() == after[name].tobytes() and before[name].shape == after[name].shape for name in before)
+    assert all(
+        before[name].tobytes() == after[name].tobytes() and before[name].shape == after[name].shape
+        for name in before
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_exported_config_says_the_same_as_the_one_imported(family, saved, tmp_path):
     params, config = import_hf(saved(family))
     export_hf(params, config, word_tokenizer(words()), tmp_path / "out")
-    before, after = (transformers.AutoConfig.from_pretrained(d).to_dict() for d in (saved(family), tmp_path / "out"))
-    # The limit on the length is not a property of the computation, nor are names and SmolLM2's two remarks.
+    before, after = (
+        transformers.AutoConfig.from_pretrained(d).to_dict()
+        for d in (saved(family), tmp_path / "out")
+    )
+    # The limit on the length is not a property of the computation, nor are names and SmolLM2's two
+    # remarks.
     for name in ("max_position_embeddings", "_name_or_path", "rope_interleaved", "is_llama_config"):
         before.pop(name, None), after.pop(name, None)
-    before.setdefault("head_dim", config.hidden_size // config.num_heads)  # transformers' own Qwen2 files leave it out
+    # transformers' own Qwen2 files leave it out
+    before.setdefault("head_dim", config.hidden_size // config.num_heads)
     assert before == after
     written = json.loads((tmp_path / "out/config.json").read_text())
     for other_spelling in (("rope_parameters",), ("rope_theta", "rope_scaling")):
         fields = {name: value for name, value in written.items() if name not in other_spelling}
         assert model_config_from_hf(fields) == config
-        assert transformers.AutoConfig.for_model(**fields).rope_parameters == before["rope_parameters"]
+        assert (
+            transformers.AutoConfig.for_model(**fields).rope_parameters == before["rope_parameters"]
+        )
 
 
 @pytest.mark.parametrize(
@@ -185,7 +233,9 @@ def test_transformers_loads_an_export_with_equal_logits(fields, tmp_path):
     config = dataclasses.replace(TINY, vocab_size=VOCAB, **fields)
     params = params_of(config)
     export_hf(params, config, word_tokenizer(words()), tmp_path / "out")
-    model, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
     assert type(model).__name__ == config.family
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert_same_logits(model, params, config)
@@ -196,7 +246,10 @@ def test_a_large_model_is_cut_into_files_with_an_index(tmp_path):
     params, limit = params_of(config), 8000
     export_hf(params, config, word_tokenizer(words()), tmp_path / "one")
     export_hf(params, config, word_tokenizer(words()), tmp_path / "many", max_shard_bytes=limit)
-    whole, index = tensors(tmp_path / "one"), json.loads((tmp_path / "many/model.safetensors.index.json").read_text())
+    whole, index = (
+        tensors(tmp_path / "one"),
+        json.loads((tmp_path / "many/model.safetensors.index.json").read_text()),
+    )
     files = sorted(path.name for path in (tmp_path / "many").glob("*.safetensors"))
     assert len(files) > 2
     assert files == sorted(set(index["weight_map"].values()))
@@ -208,7 +261,9 @@ def test_a_large_model_is_cut_into_files_with_an_index(tmp_path):
         assert all(index["weight_map"][tensor] == name for tensor in values)
     loaded, _ = import_hf(tmp_path / "many")
     assert jax.tree.all(jax.tree.map(jnp.array_equal, loaded, params))
-    assert_same_logits(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "many"), params, config)
+    assert_same_logits(
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "many"), params, config
+    )
     (tmp_path / "many" / files[1]).unlink()
     with pytest.raises(FileNotFoundError, match=files[1]):
         import_hf(tmp_path / "many")
@@ -226,7 +281,9 @@ def test_export_in_another_dtype(tmp_path):
 def test_import_places_every_leaf_where_its_sharding_says(saved):
     params, config = import_hf(saved("qwen3"))
     shardings = mesh.param_shardings(config, mesh.make_mesh(), "train")
-    placed, _ = import_hf(saved("qwen3"), place=lambda config: mesh.param_shardings(config, mesh.make_mesh(), "train"))
+    placed, _ = import_hf(
+        saved("qwen3"), place=lambda config: mesh.param_shardings(config, mesh.make_mesh(), "train")
+    )
     assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding == s, placed, shardings))
     assert jax.tree.all(jax.tree.map(jnp.array_equal, placed, params))
     half, half_config = import_hf(saved("qwen3"), dtype="bfloat16")
@@ -242,20 +299,33 @@ def test_folder_carries_tokenizer_generation_settings_and_card(tmp_path):
     ours = {"eos_token_id": [2, 7], "temperature": 0.7, "do_sample": True}
     export_hf(params_of(TINY), TINY, tokenizer, tmp_path / "out", generation=ours, card="Ours.")
     generation = transformers.GenerationConfig.from_pretrained(tmp_path / "out")
-    assert (generation.eos_token_id, generation.temperature, generation.pad_token_id) == ([2, 7], 0.7, 0)
+    assert (generation.eos_token_id, generation.temperature, generation.pad_token_id) == (
+        [2, 7],
+        0.7,
+        0,
+    )
     card = (tmp_path / "out/README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "Ours." in card
-    assert fingerprint(transformers.AutoTokenizer.from_pretrained(tmp_path / "out")) == fingerprint(tokenizer)
+    assert fingerprint(transformers.AutoTokenizer.from_pretrained(tmp_path / "out")) == fingerprint(
+        tokenizer
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
 def test_card_says_when_auto_tokenizer_would_change_the_tokenizer(tmp_path):
-    for name, config in (("llama", TINY), ("qwen2", dataclasses.replace(TINY, attention_bias=True))):
+    for name, config in (
+        ("llama", TINY),
+        ("qwen2", dataclasses.replace(TINY, attention_bias=True)),
+    ):
         tokenizer = word_tokenizer(words(33))
         export_hf(params_of(config), config, tokenizer, tmp_path / name)
-        unchanged = fingerprint(transformers.AutoTokenizer.from_pretrained(tmp_path / name)) == fingerprint(tokenizer)
-        assert ("PreTrainedTokenizerFast" in (tmp_path / name / "README.md").read_text()) == (not unchanged)
+        unchanged = fingerprint(
+            transformers.AutoTokenizer.from_pretrained(tmp_path / name)
+        ) == fingerprint(tokenizer)
+        assert ("PreTrainedTokenizerFast" in (tmp_path / name / "README.md").read_text()) == (
+            not unchanged
+        )
         assert fingerprint(load_tokenizer(tmp_path / name)) == fingerprint(tokenizer)
 
 
@@ -287,7 +357,9 @@ def test_an_export_that_dies_leaves_what_was_there(tmp_path, monkeypatch):
 
 @pytest.fixture
 def broken(tmp_path, saved):
-    """`broken(change, family)`: a copy of a saved model whose dict of tensors went through `change`."""
+    """`broken(change, family)`: a copy of a saved model whose dict of tensors went through
+    `change`.
+    """
 
     def make(change, family="llama_tied"):
         values = tensors(saved(family))
@@ -306,8 +378,18 @@ def test_missing_extra_and_misshaped_tensors_are_named(broken):
     with pytest.raises(ValueError, match=f"not of this model: {bias}$"):
         import_hf(broken(lambda v: v.update({bias: np.zeros(3)})))
     wrong = rf"{up} \(47, 32\) where the configuration asks for \(48, 32\)"
-    with pytest.raises(ValueError, match=rf"missing: model.norm.weight; not of this model: {bias}; of another shape: {wrong}$"):
-        import_hf(broken(lambda v: (v.update({up: v[up][:-1].copy(), bias: np.zeros(3)}), v.pop("model.norm.weight"))))
+    with pytest.raises(
+        ValueError,
+        match=rf"missing: model.norm.weight; not of this model: {bias}; of another shape: {wrong}$",
+    ):
+        import_hf(
+            broken(
+                lambda v: (
+                    v.update({up: v[up][:-1].copy(), bias: np.zeros(3)}),
+                    v.pop("model.norm.weight"),
+                )
+            )
+        )
     with pytest.raises(ValueError, match=r"missing: lm_head.weight$"):
         import_hf(broken(lambda v: v.pop("lm_head.weight"), "qwen2"))
 
@@ -337,13 +419,33 @@ def test_redundant_tensors_are_ignored_only_when_redundant(broken, saved):
         ("llama_tied", {"quantization_config": {"bits": 4}}, "quantization_config="),
         ("llama_tied", {"rope_interleaved": True}, "rope_interleaved=True"),
         ("llama_tied", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
-        ("llama_tied", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}}, "'yarn'"),
-        ("llama_tied", {"rope_parameters": {"partial_rotary_factor": 0.25}}, "partial_rotary_factor"),
-        ("llama_tied", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "full_attention"),
-        ("llama_tied", {"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor, high_freq_factor"),
+        (
+            "llama_tied",
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}},
+            "'yarn'",
+        ),
+        (
+            "llama_tied",
+            {"rope_parameters": {"partial_rotary_factor": 0.25}},
+            "partial_rotary_factor",
+        ),
+        (
+            "llama_tied",
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},
+            "full_attention",
+        ),
+        (
+            "llama_tied",
+            {"rope_parameters": {"rope_type": "llama3", "factor": 2.0}},
+            "low_freq_factor, high_freq_factor",
+        ),
         ("qwen2", WINDOW | {"max_window_layers": 1}, "sliding_window=16"),
         ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
-        ("qwen3", {"head_dim": None, "num_key_value_heads": None}, "num_key_value_heads, head_dim|head_dim, num_key_value_heads"),
+        (
+            "qwen3",
+            {"head_dim": None, "num_key_value_heads": None},
+            "num_key_value_heads, head_dim|head_dim, num_key_value_heads",
+        ),
         ("llama_tied", {"hidden_size": None}, "hidden_size"),
     ],
 )
@@ -357,7 +459,10 @@ def test_a_sliding_window_that_is_not_in_use_is_no_obstacle(saved):
     fields = json.loads((saved("qwen2") / "config.json").read_text())
     expected = model_config_from_hf(fields)
     assert model_config_from_hf(fields | WINDOW | {"max_window_layers": 2}) == expected
-    assert model_config_from_hf(fields | {"sliding_window": 4096, "use_sliding_window": False}) == expected
+    assert (
+        model_config_from_hf(fields | {"sliding_window": 4096, "use_sliding_window": False})
+        == expected
+    )
 
 
 def test_old_llama_files_may_leave_out_sizes_and_overrides_win(saved):
@@ -372,7 +477,10 @@ def test_old_llama_files_may_leave_out_sizes_and_overrides_win(saved):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"qk_norm": True, "attention_bias": True}, "model.qk_norm=True with model.attention_bias=True"),
+        (
+            {"qk_norm": True, "attention_bias": True},
+            "model.qk_norm=True with model.attention_bias=True",
+        ),
         ({"hidden_size": 26}, "model.hidden_size=26 is not a multiple of model.num_heads=4"),
         ({"vocab_size": 30}, "model.vocab_size=30 is smaller than the tokenizer's 37 ids"),
     ],
@@ -386,7 +494,10 @@ def test_safetensors_files_carry_the_format_transformers_asks_for(tmp_path):
     export_hf(params_of(TINY), TINY, word_tokenizer(words(33)), tmp_path / "out")
     with safe_open(tmp_path / "out/model.safetensors", framework="numpy") as file:
         assert file.metadata() == {"format": "pt"}
-    modes = {name: (tmp_path / "out" / name).stat().st_mode for name in ("model.safetensors", "config.json")}
+    modes = {
+        name: (tmp_path / "out" / name).stat().st_mode
+        for name in ("model.safetensors", "config.json")
+    }
     assert len(set(modes.values())) == 1, modes  # whoever may read one may read all
 
 
@@ -418,12 +529,17 @@ print(max(seen) - before, sum(sizes), max(sizes))
 
 def test_import_holds_the_shards_and_one_leaf(tmp_path):
     """Peak memory of a process that reads 0.6 GB of float32 into bfloat16 shards on two devices."""
-    large = dataclasses.replace(TINY, num_layers=16, hidden_size=768, intermediate_size=3072, num_heads=12, head_dim=64)
+    large = dataclasses.replace(
+        TINY, num_layers=16, hidden_size=768, intermediate_size=3072, num_heads=12, head_dim=64
+    )
     for name, config in (("small", TINY), ("large", large)):
         zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_params(config))
         export_hf(zeros, config, word_tokenizer(words(33)), tmp_path / name)
-    environment = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"}
+    environment = os.environ | {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    }
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "small"), str(tmp_path / "large")]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     peak, held, largest = map(int, done.stdout.split())
-    assert held > 2.5e8 and held < peak < held + largest + 6e7, (peak, held, largest)  # and one layer as it was stored
+    # and one layer as it was stored
+    assert held > 2.5e8 and held < peak < held + largest + 6e7, (peak, held, largest)

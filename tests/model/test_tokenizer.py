@@ -19,11 +19,21 @@ from prefixrl_jax.model.tokenizer import byte_tokenizer, fingerprint, load_token
 
 def test_word_ids_are_stable_and_text_is_joined_by_spaces():
     tokenizer = word_tokenizer(["fill", "A", "B"])
-    assert [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id] == [0, 1, 2, 3]
+    assert [
+        tokenizer.pad_token_id,
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.unk_token_id,
+    ] == [0, 1, 2, 3]
     assert tokenizer.encode("fill B  A\nnever") == [4, 6, 5, 3]
     assert tokenizer.decode([1, 4, 6, 2]) == "<bos> fill B <eos>"
     assert tokenizer.decode([1, 4, 6, 2], skip_special_tokens=True) == "fill B"
-    for bad, message in ((["a", "a"], "'a' occurs 2 times"), (["<eos>"], "'<eos>' occurs 2"), (["a b"], "'a b'"), ([""], "''")):
+    for bad, message in (
+        (["a", "a"], "'a' occurs 2 times"),
+        (["<eos>"], "'<eos>' occurs 2"),
+        (["a b"], "'a b'"),
+        ([""], "''"),
+    ):
         with pytest.raises(ValueError, match=message):
             word_tokenizer(bad)
 
@@ -39,10 +49,15 @@ def test_bytes_round_trip_exactly(text):
     ids = BYTES.encode(text)
     assert ids == list(text.encode())
     assert BYTES.decode(ids) == text
-    assert BYTES.decode([BYTES.bos_token_id, *ids, BYTES.eos_token_id], skip_special_tokens=True) == text
+    assert (
+        BYTES.decode([BYTES.bos_token_id, *ids, BYTES.eos_token_id], skip_special_tokens=True)
+        == text
+    )
 
 
-@pytest.mark.parametrize("make", [byte_tokenizer, lambda: word_tokenizer(words())], ids=["bytes", "words"])
+@pytest.mark.parametrize(
+    "make", [byte_tokenizer, lambda: word_tokenizer(words())], ids=["bytes", "words"]
+)
 def test_fingerprint_survives_use_saving_and_a_model_beside_it(make, tmp_path):
     tokenizer = make()
     expected = fingerprint(tokenizer)
@@ -57,13 +72,23 @@ def test_fingerprint_survives_use_saving_and_a_model_beside_it(make, tmp_path):
 
 
 def test_fingerprint_tells_tokenizers_apart_and_is_the_same_in_another_process():
-    code = "from prefixrl_jax.model.tokenizer import *; print(fingerprint(word_tokenizer(['a', 'b'])))"
+    code = (
+        "from prefixrl_jax.model.tokenizer import *; print(fingerprint(word_tokenizer(['a', 'b'])))"
+    )
     environment = os.environ | {"PYTHONHASHSEED": "7"}
-    other = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    other = subprocess.run(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
     assert other.stdout.strip() == fingerprint(word_tokenizer(["a", "b"]))
     templated = word_tokenizer(["a", "b"])
     templated.chat_template = "{{ messages }}"
-    variants = [byte_tokenizer(), byte_tokenizer(eos="<end>"), word_tokenizer(["a", "b"]), word_tokenizer(["b", "a"]), templated]
+    variants = [
+        byte_tokenizer(),
+        byte_tokenizer(eos="<end>"),
+        word_tokenizer(["a", "b"]),
+        word_tokenizer(["b", "a"]),
+        templated,
+    ]
     assert len({fingerprint(t) for t in variants}) == len(variants)
 
 
@@ -74,48 +99,85 @@ def test_a_directory_without_a_tokenizer_is_named(tmp_path):
 
 def sentencepiece_model(path, **options):
     """A folder with a SentencePiece model alone, trained on a few sentences."""
-    text = [f"the number {i} plus {3 * i} is {4 * i}, and so on; ducks lay eggs" for i in range(300)]
+    text = [
+        f"the number {i} plus {3 * i} is {4 * i}, and so on; ducks lay eggs" for i in range(300)
+    ]
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(text), model_prefix=str(path / "tokenizer"), vocab_size=380, byte_fallback=True, minloglevel=2,
-        hard_vocab_limit=False, **options,
-    )  # fmt: skip
-    fields = {"tokenizer_class": "LlamaTokenizer", "eos_token": {"content": "</s>"}, "chat_template": "{{ messages }}"}
+        sentence_iterator=iter(text),
+        model_prefix=str(path / "tokenizer"),
+        vocab_size=380,
+        byte_fallback=True,
+        minloglevel=2,
+        hard_vocab_limit=False,
+        **options,
+    )
+    fields = {
+        "tokenizer_class": "LlamaTokenizer",
+        "eos_token": {"content": "</s>"},
+        "chat_template": "{{ messages }}",
+    }
     (path / "tokenizer_config.json").write_text(json.dumps(fields))
     (path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     return path
 
 
-PLAIN = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}  # as Llama's and Mistral's models are
+# as Llama's and Mistral's models are
+PLAIN = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
 FOLDING = {"normalization_rule_name": "nmt_nfkc"}  # as T5's are
 
 
-@pytest.mark.parametrize("options", [PLAIN, FOLDING, PLAIN | {"add_dummy_prefix": False}], ids=["plain", "folding", "no prefix"])
+@pytest.mark.parametrize(
+    "options",
+    [PLAIN, FOLDING, PLAIN | {"add_dummy_prefix": False}],
+    ids=["plain", "folding", "no prefix"],
+)
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
 @pytest.mark.parametrize("symbols", [[], ["<think>", "</think>"]], ids=["", "symbols"])
-def test_a_sentencepiece_model_gives_the_ids_of_sentencepiece(tmp_path, model_type, options, symbols):
-    folder = sentencepiece_model(tmp_path, model_type=model_type, user_defined_symbols=symbols, **options)
+def test_a_sentencepiece_model_gives_the_ids_of_sentencepiece(
+    tmp_path, model_type, options, symbols
+):
+    folder = sentencepiece_model(
+        tmp_path, model_type=model_type, user_defined_symbols=symbols, **options
+    )
     if symbols and options is FOLDING:  # spaces beside a symbol would be folded away
-        with pytest.raises(ValueError, match=r"gives 'a <think> b' the ids .*bring the tokenizer\.json"):
+        with pytest.raises(
+            ValueError, match=r"gives 'a <think> b' the ids .*bring the tokenizer\.json"
+        ):
             load_tokenizer(folder)
         return
     tokenizer = load_tokenizer(folder)
     original = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
-    for text in (*map(str.lstrip if symbols else str, PROBES), "number 7 plus 21 is 28", "so <think> on", "a"):
+    for text in (
+        *map(str.lstrip if symbols else str, PROBES),
+        "number 7 plus 21 is 28",
+        "so <think> on",
+        "a",
+    ):
         ids = tokenizer.encode(text, add_special_tokens=False)
         assert ids == original.encode(text), text
         assert tokenizer.decode(ids) == original.decode(ids), text
     tokenizer.save_pretrained(tmp_path / "saved")
     assert fingerprint(load_tokenizer(tmp_path / "saved")) == fingerprint(tokenizer)
-    assert stop_ids(tmp_path, tokenizer) == (original.eos_id(),) and tokenizer.chat_template == "{{ messages }}"
+    assert (
+        stop_ids(tmp_path, tokenizer) == (original.eos_id(),)
+        and tokenizer.chat_template == "{{ messages }}"
+    )
 
 
 def test_a_sentencepiece_model_of_another_algorithm_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"model_type 4 of tokenizer\.model; unigram \(1\) and BPE \(2\) are accepted"):
+    with pytest.raises(
+        ValueError,
+        match=r"model_type 4 of tokenizer\.model; unigram \(1\) and BPE \(2\) are accepted",
+    ):
         load_tokenizer(sentencepiece_model(tmp_path, model_type="char"))
 
 
 def test_a_sentencepiece_model_that_comes_out_changed_is_refused(tmp_path, monkeypatch):
     folder = sentencepiece_model(tmp_path, model_type="bpe", **FOLDING)
-    monkeypatch.setattr("prefixrl_jax.model.sentencepiece._normalizer", lambda *_: normalizers.Replace(" ", "▁"))
-    with pytest.raises(ValueError, match=r"SentencePiece .*bring the tokenizer\.json that belongs to the model"):
+    monkeypatch.setattr(
+        "prefixrl_jax.model.sentencepiece._normalizer", lambda *_: normalizers.Replace(" ", "▁")
+    )
+    with pytest.raises(
+        ValueError, match=r"SentencePiece .*bring the tokenizer\.json that belongs to the model"
+    ):
         load_tokenizer(folder)

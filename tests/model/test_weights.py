@@ -1,4 +1,6 @@
-"""The weight table: against published sizes, torch's own count of the same model, and the matrix products it declares."""
+"""The weight table: against published sizes, torch's own count of the same model, and the matrix
+products it declares.
+"""
 
 import dataclasses
 import functools
@@ -18,7 +20,14 @@ from hypothesis import strategies as st
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.hf_config import hf_config
 from prefixrl_jax.model.tokenizer import word_tokenizer
-from prefixrl_jax.model.weights import abstract_params, count_params, init_params, leaf_of, params_fingerprint, weight_table
+from prefixrl_jax.model.weights import (
+    abstract_params,
+    count_params,
+    init_params,
+    leaf_of,
+    params_fingerprint,
+    weight_table,
+)
 
 TINY_SETTINGS = {
     "llama_tied": TINY,
@@ -37,7 +46,10 @@ def sizes(vocab, hidden, layers, heads, kv_heads, head_dim, mlp, **fields) -> Mo
 PUBLISHED = {
     "SmolLM2-135M": (sizes(49152, 576, 30, 9, 3, 64, 1536), 134_515_008),
     "Llama-3.2-1B": (sizes(128256, 2048, 16, 32, 8, 64, 8192), 1_235_814_400),
-    "Llama-3.1-8B": (sizes(128256, 4096, 32, 32, 8, 128, 14336, tie_embeddings=False), 8_030_261_248),
+    "Llama-3.1-8B": (
+        sizes(128256, 4096, 32, 32, 8, 128, 14336, tie_embeddings=False),
+        8_030_261_248,
+    ),
     "Qwen2.5-0.5B": (sizes(151936, 896, 24, 14, 2, 64, 4864, attention_bias=True), 494_032_768),
     "Qwen3-0.6B": (sizes(151936, 1024, 28, 16, 8, 128, 3072, qk_norm=True), 596_049_920),
 }
@@ -47,7 +59,9 @@ def torch_model(config: ModelConfig) -> torch.nn.Module:
     """The same model as transformers builds it, without storage."""
     fields = hf_config(config, word_tokenizer(["a"]))
     with torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**fields))
+        return transformers.AutoModelForCausalLM.from_config(
+            transformers.AutoConfig.for_model(**fields)
+        )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -59,8 +73,12 @@ def test_total_is_the_published_number_of_parameters(name):
 @pytest.mark.parametrize("config", TINY_SETTINGS.values(), ids=TINY_SETTINGS)
 def test_counts_are_those_of_the_torch_model(config):
     model = torch_model(config)
-    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))  # the tied head is a Linear too
-    assert count_params(config) == {"total": sum(p.numel() for p in model.parameters()), "matmul": linear}
+    # the tied head is a Linear too
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    assert count_params(config) == {
+        "total": sum(p.numel() for p in model.parameters()),
+        "matmul": linear,
+    }
 
 
 @pytest.mark.parametrize("config", TINY_SETTINGS.values(), ids=TINY_SETTINGS)
@@ -68,7 +86,10 @@ def test_names_and_shapes_are_those_of_the_torch_model(config):
     ours = {}
     for w in weight_table(config):
         value = w.to_hf(np.zeros(w.shape))
-        ours |= {w.hf.format(layer): value.shape for layer in range(config.num_layers if w.stacked else 1)}
+        ours |= {
+            w.hf.format(layer): value.shape
+            for layer in range(config.num_layers if w.stacked else 1)
+        }
     theirs = {name: tuple(p.shape) for name, p in torch_model(config).named_parameters()}
     assert ours == theirs
 
@@ -77,7 +98,10 @@ def test_matmul_count_by_formula():
     c = sizes(1000, 48, 5, 6, 2, 10, 70, qk_norm=True, tie_embeddings=False)
     attention = 48 * 6 * 10 + 2 * 48 * 2 * 10 + 6 * 10 * 48
     assert count_params(c)["matmul"] == 5 * (attention + 3 * 48 * 70) + 48 * 1000
-    assert count_params(c)["total"] == count_params(c)["matmul"] + 48 * 1000 + 5 * (2 * 48 + 2 * 10) + 48
+    assert (
+        count_params(c)["total"]
+        == count_params(c)["matmul"] + 48 * 1000 + 5 * (2 * 48 + 2 * 10) + 48
+    )
 
 
 @pytest.mark.parametrize("config", TINY_SETTINGS.values(), ids=TINY_SETTINGS)
@@ -90,7 +114,9 @@ def test_hugging_face_layout_gives_the_same_product_and_goes_back(config):
         if w.linear:
             x = rng.normal(size=(3, *w.shape[: w.inputs]))
             ours = np.tensordot(x, value, axes=w.inputs).reshape(3, -1)
-            theirs = torch.nn.functional.linear(torch.tensor(x.reshape(3, -1)), torch.tensor(stored)).numpy()
+            theirs = torch.nn.functional.linear(
+                torch.tensor(x.reshape(3, -1)), torch.tensor(stored)
+            ).numpy()
             np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
@@ -125,9 +151,13 @@ def test_initial_scales():
     residual = 1 / math.sqrt(2 * config.num_layers)
     expected = {"q": 128**-0.5, "k": 128**-0.5, "v": 128**-0.5, "o": 128**-0.5 * residual}
     for name, std in expected.items():
-        assert float(params["layers"]["attn"][name]["kernel"].std()) == pytest.approx(std, rel=0.02), name
+        assert float(params["layers"]["attn"][name]["kernel"].std()) == pytest.approx(
+            std, rel=0.02
+        ), name
     for name, std in {"gate": 128**-0.5, "up": 128**-0.5, "down": 256**-0.5 * residual}.items():
-        assert float(params["layers"]["mlp"][name]["kernel"].std()) == pytest.approx(std, rel=0.02), name
+        assert float(params["layers"]["mlp"][name]["kernel"].std()) == pytest.approx(
+            std, rel=0.02
+        ), name
     assert float(params["embed"]["embedding"].std()) == pytest.approx(0.02, rel=0.02)
     assert float(params["head"]["kernel"].std()) == pytest.approx(128**-0.5, rel=0.02)
     assert all((params["layers"][norm]["scale"] == 1).all() for norm in ("attn_norm", "mlp_norm"))

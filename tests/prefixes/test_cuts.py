@@ -1,4 +1,6 @@
-"""Cuts lie in the band, by token id, frozen, and give nothing away; controls cut what they say they cut."""
+"""Cuts lie in the band, by token id, frozen, and give nothing away; controls cut what they say they
+cut.
+"""
 
 import json
 import math
@@ -8,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefixrl_jax.corpus.traces import Trace
-from prefixrl_jax.prefixes.cuts import MAX_REDRAWS, Cuts, cut_before, draw_cuts, fraction_cut, read_cuts, sources, write_cuts
+from prefixrl_jax.prefixes.cuts import (
+    MAX_REDRAWS,
+    Cuts,
+    cut_before,
+    draw_cuts,
+    fraction_cut,
+    read_cuts,
+    sources,
+    write_cuts,
+)
 from prefixrl_jax.tasks.task import Problem
 
 
@@ -35,7 +46,11 @@ def make_trace(name: str, length: int) -> Trace:
 def cuts_of(lengths, task=None, band=(0.4, 0.8), count=3, seed=0):
     problems = {f"p{i}": Problem(f"p{i}", {}) for i in range(len(lengths))}
     traces = [make_trace(f"p{i}", n) for i, n in enumerate(lengths)]
-    return problems, traces, draw_cuts(task or Words(), problems, sources(traces, "own", {}, 0), count, band, seed)
+    return (
+        problems,
+        traces,
+        draw_cuts(task or Words(), problems, sources(traces, "own", {}, 0), count, band, seed),
+    )
 
 
 @given(st.integers(0, 400), st.integers(0, 100))
@@ -56,14 +71,20 @@ def test_cuts_are_token_prefixes_inside_the_band(lengths, seed, band):
         assert list(prompt.prefix) == ids[: len(prompt.prefix)]
         assert band[0] <= prompt.fraction <= band[1]
         assert prompt.prefix
-        assert math.floor(band[0] * len(ids)) <= len(prompt.prefix) <= math.floor(band[1] * len(ids) + 1e-9)
+        assert (
+            math.floor(band[0] * len(ids))
+            <= len(prompt.prefix)
+            <= math.floor(band[1] * len(ids) + 1e-9)
+        )
     assert len(cuts.prompts) + cuts.dropped == 3 * len(lengths)
 
 
 @given(order=st.permutations(range(5)), seed=st.integers(0, 9))
 def test_a_cut_depends_on_seed_problem_and_number_alone(order, seed):
     problems, traces, cuts = cuts_of([20, 31, 42, 13, 24], seed=seed)
-    shuffled = draw_cuts(Words(), problems, sources([traces[i] for i in order], "own", {}, 0), 3, (0.4, 0.8), seed)
+    shuffled = draw_cuts(
+        Words(), problems, sources([traces[i] for i in order], "own", {}, 0), 3, (0.4, 0.8), seed
+    )
     assert {p.name: p for p in shuffled.prompts} == {p.name: p for p in cuts.prompts}
     fewer = draw_cuts(Words(), problems, sources(traces[:2], "own", {}, 0), 2, (0.4, 0.8), seed)
     assert fewer.prompts == [p for p in cuts.prompts if p.problem.id in ("p0", "p1") and p.cut < 2]
@@ -84,7 +105,9 @@ def test_a_cut_that_leaks_is_drawn_again():
     assert 75 < cuts.redrawn < 300  # each draw leaks with probability 1/2: 150 expected
     *_, free = cuts_of([100] * 50)
     assert free.redrawn == 0
-    assert {p.name: p for p in free.prompts if len(p.prefix) < 60}.items() <= {p.name: p for p in cuts.prompts}.items()
+    assert {p.name: p for p in free.prompts if len(p.prefix) < 60}.items() <= {
+        p.name: p for p in cuts.prompts
+    }.items()
 
 
 class Secrets(Words):
@@ -98,7 +121,12 @@ class Secrets(Words):
         return prefix[-1] in self.tokens
 
 
-@given(st.lists(st.integers(1, 30), max_size=5), st.sets(st.integers(1000, 1029)), st.integers(1, 4), st.integers(0, 99))
+@given(
+    st.lists(st.integers(1, 30), max_size=5),
+    st.sets(st.integers(1000, 1029)),
+    st.integers(1, 4),
+    st.integers(0, 99),
+)
 def test_no_prefix_leaks_and_every_cut_is_accounted_for(lengths, secrets, count, seed):
     task = Secrets(secrets)
     *_, cuts = cuts_of(lengths, task, band=(0.05, 0.95), count=count, seed=seed)
@@ -131,16 +159,24 @@ def test_cuts_come_back_from_their_file(tmp_path):
     write_cuts(Words(), cuts, path)
     assert [p.name for p in path.parent.iterdir()] == ["prefixes.jsonl"]
     found = read_cuts(problems, path)
-    assert [(p.problem, p.prefix, p.cut) for p in found] == [(p.problem, p.prefix, p.cut) for p in cuts.prompts]
-    assert [p.fraction for p in found] == pytest.approx([p.fraction for p in cuts.prompts], abs=1e-4)
+    assert [(p.problem, p.prefix, p.cut) for p in found] == [
+        (p.problem, p.prefix, p.cut) for p in cuts.prompts
+    ]
+    assert [p.fraction for p in found] == pytest.approx(
+        [p.fraction for p in cuts.prompts], abs=1e-4
+    )
     row = json.loads(path.read_text(encoding="utf-8").split("\n")[0])
-    assert row["prompt"] == Words().text([1, 2]) and row["prefix"] == Words().text(cuts.prompts[0].prefix)
+    assert row["prompt"] == Words().text([1, 2]) and row["prefix"] == Words().text(
+        cuts.prompts[0].prefix
+    )
 
 
 def test_a_prefix_of_an_unknown_problem_is_named(tmp_path):
     problems, _, cuts = cuts_of([20, 31])
     write_cuts(Words(), Cuts(cuts.prompts[2:], 0, 0), tmp_path / "prefixes.jsonl")
-    with pytest.raises(ValueError, match=r"prefixes\.jsonl, line 2: problem 'p1' is not in the hard set"):
+    with pytest.raises(
+        ValueError, match=r"prefixes\.jsonl, line 2: problem 'p1' is not in the hard set"
+    ):
         read_cuts({"p0": problems["p0"]}, tmp_path / "prefixes.jsonl")
 
 
@@ -161,7 +197,9 @@ def test_an_unrelated_prefix_that_could_begin_an_answer_is_drawn_again():
     problems = {f"p{i}": Problem(f"p{i}", {}) for i in range(50)}
     pairs = sources([make_trace(name, 100) for name in problems], "unrelated", {}, 0)
     cuts = draw_cuts(Short(), problems, pairs, 3, (0.4, 0.8), 0, unrelated=True)
-    assert (len(cuts.prompts), cuts.dropped) == (150, 0) and all(len(p.prefix) >= 60 for p in cuts.prompts)
+    assert (len(cuts.prompts), cuts.dropped) == (150, 0) and all(
+        len(p.prefix) >= 60 for p in cuts.prompts
+    )
     assert 75 < cuts.redrawn < 300  # each draw with probability 1/2
     free = draw_cuts(Short(), problems, pairs, 3, (0.4, 0.8), 0)
     assert free.redrawn == 0 and any(len(p.prefix) < 60 for p in free.prompts)
@@ -176,8 +214,16 @@ def test_a_wrong_prefix_is_of_a_wrong_response_to_the_same_problem():
 @pytest.mark.parametrize(
     ("traces", "content", "message"),
     [
-        ([make_trace("a", 5)], "unrelated", r"prefix\.content='unrelated': there is one trace only"),
-        ([make_trace("a", 5)], "wrong", r"prefix\.content='wrong': none of the 1 problems with a trace has a wrong response"),
+        (
+            [make_trace("a", 5)],
+            "unrelated",
+            r"prefix\.content='unrelated': there is one trace only",
+        ),
+        (
+            [make_trace("a", 5)],
+            "wrong",
+            r"prefix\.content='wrong': none of the 1 problems with a trace has a wrong response",
+        ),
         ([make_trace("a", 5)], "other", r"prefix\.content='other': one of own, unrelated, wrong"),
     ],
 )

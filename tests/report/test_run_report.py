@@ -1,4 +1,6 @@
-"""The report: every figure is drawn and embedded, numbers read as written by hand, text is escaped, what is missing is named."""
+"""The report: every figure is drawn and embedded, numbers read as written by hand, text is escaped,
+what is missing is named.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,15 @@ from prefixrl_jax.report import format as wording
 from prefixrl_jax.report import run_figures as figures
 from prefixrl_jax.report import run_report as report
 
-FIGURES = ("accuracy", "groups", "prefix_fraction", "pass_at_k", "lengths", "dynamics", "logprob_gap")
+FIGURES = (
+    "accuracy",
+    "groups",
+    "prefix_fraction",
+    "pass_at_k",
+    "lengths",
+    "dynamics",
+    "logprob_gap",
+)
 VOID = {"meta", "img", "source", "link", "br", "hr", "input"}
 CORPUS = 4.0e11
 HOSTILE = "<script>alert('x')</script> 3 < 4 & \x07 \ud83d"
@@ -33,27 +43,53 @@ def metrics_row(step: int, steps: int, noise: random.Random) -> dict:
     zero, one = 0.75 * math.exp(-2 * step / steps), 0.45 * skill
     length, gap = 60 - 15 * skill + noise.gauss(0, 2), 2e-6 * math.exp(noise.gauss(0, 0.3))
     row = {
-        "step": step, "reward/mean": 0.3 + skill / 2, "reward/plain": min(1.0, max(0.0, skill + noise.gauss(0, 0.05))),
-        "groups/all_zero": zero, "groups/all_one": one, "groups/mixed": 1 - zero - one,
-        "completions/mean_length": length, "completions/min_length": length / 3, "completions/max_length": min(128, 2.2 * length),
-        "completions/clipped_ratio": 0.3 * zero, "entropy": 0.9 - 0.6 * skill, "grad_norm": 0.4 + abs(noise.gauss(0, 0.2)),
-        "sampler_trainer/logp_diff_max": gap, "sampler_trainer/logp_diff_mean": gap / 30,
+        "step": step,
+        "reward/mean": 0.3 + skill / 2,
+        "reward/plain": min(1.0, max(0.0, skill + noise.gauss(0, 0.05))),
+        "groups/all_zero": zero,
+        "groups/all_one": one,
+        "groups/mixed": 1 - zero - one,
+        "completions/mean_length": length,
+        "completions/min_length": length / 3,
+        "completions/max_length": min(128, 2.2 * length),
+        "completions/clipped_ratio": 0.3 * zero,
+        "entropy": 0.9 - 0.6 * skill,
+        "grad_norm": 0.4 + abs(noise.gauss(0, 0.2)),
+        "sampler_trainer/logp_diff_max": gap,
+        "sampler_trainer/logp_diff_mean": gap / 30,
         "flops/total": CORPUS + 8e11 * step / steps,
-        "time/sample": 0.9, "time/grade": 0.01, "time/train": 0.45, "perf/tokens_per_second": 5000.0 + step,
-    }  # fmt: skip
+        "time/sample": 0.9,
+        "time/grade": 0.01,
+        "time/train": 0.45,
+        "perf/tokens_per_second": 5000.0 + step,
+    }
     if step % max(1, steps // 8) == 0:
         for name, share in (("train", 1.0), ("heldout", 0.7)):
             value = share * skill
-            row |= {f"eval/{name}/avg@1": value, f"eval/{name}/avg@1_low": 0.8 * value, f"eval/{name}/avg@1_high": value + 0.03}
+            row |= {
+                f"eval/{name}/avg@1": value,
+                f"eval/{name}/avg@1_low": 0.8 * value,
+                f"eval/{name}/avg@1_high": value + 0.03,
+            }
     return row
 
 
 def summary() -> dict:
-    phases = {"select": 1e11, "collect": 3e11, "prefill": 1e11, "decode": 2e11, "score": 0.0, "train": 5e11}
+    phases = {
+        "select": 1e11,
+        "collect": 3e11,
+        "prefill": 1e11,
+        "decode": 2e11,
+        "score": 0.0,
+        "train": 5e11,
+    }
     outside = {"base": 9e11, "eval": 7e10}
     curve = {"1": 0.001, "4": 0.004, "16": 0.016}
     return {
-        "plain_pass_at_1": {"train": {"before": 0.00125, "after": 0.6}, "heldout": {"before": 0.002, "after": 0.41}},
+        "plain_pass_at_1": {
+            "train": {"before": 0.00125, "after": 0.6},
+            "heldout": {"before": 0.002, "after": 0.41},
+        },
         "plain_pass_at_1_interval": {
             "train": {"before": [0.0005, 0.003], "after": [0.55, 0.64]},
             "heldout": {"before": [0.001, 0.004], "after": [0.37, 0.45]},
@@ -74,23 +110,38 @@ def summary() -> dict:
         "seconds": {"base": 75.0, "select": 12.34, "corpus": 200.0, "train": 7265.0, "report": 0.0},
         "peak_rss_bytes": 1_234_000_000,
         "corpus": {
-            "problems": 128, "solved": 117, "capped": 11, "samples": 45_678, "samples_per_solved": 212.5,
+            "problems": 128,
+            "solved": 117,
+            "capped": 11,
+            "samples": 45_678,
+            "samples_per_solved": 212.5,
             "capped_treatment": "They were left in the training set without a prefix.",
         },
-        "hard_set": {"candidates": {"train": 1500, "heldout": 500}, "train": 128, "heldout": 64, "k": 16},
+        "hard_set": {
+            "candidates": {"train": 1500, "heldout": 500},
+            "train": 128,
+            "heldout": 64,
+            "k": 16,
+        },
         "prefixes": {"contexts": 351, "dropped_leaks": 3, "redrawn": 14},
         "model": {"parameters": 826_112, "family": "qwen2"},
         "task": "water_jugs",
         "versions": {"jax": "0.10.2", "python": "3.11.9"},
-    }  # fmt: skip
+    }
 
 
 def sample(step: int, kind: str, verdict: str, text: str) -> dict:
     return {
-        "step": step, "set": "train", "kind": kind, "problem": "Jugs of 3, 5 and 8 litres; measure 4.",
-        "prefix": "fill 5; pour 5 3;" if kind == "prefixed" else "", "continuation": text, "verdict": verdict,
-        "reward": float(verdict == "correct"), "truncated": verdict == "unparsed",
-    }  # fmt: skip
+        "step": step,
+        "set": "train",
+        "kind": kind,
+        "problem": "Jugs of 3, 5 and 8 litres; measure 4.",
+        "prefix": "fill 5; pour 5 3;" if kind == "prefixed" else "",
+        "continuation": text,
+        "verdict": verdict,
+        "reward": float(verdict == "correct"),
+        "truncated": verdict == "unparsed",
+    }
 
 
 def write_jsonl(path: pathlib.Path, rows: list[dict]) -> None:
@@ -102,23 +153,45 @@ def make_run(workdir: pathlib.Path, steps: int = 200) -> pathlib.Path:
     """A whole synthetic run of `steps` steps."""
     noise = random.Random(0)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps({"train": {"steps": steps, "rate": 1e-3}, "method": "prefix_rl"}))
+    (workdir / "config.json").write_text(
+        json.dumps({"train": {"steps": steps, "rate": 1e-3}, "method": "prefix_rl"})
+    )
     (workdir / "summary.json").write_text(json.dumps(summary()))
-    write_jsonl(workdir / "metrics.jsonl", [metrics_row(step, steps, noise) for step in range(1, steps + 1)])
+    write_jsonl(
+        workdir / "metrics.jsonl", [metrics_row(step, steps, noise) for step in range(1, steps + 1)]
+    )
     write_jsonl(workdir / "samples/before.jsonl", [sample(0, "plain", "wrong", HOSTILE)])
-    middle = [sample(s, k, v, f"{k} {v} {s}") for s in (3, 90, 170) for k in ("plain", "prefixed") for v in ("wrong", "correct")]
+    middle = [
+        sample(s, k, v, f"{k} {v} {s}")
+        for s in (3, 90, 170)
+        for k in ("plain", "prefixed")
+        for v in ("wrong", "correct")
+    ]
     write_jsonl(workdir / "samples/train.jsonl", middle)
-    write_jsonl(workdir / "samples/after.jsonl", [sample(steps, "plain", "correct", "fill 5; pour 5 3; done"),
-                                                  sample(steps, "prefixed", "unparsed", "fill " * 3000)])  # fmt: skip
+    write_jsonl(
+        workdir / "samples/after.jsonl",
+        [
+            sample(steps, "plain", "correct", "fill 5; pour 5 3; done"),
+            sample(steps, "prefixed", "unparsed", "fill " * 3000),
+        ],
+    )
     return workdir
 
 
 class Page(html.parser.HTMLParser):
-    """Collects the visible text, the attributes that load something, and whether every tag is closed in order."""
+    """Collects the visible text, the attributes that load something, and whether every tag is
+    closed in order.
+    """
 
     def __init__(self, path: pathlib.Path):
         super().__init__()
-        self.source, self.open, self.tags, self.words, self.loads = path.read_text(encoding="utf-8"), [], set(), [], []
+        self.source, self.open, self.tags, self.words, self.loads = (
+            path.read_text(encoding="utf-8"),
+            [],
+            set(),
+            [],
+            [],
+        )
         self.feed(self.source)
         self.close()
         assert self.open == [], f"left open: {self.open}"
@@ -126,7 +199,9 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
-        self.loads += [value for name, value in attrs if name in ("src", "srcset", "href", "action", "data")]
+        self.loads += [
+            value for name, value in attrs if name in ("src", "srcset", "href", "action", "data")
+        ]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -140,7 +215,10 @@ class Page(html.parser.HTMLParser):
     def table(self, name: str) -> list[list[str]]:
         """The cells of the table with this id, row by row."""
         body = re.search(rf'<table id="{name}">(.*?)</table>', self.source, re.S).group(1)
-        cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", body, re.S)]
+        cells = [
+            re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)
+            for row in re.findall(r"<tr[^>]*>(.*?)</tr>", body, re.S)
+        ]
         return [[" ".join(re.sub(r"<[^>]*>", " ", cell).split()) for cell in row] for row in cells]
 
 
@@ -151,7 +229,9 @@ def decode_png(data: bytes) -> tuple[int, int, bytes]:
     while at < len(data):
         (size,), kind = struct.unpack(">I", data[at : at + 4]), data[at + 4 : at + 8]
         body = data[at + 8 : at + 8 + size]
-        assert struct.unpack(">I", data[at + 8 + size : at + 12 + size])[0] == zlib.crc32(kind + body)
+        assert struct.unpack(">I", data[at + 8 + size : at + 12 + size])[0] == zlib.crc32(
+            kind + body
+        )
         chunks[kind] = chunks.get(kind, b"") + body
         at += 12 + size
     width, height = struct.unpack(">II", chunks[b"IHDR"][:8])
@@ -199,24 +279,39 @@ def test_numbers_are_shown(whole):
     assert flops["total"] == ["1.20 TFLOP", "600 GFLOP", "840 GFLOP", "100.0 %"]
     assert flops["base (outside the total)"] == ["900 GFLOP"] * 3 + ["–"]
     assert flops["eval (outside the total)"] == ["70.0 GFLOP"] * 3 + ["–"]
-    stages = {"base": "1 min 15 s", "select": "12.3 s", "corpus": "3 min 20 s", "train": "2 h 1 min", "report": "not timed"}
+    stages = {
+        "base": "1 min 15 s",
+        "select": "12.3 s",
+        "corpus": "3 min 20 s",
+        "train": "2 h 1 min",
+        "report": "not timed",
+    }
     assert dict(page.table("seconds")[1:]) == stages
     assert ["sample", "900 ms", "3 min 0 s"] in page.table("steps")
     for words in (
-        "Peak memory of the process: 1.23 GB.", "Median speed of a training step: 5,100 tokens a second.",
+        "Peak memory of the process: 1.23 GB.",
+        "Median speed of a training step: 5,100 tokens a second.",
         "117 gave a correct trace and 11 gave none",
-        "45,678 samples were begun, 212.5 for", "They were left in the training set without a prefix.",
+        "45,678 samples were begun, 212.5 for",
+        "They were left in the training set without a prefix.",
         "128 training and 64 held-out problems, selected from 1,500 and 500 candidates",
-        "14 cuts were redrawn", "3 were dropped", "qwen2, 826 k parameters", "method prefix_rl", "train.rate 0.001", "jax 0.10.2",
-    ):  # fmt: skip
+        "14 cuts were redrawn",
+        "3 were dropped",
+        "qwen2, 826 k parameters",
+        "method prefix_rl",
+        "train.rate 0.001",
+        "jax 0.10.2",
+    ):
         assert words.replace(" ", "") in re.sub(r"\s", "", page.text), words
 
 
 def test_headline_claims_only_what_the_intervals_allow(tmp_path):
     run = report.read_run(make_run(tmp_path))
-    assert report.headline(run).replace("\u00a0", " ") == (
-        "In 200 steps and 1.20 TFLOP (paper accounting, corpus included), plain accuracy on the 128 training problems "
-        "rose from 0.12 % to 60.0 %; on the 64 held-out problems it rose from 0.2 % to 41.0 %."
+    assert (
+        report.headline(run).replace("\u00a0", " ")
+        == "In 200 steps and 1.20 TFLOP (paper accounting, corpus included), plain accuracy on the"
+        " 128 training problems rose from 0.12 % to 60.0 %; on the 64 held-out problems it rose"
+        " from 0.2 % to 41.0 %."
     )
     run.summary["plain_pass_at_1_interval"]["train"]["before"] = [0.0, 0.56]
     run.summary["plain_pass_at_1"]["heldout"]["after"] = 0.0005
@@ -233,12 +328,19 @@ def test_samples_show_first_and_last_of_each_sort_escaped(whole):
     page = whole[1]
     run = report.read_run(whole[0])
     assert [(r["kind"], r["verdict"], r["when"]) for r in run.samples] == [
-        ("plain", "wrong", "before training"), ("plain", "correct", "step 3"),
-        ("plain", "wrong", "step 170"), ("plain", "correct", "after training"),
-        ("prefixed", "wrong", "step 3"), ("prefixed", "correct", "step 3"),
-        ("prefixed", "correct", "step 170"), ("prefixed", "unparsed", "after training"),
-    ]  # fmt: skip
-    assert "<script>alert('x')</script> 3 < 4 & \u2407 ?" in page.text and "&lt;script&gt;" in page.source
+        ("plain", "wrong", "before training"),
+        ("plain", "correct", "step 3"),
+        ("plain", "wrong", "step 170"),
+        ("plain", "correct", "after training"),
+        ("prefixed", "wrong", "step 3"),
+        ("prefixed", "correct", "step 3"),
+        ("prefixed", "correct", "step 170"),
+        ("prefixed", "unparsed", "after training"),
+    ]
+    assert (
+        "<script>alert('x')</script> 3 < 4 & \u2407 ?" in page.text
+        and "&lt;script&gt;" in page.source
+    )
     assert page.source.count('class="text prefix">fill 5; pour 5 3;<') == 4
     assert page.source.count("✓ correct") == 4 and page.source.count("✗ unparsed") == 1
     assert page.source.count("cut at the length limit</span>") == 1
@@ -255,16 +357,31 @@ def test_one_step_run(tmp_path):
 def test_missing_files_are_named_and_stale_figures_removed(tmp_path):
     make_run(tmp_path)
     report.write_report(tmp_path)
-    for path in [tmp_path / "config.json", tmp_path / "summary.json", *(tmp_path / "samples").iterdir()]:
+    for path in [
+        tmp_path / "config.json",
+        tmp_path / "summary.json",
+        *(tmp_path / "samples").iterdir(),
+    ]:
         path.unlink()
     page = Page(report.write_report(tmp_path))
-    assert {p.stem for p in (tmp_path / "figures").iterdir()} == {"accuracy", "groups", "lengths", "dynamics", "logprob_gap"}
+    assert {p.stem for p in (tmp_path / "figures").iterdir()} == {
+        "accuracy",
+        "groups",
+        "lengths",
+        "dynamics",
+        "logprob_gap",
+    }
     for words in (
-        "config.json is missing.", "summary.json is missing.", "samples: there are none.", "summary.json has no FLOPs.",
-        "Not drawn: summary.json has no pass_at_k.", "Not drawn: summary.json has no success_by_prefix_fraction.",
-        "Peak memory of the process: not recorded.", "nothing can be said about what training did",
+        "config.json is missing.",
+        "summary.json is missing.",
+        "samples: there are none.",
+        "summary.json has no FLOPs.",
+        "Not drawn: summary.json has no pass_at_k.",
+        "Not drawn: summary.json has no success_by_prefix_fraction.",
+        "Peak memory of the process: not recorded.",
+        "nothing can be said about what training did",
         "summary.json has no versions.",
-    ):  # fmt: skip
+    ):
         assert words in page.text, words
     (tmp_path / "metrics.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match=r"nothing to report.*metrics\.jsonl"):
@@ -274,7 +391,11 @@ def test_missing_files_are_named_and_stale_figures_removed(tmp_path):
 def test_summary_alone_draws_what_it_can(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps(summary()))
     page = Page(report.write_report(tmp_path))
-    assert {p.stem for p in (tmp_path / "figures").iterdir()} == {"accuracy", "prefix_fraction", "pass_at_k"}
+    assert {p.stem for p in (tmp_path / "figures").iterdir()} == {
+        "accuracy",
+        "prefix_fraction",
+        "pass_at_k",
+    }
     assert "metrics.jsonl is missing." in page.text and "an unrecorded number of steps" in page.text
 
 
@@ -288,13 +409,17 @@ def test_nan_cut_lines_and_repeats_are_told(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 11, "entr')
     page = Page(report.write_report(tmp_path))
     for words in (
-        "grad_norm is not a finite number at 2 of 10 steps.", "entropy is not a finite number at 1 of 10 steps.",
-        "metrics.jsonl, line 13 is not a JSON object", "lines without a step, left out: 1.",
+        "grad_norm is not a finite number at 2 of 10 steps.",
+        "entropy is not a finite number at 1 of 10 steps.",
+        "metrics.jsonl, line 13 is not a JSON object",
+        "lines without a step, left out: 1.",
         "lines replaced by a later one of the same step: 1.",
-    ):  # fmt: skip
+    ):
         assert words in page.text, words
     run = report.read_run(tmp_path)
-    assert [row["step"] for row in run.rows] == list(range(1, 11)) and run.rows[0]["entropy"] == 0.123
+    assert [row["step"] for row in run.rows] == list(range(1, 11)) and run.rows[0][
+        "entropy"
+    ] == 0.123
     assert len(figures.series(run.rows, "step", "grad_norm")[0]) == 8
 
 
@@ -324,7 +449,9 @@ def test_contradictions_are_told(tmp_path):
     assert "metrics.jsonl has 1.20 TFLOP spent, summary.json has a total of 1.30 TFLOP" in notes
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "not valid JSON"), ("[1]", "expected a JSON object, found list")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("{", "not valid JSON"), ("[1]", "expected a JSON object, found list")]
+)
 def test_a_broken_summary_is_an_error_that_names_the_file(tmp_path, text, words):
     (tmp_path / "summary.json").write_text(text)
     with pytest.raises(ValueError, match=rf"summary\.json: {words}"):
@@ -332,7 +459,9 @@ def test_a_broken_summary_is_an_error_that_names_the_file(tmp_path, text, words)
 
 
 def test_accuracy_goes_from_before_training_to_after_it(tmp_path):
-    """The evaluation after the last step takes the place of the short one at it; the others stay between."""
+    """The evaluation after the last step takes the place of the short one at it; the others stay
+    between.
+    """
     run = report.read_run(make_run(tmp_path))
     points = report.estimates(run, "train", CORPUS)
     assert points[0] == figures.Estimate(CORPUS, 0.00125, 0.0005, 0.003)
@@ -348,7 +477,9 @@ def test_accuracy_axis_starts_at_zero_and_shades_the_corpus():
     (ax,) = figure.axes
     assert ax.get_xlim()[0] == 0 and ax.get_ylim()[0] == 0 and ax.get_ylim()[1] >= 0.7
     assert "TFLOP" in ax.get_xlabel() and [t.get_text() for t in ax.texts] == ["corpus\n0.4 TFLOP"]
-    assert max(x for x, _ in ax.patches[0].get_extents().transformed(ax.transData.inverted()).get_points()) == pytest.approx(0.4)
+    assert max(
+        x for x, _ in ax.patches[0].get_extents().transformed(ax.transData.inverted()).get_points()
+    ) == pytest.approx(0.4)
     (bar,) = [c for c in ax.containers if c.get_label() == "training problems"]
     assert bar[2][0].get_segments()[1][:, 1] == pytest.approx([0.5, 0.7])
 
@@ -358,11 +489,17 @@ def test_the_same_data_give_the_same_picture():
     first, again = (figures.png(lambda theme: figures.dynamics(rows, theme)) for _ in range(2))
     other = figures.png(lambda theme: figures.dynamics(rows[:3], theme))
     assert first == again and first != other
-    assert figures.png(lambda theme: figures.dynamics([{"step": 1, "entropy": math.nan}], theme)) is None
+    assert (
+        figures.png(lambda theme: figures.dynamics([{"step": 1, "entropy": math.nan}], theme))
+        is None
+    )
 
 
 def test_log_axis_says_what_it_cannot_show():
-    rows = [{"step": i, "sampler_trainer/logp_diff_max": v} for i, v in enumerate((0.0, 1e-6, 2e-6, math.nan), start=1)]
+    rows = [
+        {"step": i, "sampler_trainer/logp_diff_max": v}
+        for i, v in enumerate((0.0, 1e-6, 2e-6, math.nan), start=1)
+    ]
     (ax,) = figures.logprob_gap(rows, figures.LIGHT).axes
     assert ax.get_yscale() == "log" and "(no gap at all at 1 of 3 steps)" in ax.get_title()
     assert list(ax.lines[0].get_ydata()) == [1e-6, 2e-6]
@@ -372,18 +509,35 @@ def test_log_axis_says_what_it_cannot_show():
 
 def test_numbers_as_people_read_them():
     plain = {
-        wording.amount(1.2e12, "FLOP"): "1.20 TFLOP", wording.amount(999.96e9, "FLOP"): "1.00 TFLOP",
-        wording.amount(0, "FLOP"): "0 FLOP", wording.amount(99.96e6, "B"): "100 MB",
-        wording.amount(12.34e20, "FLOP"): "1.23 ZFLOP", wording.amount(math.nan, "FLOP"): "–",
-        wording.seconds(0.0123): "12.3 ms", wording.seconds(59.96): "1 min 0 s", wording.seconds(200): "3 min 20 s",
-        wording.seconds(7199): "2 h 0 min", wording.seconds(90_000): "1 d 1 h", wording.seconds(None): "–",
-        wording.percent(1.0): "100.0 %", wording.percent(0.00042): "0.042 %", wording.percent(0): "0.0 %",
-        wording.percent(True): "–", wording.interval([0.1, None]): "–", wording.interval(None): "–",
-        wording.count(12345): "12,345", wording.number(3.14159): "3.142",
-    }  # fmt: skip
-    assert {got.replace("\u00a0", " "): want for got, want in plain.items()} == {want: want for want in plain.values()}
+        wording.amount(1.2e12, "FLOP"): "1.20 TFLOP",
+        wording.amount(999.96e9, "FLOP"): "1.00 TFLOP",
+        wording.amount(0, "FLOP"): "0 FLOP",
+        wording.amount(99.96e6, "B"): "100 MB",
+        wording.amount(12.34e20, "FLOP"): "1.23 ZFLOP",
+        wording.amount(math.nan, "FLOP"): "–",
+        wording.seconds(0.0123): "12.3 ms",
+        wording.seconds(59.96): "1 min 0 s",
+        wording.seconds(200): "3 min 20 s",
+        wording.seconds(7199): "2 h 0 min",
+        wording.seconds(90_000): "1 d 1 h",
+        wording.seconds(None): "–",
+        wording.percent(1.0): "100.0 %",
+        wording.percent(0.00042): "0.042 %",
+        wording.percent(0): "0.0 %",
+        wording.percent(True): "–",
+        wording.interval([0.1, None]): "–",
+        wording.interval(None): "–",
+        wording.count(12345): "12,345",
+        wording.number(3.14159): "3.142",
+    }
+    assert {got.replace("\u00a0", " "): want for got, want in plain.items()} == {
+        want: want for want in plain.values()
+    }
 
 
 def test_report_needs_no_jax():
-    code = "import sys, prefixrl_jax.report; sys.exit(any(sys.modules.get(m) for m in ('jax', 'torch', 'matplotlib.pyplot')))"
+    code = (
+        "import sys, prefixrl_jax.report; sys.exit(any(sys.modules.get(m) for m in ('jax', 'torch',"
+        " 'matplotlib.pyplot')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -34,7 +34,9 @@ def oracle(rewards: np.ndarray, kind: str, eps: float = 1e-6) -> np.ndarray:
 @settings(max_examples=40)
 @given(rewards=REWARDS)
 def test_advantages_are_those_of_numpy(kind, rewards):
-    np.testing.assert_allclose(advantages(rewards, kind), oracle(rewards, kind), rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(
+        advantages(rewards, kind), oracle(rewards, kind), rtol=1e-5, atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "none"])
@@ -45,7 +47,9 @@ def test_baselines_do_not_see_a_shift_and_sum_to_zero(kind, rewards, scale):
     np.testing.assert_allclose(found.sum(1), 0, atol=1e-5)
     np.testing.assert_allclose(advantages(rewards + np.float32(4), kind), found, atol=1e-5)
     expected = found if kind == "std_normalised" else scale * found
-    np.testing.assert_allclose(advantages(rewards * np.float32(scale), kind), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        advantages(rewards * np.float32(scale), kind), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "none"])
@@ -63,5 +67,8 @@ def test_a_group_of_one_has_no_advantage(kind):
 
 
 def test_an_unknown_kind_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"train\.advantage='gae': one of group_mean, leave_one_out, std_normalised, none"):
+    with pytest.raises(
+        ValueError,
+        match=r"train\.advantage='gae': one of group_mean, leave_one_out, std_normalised, none",
+    ):
         advantages(np.zeros((1, 2), np.float32), "gae")

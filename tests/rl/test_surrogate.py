@@ -1,4 +1,6 @@
-"""Per-token losses and KL estimators against float64 numpy, their gradients against closed forms and finite differences."""
+"""Per-token losses and KL estimators against float64 numpy, their gradients against closed forms
+and finite differences.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +16,18 @@ MASK = (np.arange(T) < LENGTHS[..., None]).astype(np.float64)
 
 
 def arrays(seed=1):
-    """Log-probs now and when sampled [P, G, T], advantages [P, G, 1]; ratios lie on both sides of every clip."""
+    """Log-probs now and when sampled [P, G, T], advantages [P, G, 1]; ratios lie on both sides of
+    every clip.
+    """
     rng = np.random.default_rng(seed)
     new = -np.abs(rng.normal(size=(P, G, T)))
     return new, new + 0.4 * rng.normal(size=(P, G, T)), rng.normal(size=(P, G, 1))
 
 
 def expected(kind, new, old, a, s):
-    """(value, gradient with respect to `new` of the masked sum), float64 [P, G, T], one token at a time."""
+    """(value, gradient with respect to `new` of the masked sum), float64 [P, G, T], one token at a
+    time.
+    """
     value, slope = np.zeros((P, G, T)), np.zeros((P, G, T))
     for p, g in np.ndindex(P, G):
         n, adv = int(LENGTHS[p, g]), a[p, g, 0]
@@ -39,7 +45,8 @@ def expected(kind, new, old, a, s):
                 free = ratio <= 1 + s.clip_high if adv > 0 else ratio >= 1 - s.clip_low
                 bound = min(ratio, 1 + s.clip_high) if adv > 0 else max(ratio, 1 - s.clip_low)
                 value[p, g, t] = -bound * adv
-                # A row's mean ratio: each of its n tokens has 1 / n of the gradient of n equal values.
+                # A row's mean ratio: each of its n tokens has 1 / n of the gradient of n equal
+                # values.
                 slope[p, g, t] = -ratio * adv * free
     return value, slope * MASK
 
@@ -59,7 +66,10 @@ def test_values_and_gradients_against_numpy(kind, fields):
     settings = LossSettings(kind, **fields)
     with jax.enable_x64(True):
         f = lambda x: LOSSES[kind](x, jnp.asarray(old), jnp.asarray(a), jnp.asarray(MASK), settings)  # noqa: E731
-        values, slopes = f(jnp.asarray(new)), jax.grad(lambda x: (f(x) * MASK).sum())(jnp.asarray(new))
+        values, slopes = (
+            f(jnp.asarray(new)),
+            jax.grad(lambda x: (f(x) * MASK).sum())(jnp.asarray(new)),
+        )
     value, slope = expected(kind, new, old, a, settings)
     np.testing.assert_allclose(np.asarray(values) * MASK, value * MASK, rtol=1e-12)
     np.testing.assert_allclose(slopes, slope, rtol=1e-12)
@@ -68,7 +78,10 @@ def test_values_and_gradients_against_numpy(kind, fields):
 def test_ratios_of_the_test_lie_on_both_sides_of_the_clips():
     new, old, _ = arrays()
     ratio, means = np.exp(new - old), np.exp(((new - old) * MASK).sum(-1) / np.maximum(LENGTHS, 1))
-    assert all((x < low).any() and (x > high).any() for x, low, high in ((ratio, 0.9, 1.3), (means, 0.95, 1.1)))
+    assert all(
+        (x < low).any() and (x > high).any()
+        for x, low, high in ((ratio, 0.9, 1.3), (means, 0.95, 1.1))
+    )
 
 
 @pytest.mark.parametrize("kind", [k for k, f in OFF_POLICY.items() if f])
@@ -81,16 +94,22 @@ def test_losses_of_traces_against_numpy_and_finite_differences(kind):
         np.testing.assert_allclose(f(jnp.asarray(new)), value, rtol=1e-12)
         total = lambda x: float(f(jnp.asarray(x.reshape(new.shape))).sum())  # noqa: E731
         numeric = optimize.approx_fprime(new.ravel(), total, 1e-7).reshape(new.shape)
-        np.testing.assert_allclose(jax.grad(lambda x: f(x).sum())(jnp.asarray(new)), numeric, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            jax.grad(lambda x: f(x).sum())(jnp.asarray(new)), numeric, rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("kind", KL)
 def test_kl_estimators_over_the_whole_vocabulary(kind):
-    """Weighted by the policy's own probabilities: k1 and k3 give the divergence, and the gradient of the expected k2, and of the
-    expected k1 used as a reward, is the divergence's."""
+    """Weighted by the policy's own probabilities: k1 and k3 give the divergence, and the gradient
+    of the expected k2, and of the expected k1 used as a reward, is the divergence's.
+    """
     rng = np.random.default_rng(3)
     with jax.enable_x64(True):
-        logits, reference = jnp.asarray(rng.normal(size=9)), jax.nn.log_softmax(jnp.asarray(rng.normal(size=9)))
+        logits, reference = (
+            jnp.asarray(rng.normal(size=9)),
+            jax.nn.log_softmax(jnp.asarray(rng.normal(size=9))),
+        )
 
         def divergence(z):
             logp = jax.nn.log_softmax(z)
@@ -106,8 +125,14 @@ def test_kl_estimators_over_the_whole_vocabulary(kind):
             "k2": (logp - reference) ** 2 / 2,
             "k3": np.exp(reference - logp) - 1 - reference + logp,
         }
-        np.testing.assert_allclose(KL[kind](jnp.asarray(logp), reference), by_hand[kind], rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            KL[kind](jnp.asarray(logp), reference), by_hand[kind], rtol=1e-12, atol=1e-14
+        )
         if kind != "k2":
-            assert float(expected_value(logits)) == pytest.approx(float(divergence(logits)), rel=1e-9)
+            assert float(expected_value(logits)) == pytest.approx(
+                float(divergence(logits)), rel=1e-9
+            )
         if kind != "k3":
-            np.testing.assert_allclose(jax.grad(expected_value)(logits), jax.grad(divergence)(logits), atol=1e-12)
+            np.testing.assert_allclose(
+                jax.grad(expected_value)(logits), jax.grad(divergence)(logits), atol=1e-12
+            )

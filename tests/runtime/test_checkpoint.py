@@ -100,7 +100,10 @@ def test_a_step_done_again_replaces_its_damaged_checkpoint(tmp_path):
 def test_all_damaged_is_an_error_that_names_the_directory(tmp_path):
     save(tmp_path, [None])
     damage(tmp_path / "1", "state")
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match=rf"no checkpoint in {tmp_path} can be read"):
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(ValueError, match=rf"no checkpoint in {tmp_path} can be read"),
+    ):
         checkpoints.restore(abstract(make_state(0)))
 
 

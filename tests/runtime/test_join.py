@@ -25,8 +25,13 @@ def joined(tmp_path, **environment: str) -> str:
     (tmp_path / "alone.py").write_text(ALONE)
     clean = {k: v for k, v in os.environ.items() if k not in VARIABLES}
     path = os.pathsep.join(filter(None, [os.getcwd(), clean.get("PYTHONPATH")]))
-    done = subprocess.run([*PYTHON, str(tmp_path / "alone.py")], env=clean | environment | {"PYTHONPATH": path},
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [*PYTHON, str(tmp_path / "alone.py")],
+        env=clean | environment | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -35,7 +40,10 @@ def test_a_process_joins_itself(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    assert joined(tmp_path, **dict(zip(VARIABLES, (address, "1", "0"), strict=True))) == "process 0 of 1\n"
+    assert (
+        joined(tmp_path, **dict(zip(VARIABLES, (address, "1", "0"), strict=True)))
+        == "process 0 of 1\n"
+    )
 
 
 @pytest.mark.parametrize("given", [{}, {"JAX_COORDINATOR_ADDRESS": "localhost:1"}])

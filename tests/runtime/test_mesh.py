@@ -1,4 +1,7 @@
-"""The mesh and its tables, and that eight devices compute what one computes. Run as a script it is the eight-device half."""
+"""The mesh and its tables, and that eight devices compute what one computes.
+
+Run as a script it is the eight-device half.
+"""
 
 import os
 import pathlib
@@ -9,7 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY, as_context, as_float64, continuation_logprobs, random_contexts, random_params
+from conftest import (
+    TINY,
+    as_context,
+    as_float64,
+    continuation_logprobs,
+    random_contexts,
+    random_params,
+)
 from jax.sharding import PartitionSpec as Spec
 
 from prefixrl_jax.group import Context, Group
@@ -23,30 +33,50 @@ LENGTHS = [5, 1, 8, 3, 2, 7, 6, 4]
 
 
 def sample(mesh) -> dict[str, np.ndarray]:
-    """Tokens and log-probs of 8 contexts x 2 samples under the "decode" rules, drawn again after the last one is replaced."""
+    """Tokens and log-probs of 8 contexts x 2 samples under the "decode" rules, drawn again after
+    the last one is replaced.
+    """
     contexts = as_context(random_contexts(TINY, LENGTHS), 8)
     sampling = sampler.Sampling(max_new_tokens=6, stop_ids=(3, 11))
     blocks = meshes.batch_divisor(mesh)
     index = np.full((blocks, 1), len(LENGTHS), np.int32)
-    index[-1] = len(LENGTHS) // blocks - 1  # the last row of the last block; the other blocks keep theirs
+    # the last row of the last block; the other blocks keep theirs
+    index[-1] = len(LENGTHS) // blocks - 1
     new = as_context(random_contexts(TINY, [4] * blocks, seed=1), 8)
-    new = Context(jnp.broadcast_to(new.tokens[:1], new.tokens.shape), new.lengths)  # the same context however many blocks
+    # the same context however many blocks
+    new = Context(jnp.broadcast_to(new.tokens[:1], new.tokens.shape), new.lengths)
     words = np.stack([noise.words(f"context {i}") for i in range(len(LENGTHS))])
-    ids, every, out = np.tile(np.arange(2, dtype=np.int32), (len(LENGTHS), 1)), np.ones((len(LENGTHS), 2), bool), {}
+    ids, every, out = (
+        np.tile(np.arange(2, dtype=np.int32), (len(LENGTHS), 1)),
+        np.ones((len(LENGTHS), 2), bool),
+        {},
+    )
     with jax.set_mesh(mesh):
         params = jax.device_put(random_params(TINY), meshes.param_shardings(TINY, mesh, "decode"))
-        state = sampler.start(params, meshes.to_global(mesh, contexts), config=TINY, slots=2, columns=6)
-        assert all(x.addressable_shards[0].data.size * mesh.size == x.size for x in jax.tree.leaves(state.own_kv))
+        state = sampler.start(
+            params, meshes.to_global(mesh, contexts), config=TINY, slots=2, columns=6
+        )
+        assert all(
+            x.addressable_shards[0].data.size * mesh.size == x.size
+            for x in jax.tree.leaves(state.own_kv)
+        )
         placements = []
         for turn in range(2):
             given = meshes.to_global(mesh, (words, ids, every, every))
             state = sampler.assign(state, noise.stream_key(0, "rollout"), *given)
             placements.append(jax.tree.map(lambda x: x.sharding, state))
             state = sampler.decode_chunk(params, state, config=TINY, sampling=sampling, steps=6)
-            rings = sampler.unroll_rings(*(meshes.to_local(x) for x in (state.begin, state.tokens, state.logprobs)))
+            rings = sampler.unroll_rings(
+                *(meshes.to_local(x) for x in (state.begin, state.tokens, state.logprobs))
+            )
             seen = np.arange(6) < meshes.to_local(state.age)[..., None]
-            out |= {f"tokens{turn}": np.where(seen, rings[0], -1), f"logprobs{turn}": np.where(seen, rings[1], 0)}
-            state = sampler.replace_contexts(params, state, *meshes.to_global(mesh, (index, new)), config=TINY)
+            out |= {
+                f"tokens{turn}": np.where(seen, rings[0], -1),
+                f"logprobs{turn}": np.where(seen, rings[1], 0),
+            }
+            state = sampler.replace_contexts(
+                params, state, *meshes.to_global(mesh, (index, new)), config=TINY
+            )
     assert placements[0] == placements[1]  # else the second chunk would be compiled anew
     return out
 
@@ -59,7 +89,14 @@ def gradients(mesh) -> dict[str, np.ndarray]:
         params = jax.device_put(random_params(config), shardings)
         rng = np.random.default_rng(0)
         tokens = rng.integers(0, config.vocab_size, (len(LENGTHS), 2, 6)).astype(np.int32)
-        batch = meshes.to_global(mesh, (as_context(random_contexts(config, LENGTHS), 8), tokens, rng.normal(size=tokens.shape)))
+        batch = meshes.to_global(
+            mesh,
+            (
+                as_context(random_contexts(config, LENGTHS), 8),
+                tokens,
+                rng.normal(size=tokens.shape),
+            ),
+        )
 
         def loss(params, context, tokens, weights):
             return -(weights * continuation_logprobs(params, config, context, tokens)).sum()
@@ -67,11 +104,15 @@ def gradients(mesh) -> dict[str, np.ndarray]:
         step = jax.jit(jax.value_and_grad(loss), out_shardings=(meshes.replicated(mesh), shardings))
         value, grads = step(params, *batch)
         leaves = jax.tree_util.tree_leaves_with_path(grads)
-        return {"loss": np.asarray(value)} | {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+        return {"loss": np.asarray(value)} | {
+            jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves
+        }
 
 
 def update(mesh) -> dict[str, np.ndarray]:
-    """Weights after one update in float64, of groups of which some teach nothing, in two micro-batches."""
+    """Weights after one update in float64, of groups of which some teach nothing, in two
+    micro-batches.
+    """
     config, settings = (
         as_float64(TINY),
         OptimizerSettings(learning_rate=1e-2, eps=1e-1),
@@ -88,7 +129,8 @@ def update(mesh) -> dict[str, np.ndarray]:
         step = make_train_step(config, optimizer, LossSettings(), "group_mean", 2, mesh)
         state, metrics = step(state, meshes.to_global(mesh, group))
         leaves = jax.tree_util.tree_leaves_with_path(state.params)
-        # 0, 1 and 7 differ: one micro-batch of four, or both if the first pair lies on one of four devices.
+        # 0, 1 and 7 differ: one micro-batch of four, or both if the first pair lies on one of four
+        # devices.
         assert int(metrics["groups/computed"]) == (8 if meshes.batch_divisor(mesh) == 4 else 4)
         return {f"updated {jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
 
@@ -100,12 +142,26 @@ def fingerprint(mesh) -> np.ndarray:
 
 
 def test_eight_devices_compute_what_one_does(tmp_path):
-    """2 x 2 x 2: tokens are equal, log-probs to rounding, the loss and every gradient leaf in float64 to 1e-9."""
+    """2 x 2 x 2: tokens are equal, log-probs to rounding, the loss and every gradient leaf in
+    float64 to 1e-9.
+    """
     root = pathlib.Path(__file__).parents[2]
-    env = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
-    env["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-W", "error::DeprecationWarning:__main__", __file__, str(tmp_path / "eight.npz")]
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
+    env = os.environ | {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    }
+    env["PYTHONPATH"] = os.pathsep.join(
+        [str(root), str(root / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    command = [
+        sys.executable,
+        "-W",
+        "error::DeprecationWarning:__main__",
+        __file__,
+        str(tmp_path / "eight.npz"),
+    ]
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as child:
         mesh = meshes.make_mesh(1, 1, 1, devices=jax.devices()[:1])
         one = sample(mesh) | gradients(mesh) | update(mesh) | {"fingerprint": fingerprint(mesh)}
         output = child.communicate(timeout=300)[0]
@@ -119,10 +175,13 @@ def test_eight_devices_compute_what_one_does(tmp_path):
             tolerance = 1e-4 if name.startswith("logprobs") else 1e-9 * np.abs(value).max()
             np.testing.assert_allclose(eight[name], value, rtol=0, atol=tolerance, err_msg=name)
     changed = np.any(one["tokens0"] != one["tokens1"], axis=(1, 2))
-    assert changed.tolist() == [False] * 7 + [True]  # the noise is that of the first time, the last context is not
+    # the noise is that of the first time, the last context is not
+    assert changed.tolist() == [False] * 7 + [True]
 
 
-@pytest.mark.parametrize("sizes", [(2, 1, 1), (-1, 2, 1), (-1, -1, 1), (0, 1, 1), (-1, 0, 1), (1, 1, -2)])
+@pytest.mark.parametrize(
+    "sizes", [(2, 1, 1), (-1, 2, 1), (-1, -1, 1), (0, 1, 1), (-1, 0, 1), (1, 1, -2)]
+)
 def test_a_mesh_that_does_not_fill_the_devices_is_refused(sizes):
     with pytest.raises(ValueError, match=r"mesh\.dataxfsdpxtensor=.*does not fill 1 device"):
         meshes.make_mesh(*sizes, devices=jax.devices()[:1])
@@ -137,14 +196,18 @@ def test_one_size_may_be_whatever_is_left():
 
 def abstract_mesh(data, fsdp, tensor):
     """A mesh of any size on a machine of one device: enough to work out shardings."""
-    return jax.sharding.AbstractMesh((data, fsdp, tensor), meshes.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    return jax.sharding.AbstractMesh(
+        (data, fsdp, tensor), meshes.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3
+    )
 
 
 def test_weights_are_cut_as_the_tables_say():
     mesh = abstract_mesh(1, 2, 2)
     train, decode = (meshes.param_shardings(TINY, mesh, rules) for rules in ("train", "decode"))
     # 37 tokens do not divide by 2: the vocabulary stays whole
-    assert train["embed"]["embedding"].spec == Spec(None, "fsdp") and decode["embed"]["embedding"].spec == Spec(None, None)
+    assert train["embed"]["embedding"].spec == Spec(None, "fsdp") and decode["embed"][
+        "embedding"
+    ].spec == Spec(None, None)
     assert train["layers"]["attn"]["q"]["kernel"].spec == Spec(None, "fsdp", "tensor", None)
     assert decode["layers"]["attn"]["k"]["kernel"].spec == Spec(None, None, "tensor", None)
     assert train["layers"]["attn"]["o"]["kernel"].spec == Spec(None, "tensor", None, "fsdp")
@@ -160,7 +223,9 @@ def test_key_heads_that_do_not_divide_stay_whole():
 
 def test_every_process_must_have_rows_of_its_own(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match=r"mesh\.data x mesh\.fsdp = 1: must be a multiple of the 2 processes"):
+    with pytest.raises(
+        ValueError, match=r"mesh\.data x mesh\.fsdp = 1: must be a multiple of the 2 processes"
+    ):
         meshes.make_mesh(devices=jax.devices()[:1])
 
 
@@ -168,14 +233,18 @@ def test_batches_go_to_devices_and_back():
     mesh = meshes.make_mesh(devices=jax.devices()[:1])
     rows = np.arange(12).reshape(4, 3)
     placed = meshes.to_global(mesh, {"x": rows})["x"]
-    assert placed.sharding == meshes.batch_sharding(mesh) and placed.sharding.spec == Spec(("data", "fsdp"))
+    assert placed.sharding == meshes.batch_sharding(mesh) and placed.sharding.spec == Spec(
+        ("data", "fsdp")
+    )
     np.testing.assert_array_equal(meshes.to_local(placed), rows)
     assert meshes.batch_divisor(mesh) == 1
     assert meshes.batch_divisor(abstract_mesh(2, 4, 2)) == 8
 
 
 def run_on_eight_devices(path: str) -> None:
-    """Writes what `sample`, `gradients` and `update` give on a 2x2x2 mesh, after checking that the work is really spread."""
+    """Writes what `sample`, `gradients` and `update` give on a 2x2x2 mesh, after checking that the
+    work is really spread.
+    """
     mesh = meshes.make_mesh(-1, 2, 2)
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     shardings = meshes.param_shardings(TINY, mesh, "train")

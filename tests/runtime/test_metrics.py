@@ -48,7 +48,13 @@ def test_what_is_not_finite_becomes_null(tmp_path):
     metrics.write(1, {"a": math.nan, "b": -math.inf, "c": np.float32(0.5), "d": 3})
     text = (tmp_path / "metrics.jsonl").read_text()  # on disk before the file is closed
     metrics.close()
-    assert json.loads(text, parse_constant=pytest.fail) == {"step": 1, "a": None, "b": None, "c": 0.5, "d": 3.0}
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "step": 1,
+        "a": None,
+        "b": None,
+        "c": 0.5,
+        "d": 3.0,
+    }
 
 
 def test_events_are_written_beside_the_lines(tmp_path):
@@ -73,8 +79,12 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_the_step(tmp_path, brok
     if broken == "line":
         monkeypatch.setattr(metrics, "_file", Full())
     else:
-        monkeypatch.setattr(metrics._writer, "flush", lambda: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
-    with pytest.raises(OSError, match=r"No space left on device: step 2 was not written.* intact: .*metrics"):
+        monkeypatch.setattr(
+            metrics._writer, "flush", lambda: os.write(os.open("/dev/full", os.O_WRONLY), b"x")
+        )
+    with pytest.raises(
+        OSError, match=r"No space left on device: step 2 was not written.* intact: .*metrics"
+    ):
         metrics.write(2, {"loss": 0.25})
     metrics.close()
     assert steps_in(tmp_path / "metrics.jsonl")[0] == 1

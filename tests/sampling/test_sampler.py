@@ -1,4 +1,6 @@
-"""Decoding against teacher forcing and numpy: refills, rings, stop ids, the drawn distribution, memory and recompilation."""
+"""Decoding against teacher forcing and numpy: refills, rings, stop ids, the drawn distribution,
+memory and recompilation.
+"""
 
 import dataclasses
 from functools import partial
@@ -20,7 +22,8 @@ STREAM = noise.stream_key(0, "collect", 4)
 SIZE = 8  # of the context bucket
 COLUMNS = 8  # of the ring
 LENGTHS = [5, 1, 8, 3]
-FULL = {"rows": 4, "slots": 4, "steps": COLUMNS}  # every context at once: few shapes, so that few are compiled
+# every context at once: few shapes, so that few are compiled
+FULL = {"rows": 4, "slots": 4, "steps": COLUMNS}
 NARROW = {"rows": 2, "slots": 2, "steps": 3}
 STOPPING = Sampling(COLUMNS, stop_ids=(3, 11, 20, 21, 30))
 ENDLESS = Sampling(COLUMNS, stop_ids=(TINY.vocab_size,))  # a stop id that no token has
@@ -32,16 +35,23 @@ def name_of(context: list[int]) -> np.ndarray:
 
 
 def drain(params, config, sampling, contexts, samples, *, rows, slots, steps):
-    """Samples ids 0..samples-1 of every context through a batch of `rows` x `slots`, refilled after every `steps` ticks.
+    """Samples ids 0..samples-1 of every context through a batch of `rows` x `slots`, refilled after
+    every `steps` ticks.
 
-    Returns {(context index, sample id): (tokens, log-probs)} and the ticks taken. Slots take ids as they fall free, and a row
-    whose samples are all done takes the next context.
+    Returns {(context index, sample id): (tokens, log-probs)} and the ticks taken. Slots take ids as
+    they fall free, and a row whose samples are all done takes the next context.
     """
     waiting = list(range(len(contexts)))
     held, waiting = waiting[:rows], waiting[rows:]
     todo = [list(range(samples)) for _ in held]
     ids, results = np.full((rows, slots), -1), {}
-    state = sampler.start(params, as_context([contexts[c] for c in held], SIZE), config=config, slots=slots, columns=COLUMNS)
+    state = sampler.start(
+        params,
+        as_context([contexts[c] for c in held], SIZE),
+        config=config,
+        slots=slots,
+        columns=COLUMNS,
+    )
     while True:
         for row in range(rows):
             if not waiting or todo[row] or np.any(ids[row] >= 0):
@@ -57,10 +67,14 @@ def drain(params, config, sampling, contexts, samples, *, rows, slots, steps):
             return results, int(state.ticks)
         words = jnp.asarray(np.stack([name_of(contexts[c]) for c in held]))
         given = jnp.asarray(np.maximum(ids, 0), jnp.int32)
-        state = sampler.assign(state, STREAM, words, given, jnp.asarray(fresh), jnp.asarray(ids >= 0))
+        state = sampler.assign(
+            state, STREAM, words, given, jnp.asarray(fresh), jnp.asarray(ids >= 0)
+        )
         state = sampler.decode_chunk(params, state, config=config, sampling=sampling, steps=steps)
         begin, age, active = (np.asarray(x) for x in (state.begin, state.age, state.active))
-        tokens, logprobs = sampler.unroll_rings(begin, np.asarray(state.tokens), np.asarray(state.logprobs))
+        tokens, logprobs = sampler.unroll_rings(
+            begin, np.asarray(state.tokens), np.asarray(state.logprobs)
+        )
         for row, slot in np.argwhere((ids >= 0) & ~active):
             n = age[row, slot]
             results[held[row], ids[row, slot]] = tokens[row, slot, :n], logprobs[row, slot, :n]
@@ -89,8 +103,10 @@ def contexts():
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_refilled_slots_sample_what_a_fresh_batch_does(config, params, contexts, temperature):
-    """Two rows of two slots serve four contexts of four samples each; samples end by stop id at many ages, so slots of all
-    ages meet, cache columns wrap, and rows change contexts while others run."""
+    """Two rows of two slots serve four contexts of four samples each; samples end by stop id at
+    many ages, so slots of all ages meet, cache columns wrap, and rows change contexts while others
+    run.
+    """
     sampling = dataclasses.replace(STOPPING, temperature=temperature)
     refilled, ticks = drain(params, config, sampling, contexts, 4, **NARROW)
     assert set(refilled) == {(c, i) for c in range(4) for i in range(4)}
@@ -113,11 +129,19 @@ def test_tokens_do_not_depend_on_batch_size_or_position(params, contexts):
 
 
 def test_tokens_and_logprobs_are_of_the_renormalised_distribution(params, contexts):
-    """The draw recomputed in numpy from the reference model and the noise of (context, sample, position)."""
+    """The draw recomputed in numpy from the reference model and the noise of (context, sample,
+    position).
+    """
     sampling = dataclasses.replace(ENDLESS, temperature=0.7, top_k=5, top_p=0.8)
     got, _ = drain(params, TINY, sampling, contexts, 4, **FULL)
-    keys = noise.row_keys(STREAM, jnp.asarray(np.stack([name_of(c) for c in contexts])), jnp.tile(jnp.arange(4), (4, 1)))
-    gumbel = [np.asarray(noise.gumbel(keys, jnp.full((4, 4), t), TINY.vocab_size)) for t in range(COLUMNS)]
+    keys = noise.row_keys(
+        STREAM,
+        jnp.asarray(np.stack([name_of(c) for c in contexts])),
+        jnp.tile(jnp.arange(4), (4, 1)),
+    )
+    gumbel = [
+        np.asarray(noise.gumbel(keys, jnp.full((4, 4), t), TINY.vocab_size)) for t in range(COLUMNS)
+    ]
     supports = set()
     for (c, i), (tokens, logprobs) in got.items():
         for t, logits in enumerate(oracle.continuation_logits(params, TINY, contexts[c], tokens)):
@@ -134,7 +158,9 @@ def test_greedy_takes_the_largest_logit(params, contexts):
     for (c, _), (tokens, logprobs) in got.items():
         logits = oracle.continuation_logits(params, TINY, contexts[c], tokens)
         assert tokens.tolist() == logits.argmax(-1).tolist() and len(tokens) == 6
-        np.testing.assert_allclose(logprobs, np.log(oracle.softmax(logits).max(-1)), rtol=0, atol=1e-4)
+        np.testing.assert_allclose(
+            logprobs, np.log(oracle.softmax(logits).max(-1)), rtol=0, atol=1e-4
+        )
 
 
 @hypothesis.settings(max_examples=150, derandomize=True)
@@ -145,19 +171,28 @@ def test_greedy_takes_the_largest_logit(params, contexts):
     top_p=st.sampled_from([1.0, 0.95, 0.8, 0.5, 0.1]),
 )
 def test_distribution(quarters, temperature, top_k, top_p):
-    logits = np.array(quarters) / 4  # either equal or clearly apart, so that float32 orders them as float64 does
+    # either equal or clearly apart, so that float32 orders them as float64 does
+    logits = np.array(quarters) / 4
     hypothesis.assume(np.abs(oracle.nucleus_mass(logits, temperature, top_k) - top_p).min() > 1e-5)
     sampling = Sampling(1, (0,), temperature=temperature, top_k=top_k, top_p=top_p)
     p = np.exp(sampler.distribution(jnp.asarray(logits, jnp.float32), sampling))
-    np.testing.assert_allclose(p, oracle.distribution(logits, temperature, top_k, top_p), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        p, oracle.distribution(logits, temperature, top_k, top_p), rtol=1e-5, atol=1e-7
+    )
     assert abs(p.sum() - 1) < 1e-5
 
 
 def test_distribution_treats_every_row_alone():
     logits = np.random.default_rng(0).normal(size=(2, 3, 37)).astype(np.float32) * 2
-    p = np.exp(sampler.distribution(jnp.asarray(logits), Sampling(1, (0,), temperature=0.8, top_k=9, top_p=0.7)))
+    p = np.exp(
+        sampler.distribution(
+            jnp.asarray(logits), Sampling(1, (0,), temperature=0.8, top_k=9, top_p=0.7)
+        )
+    )
     for i in np.ndindex(2, 3):
-        np.testing.assert_allclose(p[i], oracle.distribution(logits[i], 0.8, 9, 0.7), rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(
+            p[i], oracle.distribution(logits[i], 0.8, 9, 0.7), rtol=1e-4, atol=1e-7
+        )
 
 
 def test_any_stop_id_ends_a_sample_and_the_limit_cuts_it(params, contexts):
@@ -181,13 +216,23 @@ def test_a_chunk_ends_when_no_slot_is_active(params, contexts):
     state = decode(state)
     assert int(state.ticks) == 0 and not state.age.any()
     one = jnp.zeros((4, 4), bool).at[2, 1].set(True)
-    state = decode(sampler.assign(state, STREAM, jnp.zeros((4, 2), jnp.uint32), jnp.zeros((4, 4), jnp.int32), one, one))
-    assert int(state.ticks) == 6 < COLUMNS and state.age.tolist() == (6 * one).tolist() and not state.active.any()
+    state = decode(
+        sampler.assign(
+            state, STREAM, jnp.zeros((4, 2), jnp.uint32), jnp.zeros((4, 4), jnp.int32), one, one
+        )
+    )
+    assert (
+        int(state.ticks) == 6 < COLUMNS
+        and state.age.tolist() == (6 * one).tolist()
+        and not state.active.any()
+    )
     assert int(decode(state).ticks) == 6
 
 
 def test_a_finished_sample_survives_its_neighbours_wrapping_round_the_ring(params, contexts):
-    """One slot of each row stays done while the others go on for more ticks than the ring has columns."""
+    """One slot of each row stays done while the others go on for more ticks than the ring has
+    columns.
+    """
     state = sampler.start(params, as_context(contexts, SIZE), config=TINY, slots=4, columns=COLUMNS)
     words = jnp.asarray(np.stack([name_of(c) for c in contexts]))
     kept = None
@@ -222,12 +267,18 @@ def test_replacing_some_rows_leaves_the_others_alone(config, params, contexts):
 @pytest.mark.parametrize("slots", [1, 4])
 @pytest.mark.parametrize("unroll", [False, True], ids=["scanned", "unrolled"])
 def test_the_cache_is_updated_in_place(unroll, slots):
-    """Temporaries of a decode chunk stay below a quarter of the rows' cache, in a model where the cache is what is large."""
+    """Temporaries of a decode chunk stay below a quarter of the rows' cache, in a model where the
+    cache is what is large.
+    """
     config = dataclasses.replace(TINY, num_layers=8, unroll_layers=unroll)
     params = abstract_params(config)
     context = jax.eval_shape(lambda: as_context([[1] * SIZE] * 4, SIZE))
-    state = jax.eval_shape(lambda p, c: sampler.start(p, c, config=config, slots=slots, columns=1024), params, context)
-    lowered = sampler.decode_chunk.lower(params, state, config=config, sampling=Sampling(1024, (0,)), steps=16)
+    state = jax.eval_shape(
+        lambda p, c: sampler.start(p, c, config=config, slots=slots, columns=1024), params, context
+    )
+    lowered = sampler.decode_chunk.lower(
+        params, state, config=config, sampling=Sampling(1024, (0,)), steps=16
+    )
     memory = lowered.compile().memory_analysis()
     cache = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.own_kv))
     assert memory.alias_size_in_bytes >= cache

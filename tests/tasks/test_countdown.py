@@ -23,20 +23,27 @@ def ids(words, task=TASK):
 
 def moves(held: dict[str, int]):
     """Every legal move of the numbers held by letter: its word, and what is held after it."""
-    for (a, b), (sign, of) in itertools.product(itertools.combinations(sorted(held), 2), SIGNS.items()):
+    for (a, b), (sign, of) in itertools.product(
+        itertools.combinations(sorted(held), 2), SIGNS.items()
+    ):
         rest = {letter: n for letter, n in held.items() if letter not in (a, b)}
         yield f"{a}{sign}{b}", (held[a], held[b]), rest, of(held[a], held[b])
 
 
 def judge(numbers, goal, words, most=30) -> str:
-    """What becomes of a response, read word by word: "solved", "lost" (legal, the goal not reached) or "wrong"."""
+    """What becomes of a response, read word by word: "solved", "lost" (legal, the goal not reached)
+    or "wrong".
+    """
     held, names, words = dict(zip("ABCD", numbers, strict=True)), iter("EFG"), list(words)
     over = False
     while len(held) > 1 and not over and len(words) >= 4:
         legal = {word: after for word, *after in moves(held)}
         operands, rest, outcome = legal.get(words[0], ((), {}, 0))
         over, letter = outcome > most, next(names)
-        if words[1:3] != [str(n) for n in operands] or words[3] != f"{letter}={'over' if over else outcome}":
+        if (
+            words[1:3] != [str(n) for n in operands]
+            or words[3] != f"{letter}={'over' if over else outcome}"
+        ):
             return "wrong"
         held, words = rest | {letter: outcome}, words[4:]
     if words not in (["done"], ["stuck"]):
@@ -58,7 +65,10 @@ def plays(draw):
             break
     last = max(held.values())
     goal = draw(st.sampled_from([min(last, 30), draw(st.integers(0, 30))]))
-    return Problem("p", {"numbers": numbers, "goal": goal}), [*words, draw(st.sampled_from(["done", "done", "stuck"]))]
+    return Problem("p", {"numbers": numbers, "goal": goal}), [
+        *words,
+        draw(st.sampled_from(["done", "done", "stuck"])),
+    ]
 
 
 @settings(max_examples=200)
@@ -67,7 +77,9 @@ def test_legal_play_is_graded_right(play):
     problem, words = play
     expected = judge(**problem.data, words=words)
     assert expected != "wrong"
-    assert TASK.grade(problem, ids(words)) is (Verdict.CORRECT if expected == "solved" else Verdict.WRONG)
+    assert TASK.grade(problem, ids(words)) is (
+        Verdict.CORRECT if expected == "solved" else Verdict.WRONG
+    )
     assert TASK.follow(problem, ids(words[:-1]))[0] == ""
 
 
@@ -81,14 +93,21 @@ def test_every_changed_token_is_caught(at, numbers):
         first, second = sorted(held)  # (letter, number)
         return [f"{first[0]}{sign}{second[0]}", str(first[1]), str(second[1])]
 
-    words = [*move("-", (letters[8], 8), (letters[2], 2)), "E=6", *move("*", (letters[3], 3), ("E", 6)), "F=18"]
+    words = [
+        *move("-", (letters[8], 8), (letters[2], 2)),
+        "E=6",
+        *move("*", (letters[3], 3), ("E", 6)),
+        "F=18",
+    ]
     words += [*move("-", (letters[6], 6), ("F", 18)), "G=12", "done"]
     assert TASK.grade(problem, ids(words)) is Verdict.CORRECT
     for token in range(len(TASK.tokenizer)):
         changed = ids(words)
         changed[at] = token
         spoken = TASK.tokenizer.convert_ids_to_tokens(changed)
-        assert (TASK.grade(problem, changed) is Verdict.CORRECT) == (judge(**problem.data, words=spoken) == "solved")
+        assert (TASK.grade(problem, changed) is Verdict.CORRECT) == (
+            judge(**problem.data, words=spoken) == "solved"
+        )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +168,9 @@ def outcomes(held: tuple[int, ...], most: int) -> dict[int, Fraction]:
 def test_outcomes_of_random_play_are_exact(numbers, most):
     found, expected = random_play_outcomes(numbers, most), outcomes(tuple(numbers), most)
     assert found.shape == (most + 1,)
-    np.testing.assert_allclose(found, [float(expected.get(n, 0)) for n in range(most + 1)], atol=1e-12)
+    np.testing.assert_allclose(
+        found, [float(expected.get(n, 0)) for n in range(most + 1)], atol=1e-12
+    )
 
 
 def test_generated_problems_lie_in_the_band_and_splits_share_no_numbers():
@@ -168,25 +189,36 @@ def test_generated_problems_lie_in_the_band_and_splits_share_no_numbers():
 
 
 def test_too_many_problems_asked_for():
-    with pytest.raises(ValueError, match=r"only \d+ of 999 train problems lie in task\.countdown\.band=\(0\.5, 0\.6\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"only \d+ of 999 train problems lie in task\.countdown\.band=\(0\.5, 0\.6\)",
+    ):
         Countdown(numbers=2, max_number=3, max_outcome=9, band=(0.5, 0.6)).generate("train", 999, 0)
 
 
 def test_base_text_is_legal_play_as_likely_as_every_other():
-    """All of it legal; the first moves of many games are uniform over the 18 that four numbers have."""
+    """All of it legal; the first moves of many games are uniform over the 18 that four numbers
+    have.
+    """
     first: dict[str, int] = {}
     ends = []
     for prompt, response in TASK.base_text(np.random.default_rng(0), 3000):
         asked, spoken = TASK.text(prompt).split(), TASK.text(response).split()
         numbers, goal = [int(w[2:]) for w in asked[1:5]], int(asked[5].removeprefix("goal="))
-        assert asked[0] == "<bos>" and asked[6:] == [":"] and [w[:2] for w in asked[1:5]] == ["A=", "B=", "C=", "D="]
+        assert (
+            asked[0] == "<bos>"
+            and asked[6:] == [":"]
+            and [w[:2] for w in asked[1:5]] == ["A=", "B=", "C=", "D="]
+        )
         problem = Problem("p", {"numbers": numbers, "goal": goal})
         assert TASK.render(problem) == prompt and TASK.split_of(problem) == "base"
         assert judge(numbers, goal, spoken) != "wrong"
         assert (spoken[-1] == "stuck") == spoken[-2].endswith("over")
         first[spoken[0]] = first.get(spoken[0], 0) + 1
         ends.append(spoken[-1])
-    assert len(first) == 18 and max(abs(n - 3000 / 18) for n in first.values()) < 4.5 * np.sqrt(3000 / 18)
+    assert len(first) == 18 and max(abs(n - 3000 / 18) for n in first.values()) < 4.5 * np.sqrt(
+        3000 / 18
+    )
     assert 0.2 < np.mean([end == "done" for end in ends]) < 0.8
 
 

@@ -25,10 +25,19 @@ def ids(words, task=TASK):
 def steps(data, place: str, size: int = 3) -> dict[str, str]:
     """Where each step leads."""
     column, row, found = ord(place[0]), int(place[1:]), {}
-    ahead = {"up": (column, row + 1), "down": (column, row - 1), "left": (column - 1, row), "right": (column + 1, row)}
+    ahead = {
+        "up": (column, row + 1),
+        "down": (column, row - 1),
+        "left": (column - 1, row),
+        "right": (column + 1, row),
+    }
     for word, (c, r) in ahead.items():
         name = f"{chr(c)}{r}"
-        found[word] = name if 0 <= c - ord("a") < size and 1 <= r <= size and name not in data["walls"] else place
+        found[word] = (
+            name
+            if 0 <= c - ord("a") < size and 1 <= r <= size and name not in data["walls"]
+            else place
+        )
     return found
 
 
@@ -39,7 +48,9 @@ def in_order(places, calls) -> bool:
 
 
 def judge(data, words, most=6, size=3) -> str:
-    """What becomes of a walk, read word by word: "solved", "lost" (right, but a call is missing) or "wrong"."""
+    """What becomes of a walk, read word by word: "solved", "lost" (right, but a call is missing) or
+    "wrong".
+    """
     place, places, words = data["start"], [], list(words)
     while len(words) > 1:
         if steps(data, place, size).get(words[0]) != words[1]:
@@ -48,7 +59,11 @@ def judge(data, words, most=6, size=3) -> str:
         places.append(place)
     if words not in (["done"], ["stuck"]):
         return "wrong"
-    return "solved" if words == ["done"] and in_order(places, data["calls"]) and len(places) <= most else "lost"
+    return (
+        "solved"
+        if words == ["done"] and in_order(places, data["calls"]) and len(places) <= most
+        else "lost"
+    )
 
 
 @st.composite
@@ -72,7 +87,9 @@ def test_a_walk_and_the_walk_with_a_changed_token_are_graded_right(walk, data):
     token = data.draw(st.integers(0, len(TASK.tokenizer) - 1))
     changed = [*words[:at], TASK.tokenizer.convert_ids_to_tokens(token), *words[at + 1 :]]
     for spoken in (words, changed):
-        assert (TASK.grade(problem, ids(spoken)) is Verdict.CORRECT) == (judge(problem.data, spoken) == "solved")
+        assert (TASK.grade(problem, ids(spoken)) is Verdict.CORRECT) == (
+            judge(problem.data, spoken) == "solved"
+        )
 
 
 @pytest.mark.parametrize(
@@ -121,11 +138,15 @@ def test_leaks(words, leaks):
 
 def test_the_prompt_says_all_that_is_needed():
     told = "<bos> wall-b1 wall-b3 first-a3 second-c1 : a2"
-    assert TASK.text(TASK.render(EXAMPLE)) == told and TASK.tokenizer.unk_token_id not in TASK.render(EXAMPLE)
+    assert TASK.text(
+        TASK.render(EXAMPLE)
+    ) == told and TASK.tokenizer.unk_token_id not in TASK.render(EXAMPLE)
 
 
 def chance(data, moves: int, size: int) -> Fraction:
-    """P(a random walk makes all calls), exactly, by recursion over places and the calls still to be made."""
+    """P(a random walk makes all calls), exactly, by recursion over places and the calls still to be
+    made.
+    """
     known: dict = {}
 
     def value(place: str, calls: tuple[str, ...], left: int) -> Fraction:
@@ -133,7 +154,9 @@ def chance(data, moves: int, size: int) -> Fraction:
             return Fraction(not calls)
         if (place, calls, left) not in known:
             after = steps(data, place, size).values()
-            known[place, calls, left] = sum(value(p, calls[p == calls[0] :], left - 1) for p in after) / 4
+            known[place, calls, left] = (
+                sum(value(p, calls[p == calls[0] :], left - 1) for p in after) / 4
+            )
         return known[place, calls, left]
 
     return value(data["start"], tuple(data["calls"]), moves)
@@ -143,13 +166,19 @@ def chance(data, moves: int, size: int) -> Fraction:
 @given(walks(), st.integers(0, 10))
 def test_success_of_random_play_is_exact(walk, moves):
     data = walk[0].data
-    walls, calls = ([TASK.cells.index(cell) for cell in data[field]] for field in ("walls", "calls"))
-    after = [[TASK.cells.index(place) for place in steps(data, cell).values()] for cell in TASK.cells]
+    walls, calls = (
+        [TASK.cells.index(cell) for cell in data[field]] for field in ("walls", "calls")
+    )
+    after = [
+        [TASK.cells.index(place) for place in steps(data, cell).values()] for cell in TASK.cells
+    ]
     found = random_play_success(np.array(after), calls, moves)
     assert found.shape == (9,)
     for cell, name in enumerate(TASK.cells):
         if cell not in walls:
-            assert found[cell] == pytest.approx(float(chance({**data, "start": name}, moves, 3)), abs=1e-12)
+            assert found[cell] == pytest.approx(
+                float(chance({**data, "start": name}, moves, 3)), abs=1e-12
+            )
 
 
 def test_generated_problems_lie_in_the_band_and_splits_share_no_floor():
@@ -161,14 +190,19 @@ def test_generated_problems_lie_in_the_band_and_splits_share_no_floor():
             assert task.parse(p.data) == p.data
             assert 0.001 < chance(p.data, 9, 4) < 0.02
     other = task.generate("heldout", 20, seed=4)  # disjoint under another seed too
-    floors = [{repr(task.family(p)) for p in ps} for ps in (sets["train"], sets["heldout"] + other, sets["base"])]
+    floors = [
+        {repr(task.family(p)) for p in ps}
+        for ps in (sets["train"], sets["heldout"] + other, sets["base"])
+    ]
     assert not any(a & b for a, b in itertools.combinations(floors, 2))
     assert task.generate("train", 15, seed=3) == sets["train"] != task.generate("train", 15, seed=4)
 
 
 def test_too_many_problems_asked_for(monkeypatch):
     monkeypatch.setattr(errand, "TRIES", 50)
-    with pytest.raises(ValueError, match=r"only 0 of 5 train problems lie in task\.errand\.band=\(0\.99, 1\.0\)"):
+    with pytest.raises(
+        ValueError, match=r"only 0 of 5 train problems lie in task\.errand\.band=\(0\.99, 1\.0\)"
+    ):
         Errand(size=3, calls=3, walls=0, max_moves=1, band=(0.99, 1.0)).generate("train", 5, 0)
 
 
@@ -177,10 +211,21 @@ def test_base_text_is_random_walks_with_every_step_as_likely():
     ends, words = [], []
     for prompt, response in task.base_text(np.random.default_rng(0), 1000):
         asked, spoken = task.text(prompt).split(), task.text(response).split()
-        cells = {mark: [w.split("-")[1] for w in asked if w.startswith(f"{mark}-")] for mark in ("wall", "first", "second")}
-        data = {"walls": cells["wall"], "calls": cells["first"] + cells["second"], "start": asked[-1]}
+        cells = {
+            mark: [w.split("-")[1] for w in asked if w.startswith(f"{mark}-")]
+            for mark in ("wall", "first", "second")
+        }
+        data = {
+            "walls": cells["wall"],
+            "calls": cells["first"] + cells["second"],
+            "start": asked[-1],
+        }
         problem = Problem("p", task.parse(data))
-        assert len(data["walls"]) == 3 and task.render(problem) == prompt and task.split_of(problem) == "base"
+        assert (
+            len(data["walls"]) == 3
+            and task.render(problem) == prompt
+            and task.split_of(problem) == "base"
+        )
         ends.append(judge(data, spoken, 12, 4))
         assert len(spoken) == 25 and spoken[-1] == "done" and ends[-1] != "wrong"
         words += spoken[0:-1:2]
@@ -196,14 +241,22 @@ def test_distances_fall_by_one_with_the_best_step_and_no_faster(walk):
     distances, states = TASK.distances(problem), TASK.follow(problem, ids(walk[1][:-1]))[1]
     for state in states:
         after = [tuple(TASK.play(problem, state, move)) for move in TASK.moves]
-        here, best = distances.get(tuple(state), np.inf), min(distances.get(a, np.inf) for a in after)
+        here, best = (
+            distances.get(tuple(state), np.inf),
+            min(distances.get(a, np.inf) for a in after),
+        )
         assert here == (0 if TASK.at_goal(problem, state) else best + 1)
 
 
 def test_strategies():
     found = TASK.strategies(EXAMPLE, ids(f"left a2 {SOLVED} done".split()))
     assert found == {"moves": 6.0, "nearer": 5 / 6, "revisits": 2 / 6, "calls made": 2.0}
-    assert TASK.strategies(EXAMPLE, ids(["done"])) == {"moves": 0.0, "nearer": 0.0, "revisits": 0.0, "calls made": 0.0}
+    assert TASK.strategies(EXAMPLE, ids(["done"])) == {
+        "moves": 0.0,
+        "nearer": 0.0,
+        "revisits": 0.0,
+        "calls made": 0.0,
+    }
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,10 @@ DATA = pathlib.Path(__file__).parent.parent / "data"
 
 
 def write_rows(path, *lines):
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines), encoding="utf-8")
+    path.write_text(
+        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines),
+        encoding="utf-8",
+    )
     return str(path)
 
 
@@ -35,8 +38,14 @@ QA = {"question": "How many?", "answer": "#### 4"}
         ([QA, "", {"question": "How?"}], r"rows\.jsonl, line 3: field 'answer' is missing"),
         ([{"question": " ", "answer": "#### 4"}], r"rows\.jsonl, line 1: field 'question'"),
         ([{"question": 5, "answer": "#### 4"}], r"rows\.jsonl, line 1: field 'question'"),
-        ([QA, {"question": "How?", "answer": "four"}], r"rows\.jsonl, line 2: field 'answer' ends in 'four'; '#### N'"),
-        ([QA | {"id": "a"}, QA | {"id": "b"}, QA | {"id": "a"}], r"rows\.jsonl, line 3: id 'a' stands in an earlier row"),
+        (
+            [QA, {"question": "How?", "answer": "four"}],
+            r"rows\.jsonl, line 2: field 'answer' ends in 'four'; '#### N'",
+        ),
+        (
+            [QA | {"id": "a"}, QA | {"id": "b"}, QA | {"id": "a"}],
+            r"rows\.jsonl, line 3: id 'a' stands in an earlier row",
+        ),
         ([QA, '{"question": '], r"rows\.jsonl, line 2: "),
         ([QA, "[1, 2]"], r"rows\.jsonl, line 2: list found where a JSON object"),
     ],
@@ -54,7 +63,10 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_line_ends_at_a_newline_only(tmp_path):
     row = QA | {"question": "one\u2028two\x85three"}
     path = write_rows(tmp_path / "rows.jsonl", json.dumps(row, ensure_ascii=False), QA)
-    assert [p.data["question"] for p, _ in read_problems(GSM8K(), path)] == [row["question"], QA["question"]]
+    assert [p.data["question"] for p, _ in read_problems(GSM8K(), path)] == [
+        row["question"],
+        QA["question"],
+    ]
 
 
 def data_section(**fields):
@@ -66,15 +78,25 @@ def data_section(**fields):
 def test_candidates_of_the_generator():
     task = WaterJugs(max_capacity=8, max_moves=6, band=(0.02, 0.2))
     sets = candidates(task, data_section(), seed=1)
-    assert sets.problems == {"train": task.generate("train", 4, 1), "heldout": task.generate("heldout", 3, 1)}
+    assert sets.problems == {
+        "train": task.generate("train", 4, 1),
+        "heldout": task.generate("heldout", 3, 1),
+    }
     assert candidates(task, data_section(heldout_candidates=0), seed=1).problems["heldout"] == []
 
 
 def test_candidates_of_two_files():
     sets = candidates(
-        GSM8K(), data_section(path=str(DATA / "gsm8k_train.jsonl"), heldout_path=str(DATA / "gsm8k_heldout.jsonl")), 0
+        GSM8K(),
+        data_section(
+            path=str(DATA / "gsm8k_train.jsonl"), heldout_path=str(DATA / "gsm8k_heldout.jsonl")
+        ),
+        0,
     )
-    assert (len(sets.problems["train"]), len(sets.problems["heldout"])) == (6, 4) and sets.skipped == sets.overlap == []
+    assert (len(sets.problems["train"]), len(sets.problems["heldout"])) == (
+        6,
+        4,
+    ) and sets.skipped == sets.overlap == []
 
 
 def test_one_file_is_divided_by_content_and_stays_divided(tmp_path):
@@ -93,7 +115,9 @@ def test_one_file_is_divided_by_content_and_stays_divided(tmp_path):
 
 
 def test_a_problem_that_is_trained_on_is_not_held_out(tmp_path):
-    train = write_rows(tmp_path / "train.jsonl", QA | {"id": "a"}, {"id": "b", "question": "?", "answer": "#### 1"})
+    train = write_rows(
+        tmp_path / "train.jsonl", QA | {"id": "a"}, {"id": "b", "question": "?", "answer": "#### 1"}
+    )
     other = {"id": "d", "question": "Another?", "answer": "#### 1"}
     rewritten = {"id": "c", "question": f" {QA['question'].upper()}\n", "answer": QA["answer"]}
     heldout = write_rows(tmp_path / "heldout.jsonl", rewritten, other)
@@ -103,7 +127,9 @@ def test_a_problem_that_is_trained_on_is_not_held_out(tmp_path):
 
 
 def test_malformed_rows_are_passed_over_if_asked_and_each_is_listed(tmp_path):
-    path = write_rows(tmp_path / "rows.jsonl", QA, {"question": "How?"}, "{", QA | {"id": "b", "question": "Why?"})
+    path = write_rows(
+        tmp_path / "rows.jsonl", QA, {"question": "How?"}, "{", QA | {"id": "b", "question": "Why?"}
+    )
     sets = candidates(GSM8K(), data_section(path=path, skip_bad=True, heldout_fraction=0.0), 0)
     assert [p.id for p in sets.problems["train"]] == ["rows-1", "b"]
     assert [s.split(": ", 1)[0] for s in sets.skipped] == [f"{path}, line 2", f"{path}, line 3"]
@@ -113,17 +139,26 @@ def test_malformed_rows_are_passed_over_if_asked_and_each_is_listed(tmp_path):
 def test_a_prompt_that_leaves_no_room_for_a_prefix_is_refused_or_passed_over(tmp_path):
     task = GSM8K()
     path = write_rows(
-        tmp_path / "rows.jsonl", QA, {"id": "long", "question": "How " + "very " * 20 + "many?", "answer": "#### 4"}
+        tmp_path / "rows.jsonl",
+        QA,
+        {"id": "long", "question": "How " + "very " * 20 + "many?", "answer": "#### 4"},
     )
     sets = candidates(task, data_section(path=path, heldout_fraction=0.0), 0)
     short, long = (len(task.render(p)) for p in sets.problems["train"])
     assert fitting(sets, task, long + 9, 9, False) == sets
     with pytest.raises(
-        ValueError, match=rf"problem 'long' renders to {long} tokens, and a prefix may have 9; the largest .* 100"
+        ValueError,
+        match=(
+            rf"problem 'long' renders to {long} tokens, and a prefix may have 9; the largest .* 100"
+        ),
     ):
         fitting(sets, task, 100, 9, False)
     found = fitting(sets, task, short + 9, 9, True)
-    assert [p.id for p in found.problems["train"]] == ["rows-1"] and len(found.skipped) == 1 and "'long'" in found.skipped[0]
+    assert (
+        [p.id for p in found.problems["train"]] == ["rows-1"]
+        and len(found.skipped) == 1
+        and "'long'" in found.skipped[0]
+    )
     with pytest.raises(ValueError, match="no problem is left to train on"):
         fitting(sets, task, short + 8, 9, True)
 
@@ -132,17 +167,30 @@ def test_rows_are_chosen_by_a_number_in_them(tmp_path):
     rows = [{"question": f"{d}?", "answer": "#### 1", "difficulty": d} for d in (2, 6.0, 7.5, 8, 9)]
     path = write_rows(tmp_path / "rows.jsonl", *rows)
     section = data_section(path=path, filter_field="difficulty", heldout_fraction=0.0)
-    assert [p.data["question"] for p in candidates(GSM8K(), section, 0).problems["train"]] == ["6.0?", "7.5?", "8?"]
-    with pytest.raises(ValueError, match=r"data\.filter_band=\(10, 11\): none of 5 problems .* they go from 2 to 9"):
-        candidates(GSM8K(), data_section(path=path, filter_field="difficulty", filter_band=(10, 11)), 0)
-    with pytest.raises(ValueError, match=r"data\.filter_field='level': problem 'rows-1' has None there.*'difficulty'"):
+    assert [p.data["question"] for p in candidates(GSM8K(), section, 0).problems["train"]] == [
+        "6.0?",
+        "7.5?",
+        "8?",
+    ]
+    with pytest.raises(
+        ValueError, match=r"data\.filter_band=\(10, 11\): none of 5 problems .* they go from 2 to 9"
+    ):
+        candidates(
+            GSM8K(), data_section(path=path, filter_field="difficulty", filter_band=(10, 11)), 0
+        )
+    with pytest.raises(
+        ValueError,
+        match=r"data\.filter_field='level': problem 'rows-1' has None there.*'difficulty'",
+    ):
         candidates(GSM8K(), data_section(path=path, filter_field="level"), 0)
 
 
 def test_an_id_in_both_sets_is_named(tmp_path):
     """Noise, logs and traces know a problem by its id, so one id may not mean two problems."""
     train = write_rows(tmp_path / "train.jsonl", QA | {"id": "same"})
-    heldout = write_rows(tmp_path / "heldout.jsonl", {"id": "same", "question": "Another?", "answer": "#### 1"})
+    heldout = write_rows(
+        tmp_path / "heldout.jsonl", {"id": "same", "question": "Another?", "answer": "#### 1"}
+    )
     with pytest.raises(ValueError, match="'same'"):
         candidates(GSM8K(), data_section(path=train, heldout_path=heldout), 0)
 
@@ -162,8 +210,12 @@ class Sums(tensorflow_datasets.core.GeneratorBasedBuilder):
 
     def _info(self):
         text = tensorflow_datasets.features.Text()
-        features = tensorflow_datasets.features.FeaturesDict({"question": text, "answer": text, "level": np.int64})
-        return tensorflow_datasets.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+        features = tensorflow_datasets.features.FeaturesDict(
+            {"question": text, "answer": text, "level": np.int64}
+        )
+        return tensorflow_datasets.core.DatasetInfo(
+            builder=self, features=features, disable_shuffling=True
+        )
 
     def _split_generators(self, dl_manager):
         return {"hard": enumerate(ROWS)}
@@ -190,8 +242,13 @@ def test_rows_are_the_same_in_every_format(tmp_path, write):
     assert [row for _, row in rows] == ROWS
     assert all(type(row["level"]) is int for _, row in rows)
     assert [where for where, _ in rows] == [f"{name}, row {i}" for i in (1, 2, 3)]
-    section = data_section(path=name, split=split, heldout_fraction=0.0, filter_field="level", filter_band=(1, 2))
-    assert [p.data["question"] for p in candidates(GSM8K(), section, 0).problems["train"]] == ["1 and 1?", "2 and 2?"]
+    section = data_section(
+        path=name, split=split, heldout_fraction=0.0, filter_field="level", filter_band=(1, 2)
+    )
+    assert [p.data["question"] for p in candidates(GSM8K(), section, 0).problems["train"]] == [
+        "1 and 1?",
+        "2 and 2?",
+    ]
 
 
 @pytest.mark.parametrize("write", [tfds, hugging_face])
@@ -201,9 +258,14 @@ def test_a_split_that_is_not_there_is_named(tmp_path, write):
         read_rows(name, "easy", "data.path")
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("rows.parquet", "no Parquet file"), ("tfds:no_such_set", "TFDS cannot open it"), ("folder", "cannot be loaded"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("rows.parquet", "no Parquet file"),
+        ("tfds:no_such_set", "TFDS cannot open it"),
+        ("folder", "cannot be loaded"),
+    ],
+)
 def test_a_set_that_cannot_be_read_is_named(tmp_path, name, message):
     (tmp_path / "rows.parquet").write_text("none")
     (tmp_path / "folder").mkdir()
@@ -214,8 +276,12 @@ def test_a_set_that_cannot_be_read_is_named(tmp_path, name, message):
 def test_a_hub_without_network_or_a_missing_extra_is_told(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"data\.path='hf:some/sums', split 'test': cannot be loaded"):
+    with pytest.raises(
+        ValueError, match=r"data\.path='hf:some/sums', split 'test': cannot be loaded"
+    ):
         read_rows("hf:some/sums", "test", "data.path")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"needs the \[hf\] extra: pip install 'prefixrl_jax\[hf\]'"):
+    with pytest.raises(
+        ValueError, match=r"needs the \[hf\] extra: pip install 'prefixrl_jax\[hf\]'"
+    ):
         read_rows("hf:some/sums", "test", "data.path")

@@ -1,4 +1,6 @@
-"""Water jugs against an independent simulator, word problems against exact fractions, and the checks on users' files."""
+"""Water jugs against an independent simulator, word problems against exact fractions, and the
+checks on users' files.
+"""
 
 import functools
 import itertools
@@ -21,7 +23,10 @@ from prefixrl_jax.tasks.water_jugs import WaterJugs, random_play_success
 DATA = pathlib.Path(__file__).parent.parent / "data"
 TASK = WaterJugs(max_capacity=12, jugs=3, max_moves=8)
 POLYA = Problem("polya", {"capacities": [9, 4], "start": [0, 0], "goal": 6})
-SOLVED = "fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 empty-B A=1 B=0 A>B A=0 B=1 fill-A A=9 B=1 A>B A=6 B=4"
+SOLVED = (
+    "fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 empty-B A=1 B=0 A>B A=0 B=1 fill-A A=9"
+    " B=1 A>B A=6 B=4"
+)
 
 
 # --- an independent simulator: states are tuples, moves are the words of a response
@@ -68,7 +73,11 @@ def problem_of(task, prompt) -> dict:
     """The problem read back from its prompt's words."""
     words = task.text(prompt).split()
     read = lambda mark: [int(w[2:]) for w in words if w[1:2] == mark]  # noqa: E731
-    return {"capacities": read("/"), "start": read("="), "goal": int(words[-2].removeprefix("goal="))}
+    return {
+        "capacities": read("/"),
+        "start": read("="),
+        "goal": int(words[-2].removeprefix("goal=")),
+    }
 
 
 def ids(task, words):
@@ -104,7 +113,9 @@ def plays(draw):
 
 @settings(max_examples=300)
 @given(plays(), plays(), st.integers(0, 40))
-def test_a_prefix_of_another_problem_could_begin_an_answer_when_its_moves_are_right_here_too(play, another, length):
+def test_a_prefix_of_another_problem_could_begin_an_answer_when_its_moves_are_right_here_too(
+    play, another, length
+):
     (own, words), (problem, _) = play, another
     for asked in (own, problem):
         capacities, prefix = asked.data["capacities"], words[:-1][:length]
@@ -117,7 +128,9 @@ def test_a_prefix_of_another_problem_could_begin_an_answer_when_its_moves_are_ri
             elif expected:
                 expected = amounts(state)[where - 1] == word
         assert TASK.could_begin(asked, ids(TASK, prefix)) is expected
-    assert TASK.could_begin(own, ids(TASK, words[:-1])) and not TASK.could_begin(own, ids(TASK, words))
+    assert TASK.could_begin(own, ids(TASK, words[:-1])) and not TASK.could_begin(
+        own, ids(TASK, words)
+    )
 
 
 @settings(max_examples=200)
@@ -141,7 +154,8 @@ def test_every_changed_token_is_caught(play, data):
         if changed[at] != token:
             changed[at] = token
             spoken = TASK.tokenizer.convert_ids_to_tokens(changed)
-            right = judge(**problem.data, words=spoken, max_moves=TASK.max_moves)  # another move may lead to the same amounts
+            # another move may lead to the same amounts
+            right = judge(**problem.data, words=spoken, max_moves=TASK.max_moves)
             assert (TASK.grade(problem, changed) is Verdict.CORRECT) == right
             assert not right or at % (len(problem.data["start"]) + 1) == 0
 
@@ -173,19 +187,35 @@ def test_more_moves_than_allowed_are_wrong():
     problem = Problem("p", {"capacities": [9, 4], "start": [0, 0], "goal": 4})
     waste = ["fill-A", "A=9", "B=0", "empty-A", "A=0", "B=0"]
     for rounds, verdict in ((3, Verdict.CORRECT), (4, Verdict.WRONG)):
-        assert TASK.grade(problem, ids(TASK, [*waste * rounds, "fill-B", "A=0", "B=4", "done"])) is verdict
+        assert (
+            TASK.grade(problem, ids(TASK, [*waste * rounds, "fill-B", "A=0", "B=4", "done"]))
+            is verdict
+        )
 
 
-@pytest.mark.parametrize("row", [json.loads(line) for line in (DATA / "jugs_published.jsonl").open()], ids=lambda row: row["id"])
+@pytest.mark.parametrize(
+    "row",
+    [json.loads(line) for line in (DATA / "jugs_published.jsonl").open()],
+    ids=lambda row: row["id"],
+)
 def test_published_problems_are_solved_as_published(row):
     """Luchins (1942), Polya (1945) and the puzzle of a film of 1995."""
     task = WaterJugs(max_capacity=163, jugs=3, max_moves=40)
     problem = Problem(row["id"], task.parse(row))
     words = shortest(**problem.data)
     assert task.grade(problem, ids(task, words)) is Verdict.CORRECT
-    assert not any(task.leaks(problem, ids(task, words[:n])) for n in range(0, len(words) - len(row["start"]) - 1))
+    assert not any(
+        task.leaks(problem, ids(task, words[:n]))
+        for n in range(0, len(words) - len(row["start"]) - 1)
+    )
     named = [f"{jug}/{n}" for jug, n in zip("ABC", row["capacities"])]
-    assert task.text(task.render(problem)).split() == ["<bos>", *named, *amounts(row["start"]), f"goal={row['goal']}", ":"]
+    assert task.text(task.render(problem)).split() == [
+        "<bos>",
+        *named,
+        *amounts(row["start"]),
+        f"goal={row['goal']}",
+        ":",
+    ]
 
 
 def test_luchins_problems_have_his_solution():
@@ -237,8 +267,13 @@ def test_leaks(words, leaks):
 
 def weighted(state, capacities, pour_weight) -> dict[tuple[int, ...], float]:
     """Where one random legal move leads, and how often."""
-    moves = [(after, pour_weight if ">" in move else 1) for move, after in successors(state, capacities).items()]
-    return {s: sum(w for after, w in moves if after == s) / sum(w for _, w in moves) for s, _ in moves}
+    moves = [
+        (after, pour_weight if ">" in move else 1)
+        for move, after in successors(state, capacities).items()
+    ]
+    return {
+        s: sum(w for after, w in moves if after == s) / sum(w for _, w in moves) for s, _ in moves
+    }
 
 
 def chance(capacities, start, goal, moves, pour_weight):
@@ -248,7 +283,11 @@ def chance(capacities, start, goal, moves, pour_weight):
     def value(state, left):
         if goal in state:
             return 1
-        return sum(p * value(s, left - 1) for s, p in weighted(state, capacities, pour_weight).items()) if left else 0
+        return (
+            sum(p * value(s, left - 1) for s, p in weighted(state, capacities, pour_weight).items())
+            if left
+            else 0
+        )
 
     return float(value(tuple(start), moves))
 
@@ -284,7 +323,9 @@ def test_success_of_random_play_against_monte_carlo():
         return False
 
     expected = random_play_success((5, 3), 4, 6, 3.0)[0, 0]
-    assert sum(solves() for _ in range(games)) / games == pytest.approx(expected, abs=4 * np.sqrt(expected / games))
+    assert sum(solves() for _ in range(games)) / games == pytest.approx(
+        expected, abs=4 * np.sqrt(expected / games)
+    )
 
 
 def test_base_text_plays_moves_as_often_as_their_weights_say():
@@ -317,14 +358,19 @@ def test_generated_problems_lie_in_the_band_and_splits_share_none():
 
 
 def test_too_many_problems_asked_for():
-    with pytest.raises(ValueError, match=r"only \d+ of 9999 train problems lie in task\.water_jugs\.band=\(0\.02, 0\.2\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"only \d+ of 9999 train problems lie in task\.water_jugs\.band=\(0\.02, 0\.2\)",
+    ):
         WaterJugs(max_capacity=5, max_moves=6, band=(0.02, 0.2)).generate("train", 9999, 0)
 
 
 def test_base_text_is_legal_play_of_problems_of_no_other_split():
     rng = np.random.default_rng(0)
     known = {
-        tuple(TASK.render(p)) for s in ("train", "heldout") for p in WaterJugs(8, band=(0.0, 1.0), max_moves=6).generate(s, 50, 0)
+        tuple(TASK.render(p))
+        for s in ("train", "heldout")
+        for p in WaterJugs(8, band=(0.0, 1.0), max_moves=6).generate(s, 50, 0)
     }
     verdicts, counts = [], {}
     pairs = TASK.base_text(rng, 400)
@@ -340,23 +386,48 @@ def test_base_text_is_legal_play_of_problems_of_no_other_split():
             width = len(data["start"]) + 1
             assert len(spoken) == width * TASK.max_moves + 1 and spoken[-1] == "stuck"
             assert judge(
-                **{**data, "goal": int(spoken[-2].split("=")[1])}, words=[*spoken[:-1], "done"], max_moves=TASK.max_moves
+                **{**data, "goal": int(spoken[-2].split("=")[1])},
+                words=[*spoken[:-1], "done"],
+                max_moves=TASK.max_moves,
             )
         counts[spoken[0]] = counts.get(spoken[0], 0) + 1
-    assert 0 < sum(verdicts) < 400 and len(counts) == 12  # every move of three jugs begins some game
+    # every move of three jugs begins some game
+    assert 0 < sum(verdicts) < 400 and len(counts) == 12
 
 
 def test_strategies_are_shares_of_the_moves():
     found = TASK.strategies(
-        POLYA, ids(TASK, ["fill-A", "A=9", "B=0", "A>B", "A=5", "B=4", "empty-B", "A=5", "B=0", "A>B", "A=1", "B=4", "stuck"])
+        POLYA,
+        ids(
+            TASK,
+            [
+                "fill-A",
+                "A=9",
+                "B=0",
+                "A>B",
+                "A=5",
+                "B=4",
+                "empty-B",
+                "A=5",
+                "B=0",
+                "A>B",
+                "A=1",
+                "B=4",
+                "stuck",
+            ],
+        ),
     )
     assert found == {"fill": 0.25, "empty": 0.25, "pour": 0.5, "nearer": 1.0, "moves": 4.0}
 
 
-@given(st.integers(3, 7), st.integers(3, 7), st.integers(1, 6), st.integers(0, 7), st.integers(0, 7))
+@given(
+    st.integers(3, 7), st.integers(3, 7), st.integers(1, 6), st.integers(0, 7), st.integers(0, 7)
+)
 def test_distances_are_those_of_a_search_by_depth(a, b, goal, x, y):
     assume(a != b and goal < max(a, b) and x <= a and y <= b and goal not in (x, y))
-    problem = Problem(f"jugs-{a}-{b}-{x}-{y}-{goal}", {"capacities": [a, b], "start": [x, y], "goal": goal})
+    problem = Problem(
+        f"jugs-{a}-{b}-{x}-{y}-{goal}", {"capacities": [a, b], "start": [x, y], "goal": goal}
+    )
 
     def depth(x: int, y: int) -> float:
         ring, seen = {(x, y)}, set()
@@ -364,8 +435,18 @@ def test_distances_are_those_of_a_search_by_depth(a, b, goal, x, y):
             if not ring or any(goal in state for state in ring):
                 return moves if ring else math.inf
             seen |= ring
-            after = {s for x, y in ring for s in ((a, y), (x, b), (0, y), (x, 0), (max(x + y - b, 0), min(x + y, b)),
-                                                  (min(x + y, a), max(x + y - a, 0)))}  # fmt: skip
+            after = {
+                s
+                for x, y in ring
+                for s in (
+                    (a, y),
+                    (x, b),
+                    (0, y),
+                    (x, 0),
+                    (max(x + y - b, 0), min(x + y, b)),
+                    (min(x + y, a), max(x + y - a, 0)),
+                )
+            }
             ring = after - seen
 
     found = TASK.distances(problem)
@@ -374,7 +455,21 @@ def test_distances_are_those_of_a_search_by_depth(a, b, goal, x, y):
 
 
 def test_moves_that_go_nearer_to_the_goal():
-    there_and_back = ["fill-A", "A=9", "B=0", "empty-A", "A=0", "B=0", "fill-A", "A=9", "B=0", "A>B", "A=5", "B=4", "stuck"]
+    there_and_back = [
+        "fill-A",
+        "A=9",
+        "B=0",
+        "empty-A",
+        "A=0",
+        "B=0",
+        "fill-A",
+        "A=9",
+        "B=0",
+        "A>B",
+        "A=5",
+        "B=4",
+        "stuck",
+    ]
     assert TASK.strategies(POLYA, ids(TASK, there_and_back))["nearer"] == 3 / 4
     assert TASK.strategies(POLYA, ids(TASK, ["stuck"]))["nearer"] == 0.0
 
@@ -469,7 +564,8 @@ def test_text_survives_rendering(question):
     rendered = task.render(problem)
     assert rendered[0] == task.tokenizer.bos_token_id and task.stop_ids[0] not in rendered
     assert task.text(rendered[1:]) == f"Question: {question}\nAnswer:"
-    assert bytes(rendered[1:]).decode() == f"Question: {question}\nAnswer:"  # an id below 256 is that byte
+    # an id below 256 is that byte
+    assert bytes(rendered[1:]).decode() == f"Question: {question}\nAnswer:"
 
 
 def test_answers_are_graded_as_fractions():
@@ -484,8 +580,11 @@ def test_answers_are_graded_as_fractions():
         ("#### two", Verdict.UNPARSED),
     ):
         assert task.grade(problem, say(text)) is verdict
-    assert task.grade(problem, [255, 254, *say("#### 2.5")]) is Verdict.CORRECT  # bytes that are no text
-    assert task.leaks(problem, task.tokenizer.encode("so #### 2")) and task.leaks(problem, say("so"))
+    # bytes that are no text
+    assert task.grade(problem, [255, 254, *say("#### 2.5")]) is Verdict.CORRECT
+    assert task.leaks(problem, task.tokenizer.encode("so #### 2")) and task.leaks(
+        problem, say("so")
+    )
     assert not task.leaks(problem, task.tokenizer.encode("half of 5 is 2.5\n##"))
     assert not task.could_begin(problem, say("so"))
 
@@ -496,8 +595,15 @@ def test_worked_solutions_of_real_rows_are_correct():
     assert [p.id for p in problems] == [f"gsm8k_train-{i}" for i in range(1, 7)]
     for p, q in itertools.product(problems, problems):
         verdict = task.grade(p, task.tokenizer.encode(" " + q.data["answer"]))
-        assert verdict is (Verdict.CORRECT if final_number(p.data["answer"]) == final_number(q.data["answer"]) else Verdict.WRONG)
-    rows = {json.loads(line)["question"]: json.loads(line)["answer"] for line in (DATA / "gsm8k_base.jsonl").open()}
+        assert verdict is (
+            Verdict.CORRECT
+            if final_number(p.data["answer"]) == final_number(q.data["answer"])
+            else Verdict.WRONG
+        )
+    rows = {
+        json.loads(line)["question"]: json.loads(line)["answer"]
+        for line in (DATA / "gsm8k_base.jsonl").open()
+    }
     for prompt, response in task.base_text(np.random.default_rng(0), 9):
         question = task.text(prompt[1:])[len("Question: ") : -len("\nAnswer:")]
         assert response[-1] == task.stop_ids[0] and task.text(response[:-1]) == " " + rows[question]
@@ -533,9 +639,14 @@ def test_a_grade_that_is_no_verdict_is_refused(reward):
         def grade(self, problem, response):
             return reward
 
-    with pytest.raises(ValueError, match=rf"task gsm8k: grade returned {reward!r} for problem 'p'; accepted: Verdict\.CORRECT"):
+    with pytest.raises(
+        ValueError,
+        match=rf"task gsm8k: grade returned {reward!r} for problem 'p'; accepted: Verdict\.CORRECT",
+    ):
         begin_grading(Generous(), Problem("p", {}), [1])()
-    verdict = begin_grading(GSM8K(), Problem("p", {"answer": "#### 7"}), GSM8K().tokenizer.encode(" #### 7"))
+    verdict = begin_grading(
+        GSM8K(), Problem("p", {"answer": "#### 7"}), GSM8K().tokenizer.encode(" #### 7")
+    )
     assert verdict() is Verdict.CORRECT
 
 
@@ -551,5 +662,8 @@ def test_a_hint_stands_in_the_question_as_it_is(name):
 
 def test_a_hint_to_a_word_problem_is_text_under_the_question():
     task = GSM8K()
-    hinted = task.hint(Problem("p", {"question": "How many?", "answer": "#### 7"}), task.tokenizer.encode("Half of"))
+    hinted = task.hint(
+        Problem("p", {"question": "How many?", "answer": "#### 7"}),
+        task.tokenizer.encode("Half of"),
+    )
     assert task.text(hinted) == "<bos>Question: How many?\nHint:Half of\nAnswer:"

@@ -1,4 +1,6 @@
-"""The hidden-string MDP and PrefixRL's objective against enumeration; the command that measures and checks them."""
+"""The hidden-string MDP and PrefixRL's objective against enumeration; the command that measures and
+checks them.
+"""
 
 import itertools
 import json
@@ -20,7 +22,10 @@ RIGHT = np.array([0.7, 0.4, 0.9, 0.5, 0.8])  # probabilities of the string's act
 
 def as_policy(right, string):
     policy = np.zeros((len(string), 2))
-    policy[np.arange(len(string)), string], policy[np.arange(len(string)), 1 - string] = np.log(right), np.log1p(-right)
+    policy[np.arange(len(string)), string], policy[np.arange(len(string)), 1 - string] = (
+        np.log(right),
+        np.log1p(-right),
+    )
     return policy
 
 
@@ -28,7 +33,9 @@ POLICY = as_policy(RIGHT, STRING)
 
 
 def probability(actions, start):
-    """Of these actions from step `start` on, under POLICY on the string and a uniform policy off it, state by state."""
+    """Of these actions from step `start` on, under POLICY on the string and a uniform policy off
+    it, state by state.
+    """
     p, taken = 1.0, list(STRING[:start])
     for action in actions:
         on = taken == list(STRING[: len(taken)])
@@ -38,11 +45,15 @@ def probability(actions, start):
 
 
 def exact_q(step, action):
-    """Expected reward after `action` at the string's state of that step: all continuations, one by one."""
+    """Expected reward after `action` at the string's state of that step: all continuations, one by
+    one.
+    """
     start = step + 1
     if action != STRING[step]:
         return 0.0
-    tails = [probability(tail, start) for tail in itertools.product((0, 1), repeat=len(STRING) - start)]
+    tails = [
+        probability(tail, start) for tail in itertools.product((0, 1), repeat=len(STRING) - start)
+    ]
     assert np.isclose(sum(p for p, _ in tails), 1)
     return sum(p for p, right in tails if right)
 
@@ -50,7 +61,9 @@ def exact_q(step, action):
 def test_success_is_the_share_of_all_strings_that_is_right():
     strings = [probability(actions, 0) for actions in itertools.product((0, 1), repeat=len(STRING))]
     assert np.isclose(sum(p for p, _ in strings), 1)
-    assert np.isclose(hidden_string.success(POLICY, STRING), sum(p for p, right in strings if right), rtol=1e-12)
+    assert np.isclose(
+        hidden_string.success(POLICY, STRING), sum(p for p, right in strings if right), rtol=1e-12
+    )
 
 
 def test_success_is_how_often_whole_rollouts_are_right():
@@ -73,7 +86,9 @@ def test_the_critic_estimates_q_without_bias(name):
 
 def test_the_critic_is_the_mean_of_each_pair_and_0_without_samples():
     rewards = np.array([True, False, False, True])
-    found = hidden_string.Rollouts(np.arange(4), np.array([0, 0, 0, 1]), np.array([1, 1, 1, 0]), rewards)
+    found = hidden_string.Rollouts(
+        np.arange(4), np.array([0, 0, 0, 1]), np.array([1, 1, 1, 0]), rewards
+    )
     np.testing.assert_allclose(hidden_string.critic(found, 3), [[0, 1 / 3], [1, 0], [0, 0]])
 
 
@@ -85,14 +100,18 @@ def test_prefixes_are_uniform_and_next_actions_half_and_half():
         here = found.step == step
         assert abs(here.mean() - 0.2) < 4 * np.sqrt(0.2 * 0.8 / count)
         expected = 0.5 * right + 0.25
-        assert abs((found.action[here] == STRING[step]).mean() - expected) < 4 * 0.5 / np.sqrt(here.sum())
+        assert abs((found.action[here] == STRING[step]).mean() - expected) < 4 * 0.5 / np.sqrt(
+            here.sum()
+        )
 
 
 def test_mirror_descent_multiplies_and_normalises():
     q = np.random.default_rng(3).random((len(STRING), 2))
     expected = np.exp(POLICY) * np.exp(0.3 * q)
     expected /= expected.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(np.exp(hidden_string.mirror_descent(POLICY, q, 0.3)), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        np.exp(hidden_string.mirror_descent(POLICY, q, 0.3)), expected, rtol=1e-12
+    )
     far = hidden_string.mirror_descent(POLICY, 1e4 * q)
     assert np.isfinite(far).all()
 
@@ -114,10 +133,17 @@ def one_by_one(rng, sampler, string, cap):
 
 @pytest.mark.parametrize("name", [PREFIX, PLAIN])
 def test_what_is_not_drawn_changes_no_result(name):
-    """Blocks of iterations and the early end have the law of the plain loop: means of log-samples over 300 runs each."""
+    """Blocks of iterations and the early end have the law of the plain loop: means of log-samples
+    over 300 runs each.
+    """
     string = STRING[:4]
     runs = [
-        np.log([run(np.random.default_rng([seed, k]), SAMPLERS[name], string, 10**6) for seed in range(300)])
+        np.log(
+            [
+                run(np.random.default_rng([seed, k]), SAMPLERS[name], string, 10**6)
+                for seed in range(300)
+            ]
+        )
         for k, run in enumerate((hidden_string.npg, one_by_one))
     ]
     error = np.sqrt(sum(r.var(axis=0) / len(r) for r in runs))
@@ -135,10 +161,15 @@ def test_success_never_falls(name, monkeypatch):
 def test_a_run_stopped_at_the_cap_is_never_solved():
     rng, string = np.random.default_rng(5), np.zeros(40, int)
     assert hidden_string.npg(rng, SAMPLERS[PLAIN], string, 1000) == (None, None)
-    assert hidden_string.npg(rng, SAMPLERS[PLAIN], string, 79) == (None, None)  # not even one iteration
+    # not even one iteration
+    assert hidden_string.npg(rng, SAMPLERS[PLAIN], string, 79) == (None, None)
     rows = list(hidden_string.measure((2, 16, 18), 3, cap=2000))
     assert rows[0][PLAIN]["censored"] == 0 and rows[1][PLAIN]["censored"] >= 2
-    assert rows[1][PLAIN]["median"] is None and rows[1][PLAIN]["highest"] is None and rows[2][PLAIN] is None
+    assert (
+        rows[1][PLAIN]["median"] is None
+        and rows[1][PLAIN]["highest"] is None
+        and rows[2][PLAIN] is None
+    )
     for row in rows[:2]:
         known = [s for s in row[PLAIN]["samples"] if s is not None]
         assert len(known) == 3 - row[PLAIN]["censored"] and all(s <= 2000 for s in known)
@@ -147,17 +178,26 @@ def test_a_run_stopped_at_the_cap_is_never_solved():
 def test_with_the_trace_given_it_takes_few_samples_and_with_finding_it_2_to_the_h():
     (row,) = hidden_string.measure((32,), 3, cap=50_000)
     assert row[PREFIX]["censored"] == 0 and row[PREFIX]["median"] < 10_000
-    assert row["prefixrl_with_rejection"] == {"median": row[PREFIX]["median"] + 2**32, "rejection_sampling_expected": 2**32}
+    assert row["prefixrl_with_rejection"] == {
+        "median": row[PREFIX]["median"] + 2**32,
+        "rejection_sampling_expected": 2**32,
+    }
     assert row[PLAIN]["censored"] == 3
 
 
 def test_fits_recover_known_exponents():
     horizons = [4, 8, 12, 16, 24, 32]
-    powers = hidden_string.fits(horizons, [10**9, *(round(3e6 * h**2.5) for h in horizons[1:])])  # 4 is below the range
-    assert np.isclose(powers["polynomial"].slope, 2.5, atol=1e-6) and powers["polynomial"].r2 > 1 - 1e-9
+    # 4 is below the range
+    powers = hidden_string.fits(horizons, [10**9, *(round(3e6 * h**2.5) for h in horizons[1:])])
+    assert (
+        np.isclose(powers["polynomial"].slope, 2.5, atol=1e-6)
+        and powers["polynomial"].r2 > 1 - 1e-9
+    )
     assert powers["exponential"].r2 < 0.97 and powers["exponential"].rms > 0.3
     doublings = hidden_string.fits(horizons, [5 * 2**h for h in horizons[:-1]] + [None])
-    assert np.isclose(doublings["exponential"].slope, 1) and np.isclose(doublings["exponential"].intercept, np.log2(5))
+    assert np.isclose(doublings["exponential"].slope, 1) and np.isclose(
+        doublings["exponential"].intercept, np.log2(5)
+    )
     assert doublings["polynomial"].r2 < doublings["exponential"].r2
     assert hidden_string.fits(horizons[:3], [1, 2, 3]) is None
 
@@ -170,11 +210,16 @@ def test_the_error_of_a_slope_is_that_of_least_squares():
 
 
 def value(policy, correct, problem, taken=""):
-    """Expected reward from the state after `taken`: the tree, walked. policy: for each problem {actions so far: P(1)}."""
+    """Expected reward from the state after `taken`: the tree, walked.
+
+    policy: for each problem {actions so far: P(1)}.
+    """
     if len(taken) == objective.DEPTH:
         return float(taken in correct[problem])
     p = policy[problem][taken]
-    return (1 - p) * value(policy, correct, problem, taken + "0") + p * value(policy, correct, problem, taken + "1")
+    return (1 - p) * value(policy, correct, problem, taken + "0") + p * value(
+        policy, correct, problem, taken + "1"
+    )
 
 
 def by_hand(policy, correct, traces):
@@ -195,7 +240,9 @@ def test_every_maximiser_of_the_prefix_objective_maximises_the_plain_one(name):
     assert found["violations"] == 0 and found["counterexample"] is None
 
 
-@pytest.mark.parametrize("name", [name for name, case in objective.CASES.items() if not case.must_hold])
+@pytest.mark.parametrize(
+    "name", [name for name, case in objective.CASES.items() if not case.must_hold]
+)
 def test_it_may_fail_where_the_assumptions_do(name):
     found = objective.check(few(name, 100), seed=1)
     assert 0 < found["violations"] < found["instances"]
@@ -215,14 +262,19 @@ def test_a_realising_policy_produces_the_traces_and_little_else_is_changed():
     policies[0] = 0.25  # so that no trace is produced by chance
     made = objective.realising(policies[0], traces)
     assert (made != policies[0]).sum() == objective.PROBLEMS * objective.DEPTH
-    assert objective.realises(made[None], traces).all() and not objective.realises(policies[:1], traces).any()
+    assert (
+        objective.realises(made[None], traces).all()
+        and not objective.realises(policies[:1], traces).any()
+    )
     correct = np.arange(8) == traces[:, None]
     assert objective.objectives(made[None], correct, traces) == (1.0, 2.0)
 
 
 def test_the_tabular_class_has_every_deterministic_policy_once():
     policies = objective.tabular_class()
-    assert len(np.unique(policies.reshape(len(policies), -1), axis=0)) == 2 ** (objective.PROBLEMS * objective.STATES)
+    assert len(np.unique(policies.reshape(len(policies), -1), axis=0)) == 2 ** (
+        objective.PROBLEMS * objective.STATES
+    )
 
 
 def command(*flags):
@@ -237,20 +289,29 @@ def test_the_command_writes_the_numbers_the_figure_and_a_table(tmp_path):
     found = json.loads((out / "theory.json").read_text(), parse_constant=pytest.fail)
     proposition = found["proposition_3_4"]
     assert [row["horizon"] for row in proposition["horizons"]] == [h for h in HORIZONS if h <= 12]
-    assert all(len(row[name]["samples"]) == 3 for row in proposition["horizons"] for name in (PREFIX, PLAIN))
+    assert all(
+        len(row[name]["samples"]) == 3
+        for row in proposition["horizons"]
+        for name in (PREFIX, PLAIN)
+    )
     assert proposition["cap"] == CAP and set(proposition["counted"]) == set(hidden_string.SERIES)
     assert 1 < proposition["fits"][PREFIX]["polynomial"]["slope"] < 3
     assert {name: case["violations"] > 0 for name, case in found["theorem_3_2"].items()} == {
         name: not case.must_hold for name, case in objective.CASES.items()
     }
     assert (out / "theory.png").read_bytes().startswith(b"\x89PNG")
-    assert re.search(r"^  12 +\d+ +[\d,]+ +[\d,]+$", done.stdout, re.M) and f"{out / 'theory.png'}" in done.stdout
+    assert (
+        re.search(r"^  12 +\d+ +[\d,]+ +[\d,]+$", done.stdout, re.M)
+        and f"{out / 'theory.png'}" in done.stdout
+    )
 
 
 def test_too_few_horizons_for_a_fit_are_said_to_be(tmp_path):
     done = command(f"--out={tmp_path}", "--seeds=1", "--max_horizon=2")
     assert done.returncode == 0 and done.stdout.count("too few horizons") == 3, done.stderr
-    assert json.loads((tmp_path / "theory.json").read_text())["proposition_3_4"]["fits"][PLAIN] is None
+    assert (
+        json.loads((tmp_path / "theory.json").read_text())["proposition_3_4"]["fits"][PLAIN] is None
+    )
 
 
 @pytest.mark.parametrize(

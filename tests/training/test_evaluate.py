@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 from prefixrl_jax.training.evaluate import accuracy, bootstrap_interval, pass_at_k
 
 
-@given(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
+@given(
+    st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
+)
 def test_pass_at_k_is_the_share_of_subsets_with_a_success(sizes):
     samples, correct, k = sizes
     subsets = list(itertools.combinations([i < correct for i in range(samples)], k))
-    assert pass_at_k(samples, correct, k) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-12)
+    assert pass_at_k(samples, correct, k) == pytest.approx(
+        sum(map(any, subsets)) / len(subsets), abs=1e-12
+    )
 
 
 def test_pass_at_k_is_exact_where_floats_of_the_binomials_would_overflow():
@@ -23,7 +27,9 @@ def test_pass_at_k_is_exact_where_floats_of_the_binomials_would_overflow():
 
 @pytest.mark.parametrize("arguments", [(4, 2, 5), (4, 2, 0), (4, 5, 1), (4, -1, 1)])
 def test_pass_at_k_refuses_impossible_counts(arguments):
-    with pytest.raises(ValueError, match=rf"pass@{arguments[2]} .*samples={arguments[0]}, correct={arguments[1]}"):
+    with pytest.raises(
+        ValueError, match=rf"pass@{arguments[2]} .*samples={arguments[0]}, correct={arguments[1]}"
+    ):
         pass_at_k(*arguments)
 
 
@@ -40,7 +46,9 @@ def test_the_interval_is_that_of_the_normal_limit_and_repeats():
     values = np.random.default_rng(1).normal(2.0, 1.0, 400)
     low, high = bootstrap_interval(values)
     error = values.std() / np.sqrt(400)
-    assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.15 * error)
+    assert (low, high) == pytest.approx(
+        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.15 * error
+    )
     assert bootstrap_interval(values) == (low, high) != bootstrap_interval(values, seed=1)
     assert bootstrap_interval(np.full(5, 0.25)) == (0.25, 0.25)
 
@@ -50,13 +58,17 @@ def test_accuracy_by_hand():
     found = accuracy(rewards, (1, 2, 4, 8))
     assert found["avg@1"] == pytest.approx(7 / 16)
     assert (found["problems"], found["samples"], found["solved_at_least_once"]) == (4, 4, 3)
-    assert found["pass@k"] == pytest.approx({"1": 7 / 16, "2": (1 / 2 + 0 + 1 + 5 / 6) / 4, "4": 3 / 4})
+    assert found["pass@k"] == pytest.approx(
+        {"1": 7 / 16, "2": (1 / 2 + 0 + 1 + 5 / 6) / 4, "4": 3 / 4}
+    )
     assert found["interval"][0] <= 7 / 16 <= found["interval"][1]
 
 
 @pytest.mark.parametrize("n", [1, 10, 200])
 def test_nothing_solved_and_all_solved_have_the_wilson_bound(n):
-    """The rate at which n equal outcomes are 1.96 standard errors away: p = z^2 p (1 - p) / n solved for p."""
+    """The rate at which n equal outcomes are 1.96 standard errors away: p = z^2 p (1 - p) / n
+    solved for p.
+    """
     low, high = bootstrap_interval(np.zeros(n))
     assert low == 0 and high == pytest.approx(1.96 * np.sqrt(high * (1 - high) / n))
     assert bootstrap_interval(np.ones(n)) == pytest.approx((1 - high, 1.0))

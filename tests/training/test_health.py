@@ -18,11 +18,13 @@ def warnings(caplog):
 
 def test_a_gap_warns_twice_and_stops_at_the_third_step_in_a_row(warnings):
     gates = Gates(max_logp_diff=0.1, min_entropy=0.0)
-    for step, gap in enumerate((0.2, 0.3, 0.05, 0.2, 0.2), start=1):  # the third is in order: counting begins anew
+    # the third is in order: counting begins anew
+    for step, gap in enumerate((0.2, 0.3, 0.05, 0.2, 0.2), start=1):
         gates(step, {GAP: gap})
     assert (
         len(warnings.records) == 4
-        and "step 4: sampler_trainer/logp_diff_max is 0.2, above train.max_logp_diff=0.1" in warnings.text
+        and "step 4: sampler_trainer/logp_diff_max is 0.2, above train.max_logp_diff=0.1"
+        in warnings.text
     )
     with pytest.raises(Unsound, match=r"step 6: .* is 0\.4, above .*=0\.1, for 3 steps in a row"):
         gates(6, {GAP: 0.4})

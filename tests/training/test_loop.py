@@ -1,4 +1,6 @@
-"""The loop: what a non-finite step, a closed gate and a SIGTERM leave behind; it resumes; it never compiles twice."""
+"""The loop: what a non-finite step, a closed gate and a SIGTERM leave behind; it resumes; it never
+compiles twice.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ from prefixrl_jax.flops import Ledger
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import init_params
-from prefixrl_jax.rl.step import OptimizerSettings, abstract_state, init_state, make_optimizer, make_train_step
+from prefixrl_jax.rl.step import (
+    OptimizerSettings,
+    abstract_state,
+    init_state,
+    make_optimizer,
+    make_train_step,
+)
 from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.runtime import interrupt
 from prefixrl_jax.runtime import mesh as meshes
@@ -22,7 +30,15 @@ from prefixrl_jax.runtime.checkpoint import Checkpoints
 from prefixrl_jax.training.health import Unsound
 from prefixrl_jax.training.loop import Batch, Diverged, Loop
 
-CONFIG = ModelConfig(vocab_size=11, hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, intermediate_size=16)
+CONFIG = ModelConfig(
+    vocab_size=11,
+    hidden_size=16,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    intermediate_size=16,
+)
 
 
 def source(poisoned: int | None = None):
@@ -34,12 +50,24 @@ def source(poisoned: int | None = None):
         rewards[0, 0] = np.nan if step == poisoned else rewards[0, 0]
         group = Group(
             context=Context(jnp.asarray(rng.integers(0, 11, (4, 3)), jnp.int32), jnp.full(4, 3)),
-            tokens=jnp.asarray(rng.integers(0, 11, (4, 2, 5)), jnp.int32), lengths=jnp.full((4, 2), 5),
-            logprobs=jnp.zeros((4, 2, 5)), rewards=jnp.asarray(rewards),
-        )  # fmt: skip
-        named, metrics = f"of step {step + 1} (problems a, b)", {"reward/plain": float(np.nanmean(rewards))}
+            tokens=jnp.asarray(rng.integers(0, 11, (4, 2, 5)), jnp.int32),
+            lengths=jnp.full((4, 2), 5),
+            logprobs=jnp.zeros((4, 2, 5)),
+            rewards=jnp.asarray(rewards),
+        )
+        named, metrics = (
+            f"of step {step + 1} (problems a, b)",
+            {"reward/plain": float(np.nanmean(rewards))},
+        )
         remembered = {"steps": [*memory.get("steps", []), step]}
-        return Batch(group, named, 40, metrics, lambda book, update: book.add("paper", "train", 1.0), remembered)
+        return Batch(
+            group,
+            named,
+            40,
+            metrics,
+            lambda book, update: book.add("paper", "train", 1.0),
+            remembered,
+        )
 
     return batch
 
@@ -48,15 +76,28 @@ def source(poisoned: int | None = None):
 def training():
     """Mesh, optimizer and update of all runs here."""
     mesh, optimizer = meshes.make_mesh(), make_optimizer(OptimizerSettings(learning_rate=1e-2))
-    return mesh, optimizer, make_train_step(CONFIG, optimizer, LossSettings(), "group_mean", 1, mesh)
+    return (
+        mesh,
+        optimizer,
+        make_train_step(CONFIG, optimizer, LossSettings(), "group_mean", 1, mesh),
+    )
 
 
 def fit(directory, steps: int, poisoned: int | None = None, make_source=source, **options):
     mesh, optimizer, update = training()
     with jax.set_mesh(mesh):
-        loop = Loop("train", update, make_source(poisoned), steps, directory, **({"save_every": 1} | options))
+        loop = Loop(
+            "train",
+            update,
+            make_source(poisoned),
+            steps,
+            directory,
+            **({"save_every": 1} | options),
+        )
         state, _ = loop.run(
-            init_state(init_params(CONFIG, 0), CONFIG, optimizer, mesh), abstract_state(CONFIG, optimizer, mesh), Ledger()
+            init_state(init_params(CONFIG, 0), CONFIG, optimizer, mesh),
+            abstract_state(CONFIG, optimizer, mesh),
+            Ledger(),
         )
         return state, update
 
@@ -66,7 +107,9 @@ def test_a_source_finds_its_memory_again(tmp_path):
 
     def watching(poisoned):
         batches = source(poisoned)
-        return lambda params, step, ledger, memory: seen.append(memory) or batches(params, step, ledger, memory)
+        return lambda params, step, ledger, memory: (
+            seen.append(memory) or batches(params, step, ledger, memory)
+        )
 
     for steps in (2, 4):  # the second goes on from the first one's checkpoint
         fit(tmp_path, steps, make_source=watching)
@@ -74,7 +117,8 @@ def test_a_source_finds_its_memory_again(tmp_path):
     with pytest.raises(Diverged):
         fit(tmp_path, 6, poisoned=5, make_source=watching)
     fit(tmp_path, 6, make_source=watching)
-    assert seen[-1] == {"steps": [0, 1, 2, 3, 4]}  # what was learnt of the step that failed is gone with it
+    # what was learnt of the step that failed is gone with it
+    assert seen[-1] == {"steps": [0, 1, 2, 3, 4]}
 
 
 def leaves(tree) -> list[np.ndarray]:
@@ -99,7 +143,10 @@ def test_more_steps_go_on_from_the_last_checkpoint_bit_for_bit(tmp_path):
     parts, _ = fit(tmp_path / "parts", 4)
     for a, b in zip(leaves(whole), leaves(parts), strict=True):
         np.testing.assert_array_equal(a, b)
-    rows = [[json.loads(line) for line in (tmp_path / d / "metrics.jsonl").read_text().splitlines()] for d in ("whole", "parts")]
+    rows = [
+        [json.loads(line) for line in (tmp_path / d / "metrics.jsonl").read_text().splitlines()]
+        for d in ("whole", "parts")
+    ]
     assert [r["step"] for r in rows[1]] == [1, 2, 3, 4]
     assert [r["loss"] for r in rows[0]] == [r["loss"] for r in rows[1]]
 
@@ -155,7 +202,9 @@ def test_an_evaluation_is_not_cut_short(tmp_path, monkeypatch):
 
     with pytest.raises(interrupt.Interrupted):
         fit(tmp_path / "run", 3, evaluate=evaluate, evaluate_every=1)
-    (row,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (row,) = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert row["eval/train/avg@1"] == 0.5 and saved(tmp_path / "run")[0] == 1
 
 

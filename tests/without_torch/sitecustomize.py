@@ -1,4 +1,6 @@
-"""On the path of the processes that tests start: there PyTorch, which tests compare with, cannot be imported."""
+"""On the path of the processes that tests start: there PyTorch, which tests compare with, cannot be
+imported.
+"""
 
 import sys
 

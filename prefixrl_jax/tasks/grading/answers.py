@@ -1,7 +1,9 @@
-r"""Final answers: where a response states its answer, and when two answers are the same by their writing or their value.
+r"""Final answers: where a response states its answer, and when two answers are the same by their
+writing or their value.
 
-This is the exact layer: it reads strings and compares rationals, in time linear in the text, so it cannot hang. What it cannot
-decide (1/\sqrt{2} against \sqrt{2}/2) is for computer algebra, which runs elsewhere. No jax is imported here.
+This is the exact layer: it reads strings and compares rationals, in time linear in the text, so it
+cannot hang. What it cannot decide (1/\sqrt{2} against \sqrt{2}/2) is for computer algebra, which
+runs elsewhere. No jax is imported here.
 """
 
 from __future__ import annotations
@@ -16,16 +18,33 @@ _BOXES = ("\\boxed", "\\fbox")
 _PHRASE = re.compile(r"answer\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE)
 _MATH = re.compile(r"\\[\[\]()]")  # \[ \] \( \)
 _DROPPED = re.compile(  # spaces of all kinds, $, %, degrees
-    r"\\(?:left|right|displaystyle|limits|quad|qquad)(?![A-Za-z])|\\[,;:! ]|\\?[$%]|~|\^\{?\\circ\}?|\\degree|°"
+    r"\\(?:left|right|displaystyle|limits|quad|qquad)(?![A-Za-z])|\\[,;:!"
+    r" ]|\\?[$%]|~|\^\{?\\circ\}?|\\degree|°"
 )
 _SYNONYMS = {
-    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\leq": "\\le", "\\geq": "\\ge", "\\neq": "\\ne",
-    "\\lbrace": "\\{", "\\rbrace": "\\}", "\\cdots": "\\dots", "\\ldots": "\\dots", "\\times": "\\cdot", "\u2212": "-",
+    "\\dfrac": "\\frac",
+    "\\tfrac": "\\frac",
+    "\\cfrac": "\\frac",
+    "\\leq": "\\le",
+    "\\geq": "\\ge",
+    "\\neq": "\\ne",
+    "\\lbrace": "\\{",
+    "\\rbrace": "\\}",
+    "\\cdots": "\\dots",
+    "\\ldots": "\\dots",
+    "\\times": "\\cdot",
+    "\u2212": "-",
     "{,}": ",",
-}  # fmt: skip
-_SYNONYM = re.compile("|".join(re.escape(k) + (r"(?![A-Za-z])" if k[-1].isalpha() else "") for k in _SYNONYMS))
-_WORDS = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
-_UNIT = re.compile(r"(?<=[\d}\)])\s*\\(?:text|textbf|textrm|mathrm|mbox)\s*\{[^{}]*\}(?:\^\{?\d\}?)?\s*$")
+}
+_SYNONYM = re.compile(
+    "|".join(re.escape(k) + (r"(?![A-Za-z])" if k[-1].isalpha() else "") for k in _SYNONYMS)
+)
+_WORDS = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"
+)
+_UNIT = re.compile(
+    r"(?<=[\d}\)])\s*\\(?:text|textbf|textrm|mathrm|mbox)\s*\{[^{}]*\}(?:\^\{?\d\}?)?\s*$"
+)
 _BARE_FRAC = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))")
 _BARE_SQRT = re.compile(r"\\sqrt\s*(\w)")
 _SINGLE = re.compile(r"([\^_])\{(\w)\}")
@@ -36,7 +55,9 @@ _FRACTION = re.compile(r"([-+]?)(\d*)\\frac\{([-+]?\d+)\}\{(\d+)\}")
 
 
 def boxed(text: str) -> str | None:
-    r"""What the last \boxed{...} (or \fbox, or \boxed 7) holds, its braces balanced; None without one."""
+    r"""What the last \boxed{...} (or \fbox, or \boxed 7) holds, its braces balanced; None without
+    one.
+    """
     start = max(text.rfind(name) + len(name) if name in text else -1 for name in _BOXES)
     if start < 0:
         return None
@@ -55,7 +76,9 @@ def boxed(text: str) -> str | None:
 
 
 def final_answer(text: str) -> str | None:
-    r"""The answer that a response states: its last \boxed{...}, else what follows its last "####", else "answer is"."""
+    r"""The answer that a response states: its last \boxed{...}, else what follows its last "####",
+    else "answer is".
+    """
     if (found := boxed(text)) is not None:
         return found.strip() or None
     if "####" in text:
@@ -70,7 +93,9 @@ def final_answer(text: str) -> str | None:
 
 
 def normalise(answer: str) -> str:
-    r"""One writing for answers that differ in layout only: spaces, \left, \dfrac, \frac12, $, %, degrees, units, "x =", boxes."""
+    r"""One writing for answers that differ in layout only: spaces, \left, \dfrac, \frac12, $, %,
+    degrees, units, "x =", boxes.
+    """
     s = _MATH.sub("", answer).strip()
     s = s if (inside := boxed(s)) is None else inside
     if len(s) > LONGEST:
@@ -98,7 +123,9 @@ def _closes_at_end(s: str) -> bool:
 
 
 def rational(normalised: str) -> Fraction | None:
-    r"""The exact value of an integer, a decimal, a/b, \frac{a}{b} or a mixed number 2\frac{1}{2}; None for anything else."""
+    r"""The exact value of an integer, a decimal, a/b, \frac{a}{b} or a mixed number 2\frac{1}{2};
+    None for anything else.
+    """
     if len(normalised) > DIGITS:
         return None
     if match := _DECIMAL.fullmatch(normalised):
@@ -117,7 +144,9 @@ def rational(normalised: str) -> Fraction | None:
 
 
 def same(gold: str, answer: str) -> bool | None:
-    """Whether two answers are the same: True or False where writing or value decides, None where neither does."""
+    """Whether two answers are the same: True or False where writing or value decides, None where
+    neither does.
+    """
     a, b = normalise(gold), normalise(answer)
     if a == b:
         return True

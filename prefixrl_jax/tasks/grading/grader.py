@@ -1,4 +1,6 @@
-"""A verdict on a whole response: find the answer, decide by writing and value, and ask computer algebra about the rest."""
+"""A verdict on a whole response: find the answer, decide by writing and value, and ask computer
+algebra about the rest.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ KINDS = ("gsm8k", "math")
 
 
 class Grader:
-    """Grades responses of one kind: "gsm8k" (numbers: the exact layer alone), "math" (computer algebra decides the rest), or
-    "module:function", a function of (gold, whole response) -> bool or Verdict, called in processes that may be killed.
+    """Grades responses of one kind: "gsm8k" (numbers: the exact layer alone), "math" (computer
+    algebra decides the rest), or "module:function", a function of (gold, whole response) -> bool or
+    Verdict, called in processes that may be killed.
 
-    Raises ValueError for an unknown kind, a function that cannot be imported, or when "math" lacks its extra.
+    Raises ValueError for an unknown kind, a function that cannot be imported, or when "math" lacks
+    its extra.
     """
 
     def __init__(self, kind: str, workers: int = 2, timeout: float = 5.0):
@@ -25,8 +29,12 @@ class Grader:
         if kind not in KINDS and not self._own:
             raise ValueError(f"grader kind {kind!r}: one of {', '.join(KINDS)}, or MODULE:FUNCTION")
         if kind == "math" and importlib.util.find_spec("math_verify") is None:
-            raise ValueError("grader kind 'math' needs the [math] extra: pip install 'prefixrl_jax[math]'")
-        self._pool = None if kind == "gsm8k" else Pool(kind if self._own else SYMBOLIC, workers, timeout)
+            raise ValueError(
+                "grader kind 'math' needs the [math] extra: pip install 'prefixrl_jax[math]'"
+            )
+        self._pool = (
+            None if kind == "gsm8k" else Pool(kind if self._own else SYMBOLIC, workers, timeout)
+        )
         if self._pool is not None and self._own:
             self._pool.check()
 
@@ -41,7 +49,9 @@ class Grader:
         if stated is not None and decided is None and self._pool is not None:
             return self._pool.submit(answer, stated)
         verdict: Future[Verdict] = Future()
-        verdict.set_result(Verdict.UNPARSED if stated is None else Verdict.CORRECT if decided else Verdict.WRONG)
+        verdict.set_result(
+            Verdict.UNPARSED if stated is None else Verdict.CORRECT if decided else Verdict.WRONG
+        )
         return verdict
 
 
@@ -51,7 +61,9 @@ def _grader(kind: str) -> Grader:
 
 
 def grade(kind: str, answer: str, text: str) -> Verdict:
-    """The verdict on one response. kind: "gsm8k" or "math"; answer: the gold answer; text: a response that states one.
+    """The verdict on one response.
+
+    kind: "gsm8k" or "math"; answer: the gold answer; text: a response that states one.
 
     Raises ValueError for another kind or an empty answer.
     """

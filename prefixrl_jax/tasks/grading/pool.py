@@ -1,6 +1,8 @@
-"""Grading in processes that may be killed: a timeout and a memory limit an answer, and no answer lost when another misbehaves.
+"""Grading in processes that may be killed: a timeout and a memory limit an answer, and no answer
+lost when another misbehaves.
 
-No jax is imported here or in the workers, which are started from nothing (never forked from a process that holds an accelerator).
+No jax is imported here or in the workers, which are started from nothing (never forked from a
+process that holds an accelerator).
 """
 
 from __future__ import annotations
@@ -28,12 +30,21 @@ class Pool:
     Args:
         grader: "module:function" of (gold, response) -> bool or Verdict.
         timeout: seconds an answer may take; longer is Verdict.TIMEOUT.
-        memory: bytes of address space of a worker; more is Verdict.ERROR, as is an exception or a dead worker.
+        memory: bytes of address space of a worker; more is Verdict.ERROR, as is an exception or a
+            dead worker.
     """
 
-    def __init__(self, grader: str = SYMBOLIC, workers: int = 2, timeout: float = 5.0, memory: int = 4 << 30):
+    def __init__(
+        self, grader: str = SYMBOLIC, workers: int = 2, timeout: float = 5.0, memory: int = 4 << 30
+    ):
         self._grader = grader
-        self._command = [sys.executable, "-m", "prefixrl_jax.tasks.grading.worker", grader, str(memory)]
+        self._command = [
+            sys.executable,
+            "-m",
+            "prefixrl_jax.tasks.grading.worker",
+            grader,
+            str(memory),
+        ]
         self._timeout = timeout
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grading")
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
@@ -47,7 +58,12 @@ class Pool:
     def check(self) -> None:
         """Raises ValueError, with the reason, when a worker cannot import the grader."""
         code = "import sys; from prefixrl_jax.tasks.grading.worker import load; load(sys.argv[1])"
-        done = subprocess.run([sys.executable, "-c", code, self._grader], capture_output=True, text=True, timeout=STARTUP)
+        done = subprocess.run(
+            [sys.executable, "-c", code, self._grader],
+            capture_output=True,
+            text=True,
+            timeout=STARTUP,
+        )
         if done.returncode:
             raise ValueError(done.stderr.strip().splitlines()[-1].removeprefix("ValueError: "))
 
@@ -72,7 +88,9 @@ class Pool:
 
 
 class _Worker:
-    """One process and its pipe; started when it is first asked, and anew after it had to be killed."""
+    """One process and its pipe; started when it is first asked, and anew after it had to be
+    killed.
+    """
 
     def __init__(self, command: list[str]):
         self._command = command
@@ -97,7 +115,11 @@ class _Worker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         process = self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         self._buffer = b""
         if self._line(process, STARTUP) != READY.encode():

@@ -1,7 +1,9 @@
-"""A grading worker, `python -m prefixrl_jax.tasks.grading.worker MODULE:FUNCTION MEMORY_BYTES`: one JSON line in, one out.
+"""A grading worker, `python -m prefixrl_jax.tasks.grading.worker MODULE:FUNCTION MEMORY_BYTES`: one
+JSON line in, one out.
 
-It is a process of its own because what it calls may hang, exhaust memory or die; `pool.py` kills and replaces it. In:
-[gold answer, stated answer or response]. Out: [verdict, what went wrong or ""]. No jax is imported here.
+It is a process of its own because what it calls may hang, exhaust memory or die; `pool.py` kills
+and replaces it. In: [gold answer, stated answer or response]. Out: [verdict, what went wrong or
+""]. No jax is imported here.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ READY = "ready"
 
 
 def symbolic(gold: str, answer: str) -> bool:
-    """Whether computer algebra finds two LaTeX answers equal (math-verify; gold first, since it is not symmetric)."""
+    """Whether computer algebra finds two LaTeX answers equal (math-verify; gold first, since it is
+    not symmetric).
+    """
     from math_verify import parse, verify
 
     # Its own timeouts are signals, and its caller's: this process is killed from outside instead.
@@ -33,7 +37,9 @@ def load(name: str) -> Callable[[str, str], bool | Verdict]:
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"grader {name!r}: {error}; the module:function of (gold, response) -> bool is expected") from error
+        raise ValueError(
+            f"grader {name!r}: {error}; the module:function of (gold, response) -> bool is expected"
+        ) from error
 
 
 def main() -> None:
@@ -51,7 +57,8 @@ def main() -> None:
             verdict, problem = grader(*json.loads(line)), ""
             if not isinstance(verdict, Verdict):
                 verdict = Verdict.CORRECT if verdict is True else Verdict.WRONG
-        except BaseException as error:  # a grader may raise anything, math-verify's timeout among them
+        # a grader may raise anything, math-verify's timeout among them
+        except BaseException as error:
             verdict, problem = Verdict.ERROR, f"{type(error).__name__}: {error}"
         print(json.dumps([verdict.value, problem[:300]]), file=answers)
 

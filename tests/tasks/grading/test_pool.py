@@ -1,4 +1,6 @@
-"""Graders that hang, raise, exhaust memory or kill themselves cost their own answer and no other."""
+"""Graders that hang, raise, exhaust memory or kill themselves cost their own answer and no
+other.
+"""
 
 import subprocess
 import sys
@@ -22,12 +24,23 @@ def graders_can_be_imported(monkeypatch):
 
 def test_no_answer_is_lost_when_others_misbehave():
     slow, failed = Verdict.TIMEOUT, Verdict.ERROR
-    cases = [("hang", slow), ("a", C), ("raise", failed), ("spin", slow), ("b", W), ("die", failed), ("exit", failed),
-             ("allocate", failed), ("print", W)]  # fmt: skip
+    cases = [
+        ("hang", slow),
+        ("a", C),
+        ("raise", failed),
+        ("spin", slow),
+        ("b", W),
+        ("die", failed),
+        ("exit", failed),
+        ("allocate", failed),
+        ("print", W),
+    ]
     with Pool("graders:hostile", workers=2, timeout=1.0, memory=2 << 30) as pool:
         started = time.monotonic()
         futures = [pool.submit("a", response) for response, _ in cases * 2 + [("a", C)] * 50]
-        assert [f.result() for f in futures] == [verdict for _, verdict in cases * 2 + [("a", C)] * 50]
+        assert [f.result() for f in futures] == [
+            verdict for _, verdict in cases * 2 + [("a", C)] * 50
+        ]
         assert time.monotonic() - started < 40
 
 
@@ -48,10 +61,17 @@ def test_a_name_that_is_no_function_is_refused(name, monkeypatch):
         load(name)
 
 
-@pytest.mark.parametrize(("gold", "answer", "verdict"), [
-    (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}", C), ("x^2+1", "1+x^2", C), (r"\{1,2\}", r"\{2,1\}", C), ("(1,2)", "(2,1)", W),
-    (r"\sqrt{2}", "1.4", W), ("3", r"3^{400000000}", Verdict.TIMEOUT),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("gold", "answer", "verdict"),
+    [
+        (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}", C),
+        ("x^2+1", "1+x^2", C),
+        (r"\{1,2\}", r"\{2,1\}", C),
+        ("(1,2)", "(2,1)", W),
+        (r"\sqrt{2}", "1.4", W),
+        ("3", r"3^{400000000}", Verdict.TIMEOUT),
+    ],
+)
 def test_computer_algebra_decides_what_strings_cannot(symbolic, gold, answer, verdict):
     assert symbolic.submit(gold, answer).result() is verdict
 
@@ -66,7 +86,12 @@ def test_a_worker_answers_line_by_line():
     command = [*PYTHON, "-m", "prefixrl_jax.tasks.grading.worker", "graders:hostile", str(4 << 30)]
     lines = '["a", "a"]\n["a", "b"]\n["a", "raise"]\n'
     done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=60)
-    assert done.stdout.splitlines() == ["ready", '["correct", ""]', '["wrong", ""]', """["error", "KeyError: 'no such thing'"]"""]
+    assert done.stdout.splitlines() == [
+        "ready",
+        '["correct", ""]',
+        '["wrong", ""]',
+        """["error", "KeyError: 'no such thing'"]""",
+    ]
 
 
 def test_answers_may_be_equal_in_more_ways_than_written():
@@ -74,5 +99,13 @@ def test_answers_may_be_equal_in_more_ways_than_written():
 
 
 def test_grading_imports_no_jax():
-    code = "import sys, prefixrl_jax.tasks.grading.pool, prefixrl_jax.tasks.grading.answers; print('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    code = (
+        "import sys, prefixrl_jax.tasks.grading.pool, prefixrl_jax.tasks.grading.answers;"
+        " print('jax' in sys.modules)"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
+    )
