@@ -59,6 +59,14 @@ def costs(
     return Costs(matmul_params, 4 * num_layers * num_heads * head_dim, remat)
 
 
+def format_flops(flops: float) -> str:
+    """Three digits and a unit: 1.234e12 -> "1.23 TFLOP"."""
+    for scale, unit in ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP")):
+        if flops >= scale:
+            return f"{flops / scale:.3g} {unit}"
+    return f"{flops / 1e6:.3g} MFLOP"
+
+
 def causal_pairs(context: int, continuations: list[int]) -> float:
     """(query, key) pairs of one group: a causal context of `context` tokens and rows that see it
     and themselves.
