@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prefixrl_jax.experiment.stages import NAMES
+from prefixrl_jax.experiment.stages import STAGES
 from prefixrl_jax.group import Context, pad_rows, row_inputs
 from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import ModelConfig
@@ -86,7 +86,11 @@ def as_float64(config: ModelConfig) -> ModelConfig:
 
 def begun(expected: pathlib.Path, workdir: pathlib.Path, stages: int) -> pathlib.Path:
     """A run that has only the first of the stages of one that is finished."""
-    names = ["config.json", *NAMES[:stages], *(f"stages/{stage}.json" for stage in NAMES[:stages])]
+    names = [
+        "config.json",
+        *STAGES[:stages],
+        *(f"stages/{stage}.json" for stage in STAGES[:stages]),
+    ]
     for name in (n for n in names if (expected / n).exists()):  # not every stage has a folder
         copy = shutil.copytree if (expected / name).is_dir() else shutil.copy
         (workdir / name).parent.mkdir(parents=True, exist_ok=True)

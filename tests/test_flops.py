@@ -11,7 +11,7 @@ from conftest import TINY, as_context, random_contexts, random_params
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefixrl_jax.flops import ACCOUNTINGS, PHASES, Ledger, causal_pairs, costs
+from prefixrl_jax.flops import ACCOUNTINGS, PHASES, Ledger, causal_pairs, costs, format_flops
 from prefixrl_jax.group import Group
 from prefixrl_jax.model.weights import flop_costs
 from prefixrl_jax.rl.loss import token_logprobs
@@ -180,3 +180,8 @@ def test_the_formulas_are_within_ten_per_cent_of_xla(s, t, hidden):
     expected = cost.tokens(p * g * t) + 2 * (layer + keys_and_values) * p * s
     expected += cost.pairs(p * s * s) / 2 + cost.pairs(p * g * t * (s + t))
     assert xla_flops(config, p, g, s, t) == pytest.approx(expected, rel=0.1)
+
+
+def test_flops_for_people():
+    texts = [format_flops(x) for x in (5e5, 2e6, 1.234e9, 5e12, 7.5e15, 2e18)]
+    assert texts == ["0.5 MFLOP", "2 MFLOP", "1.23 GFLOP", "5 TFLOP", "7.5 PFLOP", "2 EFLOP"]
