@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     c.seed = 0
 
     c.task = ConfigDict()
-    # water_jugs, countdown, errand, gsm8k; arithmetic, sorting, math (which need model.path)
+    # water_jugs, countdown; arithmetic, sorting, math (which need model.path)
     c.task.name = "water_jugs"
     c.task.water_jugs = ConfigDict()
     c.task.water_jugs.max_capacity = 11  # largest jug, litres
@@ -39,15 +39,6 @@ def get_config() -> ConfigDict:
     c.task.countdown.max_outcome = 30  # largest outcome of a move, and goal
     # generated problems: chance that random legal play solves them
     c.task.countdown.band = (1e-3, 5e-3)
-    c.task.errand = ConfigDict()
-    c.task.errand.size = 4  # cells a side
-    c.task.errand.calls = 4  # cells to call at, in order
-    c.task.errand.walls = 3  # cells that cannot be entered
-    c.task.errand.max_moves = 20  # moves allowed
-    # generated problems: chance that random legal play solves them
-    c.task.errand.band = (1e-3, 1e-2)
-    c.task.gsm8k = ConfigDict()
-    c.task.gsm8k.base_path = ""  # JSONL of worked solutions for a base model trained from scratch
     c.task.arithmetic = ConfigDict()
     c.task.arithmetic.prompt = 'What is {question}? Finish with "The answer is" and the number.'
     c.task.arithmetic.terms = 3  # numbers in a problem
@@ -245,15 +236,24 @@ def get_config() -> ConfigDict:
     return c
 
 
+# Tasks of earlier versions, which a saved configuration may still have sections of.
+REMOVED_TASKS = ("errand", "gsm8k")
+
+
 def saved_config(path: Path) -> ConfigDict:
-    """The configuration of a run from its config.json; raises ValueError if there is none, or it
-    has unknown fields.
+    """Return the configuration of a run from its config.json.
+
+    Sections of tasks that were removed since are ignored; a run of such a task is refused by
+    `make_task`. Raises ValueError if there is no such file, or it has unknown fields.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a work directory of a run is expected")
-    config = get_config()
+    config = get_config().lock()  # so that unknown fields are refused
     try:
-        config.update(_with_tuples(json.loads(path.read_text())))
+        fields = _with_tuples(json.loads(path.read_text()))
+        for name in REMOVED_TASKS:
+            fields["task"].pop(name, None)
+        config.update(fields)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a configuration of this version: {error}") from error
     return config
