@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     c.base = _base()
     c.select = _select()
     c.collect = _collect()
-    # Of corpus, prefixes and training. Each later round samples the problems that have no trace yet,
+    # Of corpus, prefixes and training. Each later round samples the problems without a trace
     # with the policy it goes on from.
     c.rounds = 1
     c.prefix = _prefix()
