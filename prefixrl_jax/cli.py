@@ -34,7 +34,6 @@ def start(
         required: names of flags that must be there.
         rewrite: is applied to every argument before it is parsed; may raise OSError.
     """
-    flags.mark_flags_as_required(list(required))
 
     def parse(argv: list[str]) -> list[str]:
         if {"--help", "-h", "-help"} & set(argv[1:]):
@@ -51,6 +50,8 @@ def start(
     def run(argv: list[str]) -> None:
         if len(argv) > 1:
             _leave(f"unexpected arguments {argv[1:]}; flags are written --name=value", 2)
+        if missing := [f"--{name}" for name in required if flags.FLAGS[name].value is None]:
+            _leave(f"{' and '.join(missing)} must be given; --help shows all flags", 2)
         _quieten_libraries()
         try:
             command()
@@ -69,9 +70,9 @@ def usage(doc: str) -> str:
         if module.startswith("prefixrl_jax") or module == sys.argv[0]:
             for flag in module_flags:
                 name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
-                default = f" (default: {flag.default_as_str})" if flag.default is not None else ""
-                help_text = f"{flag.help}{default}"
-                lines += [f"  {name}", _indented(help_text)]
+                default = "" if flag.default is None else f" Default: {flag.default_as_str}."
+                help_text = " ".join(f"{flag.help}{default}".split())
+                lines += [f"  {name}", _indented(help_text.replace("'", ""))]
     return "\n".join(lines)
 
 

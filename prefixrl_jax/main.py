@@ -14,7 +14,11 @@ from absl import flags
 
 from prefixrl_jax.experiment import command
 
-STAGE = flags.DEFINE_string("stage", "report", "Stop after this stage.")
+STAGE = flags.DEFINE_string(
+    "stage",
+    "report",
+    "Stop after this stage: base, corpus, prefixes, sft, train, baseline, evaluate, export or report.",
+)
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print what would be done, its sizes and its cost, and stop."
 )
