@@ -1,12 +1,15 @@
-r"""`python -m benchmarks.grading math500.jsonl gsm8k_test.jsonl ...`: what the graders say of gold
-answers, and how fast.
+"""What the graders say of gold answers, and how fast.
 
-Each row's answer, as a response that boxes it, is graded against itself (all should be correct) and
-against the answer of the next row that is written otherwise (none should be, but where two writings
-mean the same: those pairs are listed, to be judged). Rows whose answer is a worked solution (`####
-72`) are graded as they stand. The exact layer is timed apart from computer algebra. Last, answers
-that would hang or flood a naive grader, each followed by ordinary ones: none may last beyond the
-timeout, and none of the ordinary ones may be lost.
+`python -m benchmarks.grading math500.jsonl gsm8k_test.jsonl ...` takes files with rows that have an
+answer, or a worked solution that ends in `#### 72`.
+
+Each answer, put into a box, is graded as a response to its own row, which should be correct, and to
+another row with an answer that is written otherwise, which should be wrong. Pairs with another
+verdict are listed for a person to judge: two writings may mean the same. Worked solutions are
+graded as they stand. The exact layer is timed apart from computer algebra.
+
+Last come answers that would hang or flood a naive grader, each followed by ordinary ones. None may
+last beyond the timeout, and none of the ordinary ones may be lost.
 """
 
 from __future__ import annotations
@@ -38,14 +41,23 @@ PATHOLOGICAL = (
 ORDINARY = (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}")  # equal, by computer algebra alone
 
 
+def boxed(answer: str) -> str:
+    """Return a response that states an answer."""
+    return f"so it is \\boxed{{{answer}}}"
+
+
 def pairs(path: Path) -> tuple[list[Pair], list[Pair]]:
-    """(answers against themselves, answers against another row's)."""
-    rows = [
-        json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()
-    ]
-    written = [str(row["answer"]) for row in rows]
-    golds = [final_answer(text) or text if "####" in text else text for text in written]
-    responses = [text if "####" in text else f"so it is \\boxed{{{text}}}" for text in written]
+    """Return the answers of a file against themselves, and against another row's."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    golds, responses = [], []
+    for line in filter(str.strip, lines):
+        answer = str(json.loads(line)["answer"])
+        if "####" in answer:
+            golds.append(final_answer(answer) or answer)
+            responses.append(answer)
+        else:
+            golds.append(answer)
+            responses.append(boxed(answer))
     crossed = []
     for i, gold in enumerate(golds):
         others = (j % len(golds) for j in range(i + 1, i + len(golds)))
@@ -55,58 +67,61 @@ def pairs(path: Path) -> tuple[list[Pair], list[Pair]]:
     return list(zip(golds, responses, strict=True)), crossed
 
 
-def report(path: Path, grader: Grader) -> None:
-    """Prints what became of one file's pairs."""
-    own, crossed = pairs(path)
+def grade_all(grader: Grader, cases: list[Pair]) -> tuple[list[Verdict], float]:
+    """Return the verdicts on all pairs, and pairs per second."""
     started = time.perf_counter()
-    exact = sum(
-        same(gold, final_answer(response) or "") is not None for gold, response in own + crossed
-    )
-    rate = len(own + crossed) / (time.perf_counter() - started)
+    futures = [grader.submit(gold, response) for gold, response in cases]
+    verdicts = [future.result() for future in futures]
+    return verdicts, len(cases) / (time.perf_counter() - started)
+
+
+def report(path: Path, grader: Grader) -> None:
+    """Print what became of one file's pairs."""
+    straight, crossed = pairs(path)
+    cases = straight + crossed
+    started = time.perf_counter()
+    decided = [same(gold, final_answer(response) or "") is not None for gold, response in cases]
+    rate = len(cases) / (time.perf_counter() - started)
     print(
-        f"{path.name}: {len(own)} answers; the exact layer decides {exact / len(own + crossed):.1%}"
-        f" of the pairs, {rate:,.0f}/s"
+        f"{path.name}: {len(straight)} answers; the exact layer decides"
+        f" {sum(decided) / len(cases):.1%} of the pairs, {rate:,.0f}/s"
     )
-    for name, cases in (("themselves", own), ("another row's", crossed)):
-        started = time.perf_counter()
-        futures = [grader.submit(gold, response) for gold, response in cases]
-        verdicts = [future.result() for future in futures]
-        seconds = time.perf_counter() - started
-        counts = Counter(verdict.value for verdict in verdicts)
-        right = counts[Verdict.CORRECT.value] / len(cases)
-        print(
-            f"  against {name:14} {right:8.3%} correct  {dict(counts)} "
-            f" {len(cases) / seconds:,.0f}/s",
-            flush=True,
-        )
-        for (gold, response), verdict in zip(cases, verdicts, strict=True):
-            if (verdict is Verdict.CORRECT) == (cases is crossed):
-                print(
-                    f"    {verdict.value}: {gold[:60]!r} and"
-                    f" {(final_answer(response) or response)[:60]!r}"
-                )
+    report_verdicts("themselves", straight, Verdict.CORRECT, grader)
+    report_verdicts("another row's", crossed, Verdict.WRONG, grader)
+
+
+def report_verdicts(name: str, cases: list[Pair], expected: Verdict, grader: Grader) -> None:
+    """Print how many pairs are correct, and those that are not as expected."""
+    verdicts, rate = grade_all(grader, cases)
+    counts = Counter(verdict.value for verdict in verdicts)
+    right = counts[Verdict.CORRECT.value] / len(cases)
+    print(
+        f"  against {name:14} {right:8.3%} correct  {dict(counts)}  {rate:,.0f}/s",
+        flush=True,
+    )
+    for (gold, response), verdict in zip(cases, verdicts, strict=True):
+        if (verdict is Verdict.CORRECT) != (expected is Verdict.CORRECT):
+            stated = final_answer(response) or response
+            print(f"    {verdict.value}: {gold[:60]!r} and {stated[:60]!r}")
 
 
 def survive(grader: Grader) -> None:
-    """Prints what became of the pathological answers, and of the ordinary ones between them."""
-    cases = [case for answer in PATHOLOGICAL for case in [("3", answer), *[ORDINARY] * 9]]
-    started = time.perf_counter()
-    futures = [grader.submit(gold, f"so it is \\boxed{{{response}}}") for gold, response in cases]
-    verdicts = [future.result() for future in futures]
-    seconds = time.perf_counter() - started
-    odd, right = (
-        Counter(v.value for v in verdicts[::10]),
-        sum(v is Verdict.CORRECT for v in verdicts),
-    )
+    """Print what became of the pathological answers, and of the ordinary ones between them."""
+    gold, answer = ORDINARY
+    cases = []
+    for pathological in PATHOLOGICAL:
+        cases += [("3", boxed(pathological)), *[(gold, boxed(answer))] * 9]
+    verdicts, rate = grade_all(grader, cases)
+    counts = Counter(verdict.value for verdict in verdicts[::10])
+    right = verdicts.count(Verdict.CORRECT)
     print(
-        f"{len(PATHOLOGICAL)} pathological answers: {dict(odd)}; {right} of the"
-        f" {len(cases) - len(PATHOLOGICAL)} ordinary ones beside them are correct;"
-        f" {len(cases) / seconds:,.1f}/s"
+        f"{len(PATHOLOGICAL)} pathological answers: {dict(counts)}; {right} of the"
+        f" {len(cases) - len(PATHOLOGICAL)} ordinary ones beside them are correct; {rate:,.1f}/s"
     )
 
 
 def main() -> None:
-    """One block a file."""
+    """Print one block for each file, and one for the pathological answers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--workers", type=int, default=2)

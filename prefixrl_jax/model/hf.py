@@ -293,7 +293,7 @@ def _check_tensors(files: dict[str, Any], config: ModelConfig, directory: Path) 
         "not of this model": present - expected.keys(),
         "of another shape": misshaped,
     }
-    sentences = [f"{what}: {', '.join(sorted(names))}" for what, names in problems.items() if names]
+    sentences = [f"{kind}: {', '.join(sorted(names))}" for kind, names in problems.items() if names]
     if sentences:
         raise ValueError(f"{directory}: tensors {'; '.join(sentences)}")
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from string import ascii_uppercase as LETTERS
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,7 +29,6 @@ from prefixrl_jax.tasks.task import Problem
 MOST_NUMBERS = 8
 TRIES = 20_000  # sets of numbers looked at before a band is called too narrow
 USED = -1
-ROW = "{'numbers': [3, 8, 2, 6], 'goal': 12}"
 Numbers = tuple[int, ...]  # by letter: the number, max_outcome + 1 for "over", or USED
 # The numbers, and what the last move wrote: its two numbers and the outcome.
 State = tuple[Numbers, tuple[int, ...]]
@@ -59,12 +58,13 @@ def combine(sign: str, a: Any, b: Any) -> Any:
 class Countdown(Game):
     """The countdown task.
 
-    Problems are generated, or come from rows {"numbers": [3, 8, 2, 6], "goal": 12}. The arguments
-    are the fields of `task.countdown` in config.py; a bad one raises ValueError.
+    Problems are generated, or come from rows like `example_row`. The arguments are the fields of
+    `task.countdown` in config.py; a bad one raises ValueError.
     """
 
     name = "countdown"
     siblings = 4
+    example_row: ClassVar = {"numbers": [3, 8, 2, 6], "goal": 12}
 
     def __init__(
         self,
@@ -102,9 +102,7 @@ class Countdown(Game):
 
     def parse(self, row: dict[str, Any]) -> dict[str, Any]:
         """Check one row of a user's file and return the problem's data."""
-        for field in ("numbers", "goal"):
-            if field not in row:
-                raise ValueError(f"field {field!r} is missing; a row is {ROW}")
+        self.check_fields(row)
         numbers, goal = row["numbers"], row["goal"]
         if not isinstance(numbers, list) or len(numbers) != self.numbers:
             raise ValueError(f"numbers={numbers}: a list of {self.numbers} numbers is expected")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class Game(abc.ABC):
         max_moves: moves that a correct response may have.
         siblings: most problems taken from one group of `candidates`.
         moves: what each token that is a move stands for, whether it is legal or not.
+        example_row: a row of a user's file, with all fields that a row must have.
         token_ids: the id of every word of the game.
         band: probability that random legal play solves a generated problem, (low, high).
     """
@@ -42,6 +43,7 @@ class Game(abc.ABC):
     max_moves: int
     siblings: int
     moves: Mapping[int, Any]
+    example_row: ClassVar[dict[str, Any]]
 
     def __init__(self, words: Sequence[str], band: Sequence[float]):
         """Make the vocabulary.
@@ -106,6 +108,12 @@ class Game(abc.ABC):
         return token in self.moves
 
     # Problems and text
+
+    def check_fields(self, row: dict[str, Any]) -> None:
+        """Raise ValueError naming a field that a row of a user's file lacks."""
+        for field in self.example_row:
+            if field not in row:
+                raise ValueError(f"field {field!r} is missing; a row is {self.example_row}")
 
     def generate(self, split: str, count: int, seed: int) -> list[Problem]:
         """Return `count` problems of a split whose chance under random play is inside `band`.

@@ -18,7 +18,7 @@ likely as a fill or an emptying) solves the hard problems one to ten times in a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -35,18 +35,18 @@ from prefixrl_jax.tasks.search import distances_to_goal, share_nearer
 from prefixrl_jax.tasks.task import Problem
 
 Amounts = tuple[int, ...]  # litres in each jug: the game's state
-ROW = "{'capacities': [9, 4], 'start': [0, 0], 'goal': 6}"
 
 
 class WaterJugs(Game):
     """The water jugs task.
 
-    Problems are generated, or come from rows {"capacities": [9, 4], "start": [0, 0], "goal": 6}.
-    The arguments are the fields of `task.water_jugs` in config.py; a bad one raises ValueError.
+    Problems are generated, or come from rows like `example_row`. The arguments are the fields of
+    `task.water_jugs` in config.py; a bad one raises ValueError.
     """
 
     name = "water_jugs"
     siblings = 8
+    example_row: ClassVar = {"capacities": [9, 4], "start": [0, 0], "goal": 6}
 
     def __init__(
         self,
@@ -86,9 +86,7 @@ class WaterJugs(Game):
 
     def parse(self, row: dict[str, Any]) -> dict[str, Any]:
         """Check one row of a user's file and return the problem's data."""
-        for field in ("capacities", "start", "goal"):
-            if field not in row:
-                raise ValueError(f"field {field!r} is missing; a row is {ROW}")
+        self.check_fields(row)
         capacities, start, goal = row["capacities"], row["start"], row["goal"]
         lists = isinstance(capacities, list) and isinstance(start, list)
         if not lists or not all(map(self._is_amount, [*capacities, *start, goal])):
