@@ -51,7 +51,9 @@ class KVCache:
         dtype = config.compute_dtype
 
         def zeros(*leading: int) -> LayerKV:
-            return LayerKV(jnp.zeros((*leading, *keys), dtype), jnp.zeros((*leading, *values), dtype))
+            return LayerKV(
+                jnp.zeros((*leading, *keys), dtype), jnp.zeros((*leading, *values), dtype)
+            )
 
         if config.unroll_layers:
             return cls(tuple(zeros() for _ in range(config.num_layers)))

@@ -1,5 +1,4 @@
-"""The forward pass: pure functions of (params, arrays), with one layer function for prefill, decode
-and training.
+"""The forward pass: pure functions of (params, arrays), one layer for prefill, decode and training.
 
 The context is encoded once for a group: `encode_context` turns P contexts into keys and values of
 every layer, and the G rows of a context attend to that one copy, in sampling and in training alike.
@@ -282,7 +281,7 @@ def decode_token(
 
 
 def text_logits(params: Params, config: ModelConfig, tokens: jax.Array) -> jax.Array:
-    """Logits float32 [B, T, V] of whole texts int32 [B, T]; those at column t predict token t + 1."""
+    """Logits float32 [B, T, V] of whole texts, int32 [B, T]; column t predicts token t + 1."""
     # A context of one token is carried by the row itself, so the row is the whole text.
     context = Context(tokens[:, :1], jnp.ones(tokens.shape[0], jnp.int32))
     context_kv = encode_context(params, config, context)

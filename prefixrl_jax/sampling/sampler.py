@@ -32,7 +32,8 @@ from prefixrl_jax.sampling.distribution import Sampling, draw
 class SamplerState(flax.struct.PyTreeNode):
     """P x G slots in flight.
 
-    `tokens` and `logprobs` are rings: token j of a slot's sample stands at column (begin + j) mod T.
+    `tokens` and `logprobs` are rings like the cache: token j of a slot's sample stands at column
+    (begin + j) mod T.
     """
 
     context: Context
