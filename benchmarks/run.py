@@ -20,9 +20,9 @@ from prefixrl_jax.experiment.build import Settings, resolve
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model.transformer import encode_context
 from prefixrl_jax.model.weights import init_params
-from prefixrl_jax.rl.step import init_state, make_optimizer, make_train_step
+from prefixrl_jax.rl.step import UpdateSettings, init_state, make_optimizer, make_train_step
 from prefixrl_jax.sampling import noise, sampler
-from prefixrl_jax.sampling.sampler import Sampling
+from prefixrl_jax.sampling.distribution import Sampling
 
 
 def make_group(s: Settings, p: int, g: int, context: int, columns: int, seed: int = 0) -> Group:
@@ -62,11 +62,10 @@ class TrainStep:
         self, s: Settings, group: Group, micro_batches: int, advantage: str = "group_mean"
     ):
         optimizer = make_optimizer(s.optimizer("train", s.config.train.steps))
-        self.update = make_train_step(s.model, optimizer, s.loss, advantage, micro_batches, s.mesh)
-        self.state, self.group = (
-            init_state(init_params(s.model, 0), s.model, optimizer, s.mesh),
-            group,
-        )
+        settings = UpdateSettings(s.loss, advantage, micro_batches)
+        self.update = make_train_step(s.model, optimizer, settings, s.mesh)
+        self.state = init_state(init_params(s.model, 0), s.model, optimizer, s.mesh)
+        self.group = group
 
     def __call__(self):
         """One update."""

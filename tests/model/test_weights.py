@@ -1,6 +1,4 @@
-"""The weight table: against published sizes, torch's own count of the same model, and the matrix
-products it declares.
-"""
+"""The weight table against published sizes and against the same models in torch."""
 
 import dataclasses
 import functools

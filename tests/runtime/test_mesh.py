@@ -25,7 +25,13 @@ from jax.sharding import PartitionSpec as Spec
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.weights import params_fingerprint
-from prefixrl_jax.rl.step import OptimizerSettings, init_state, make_optimizer, make_train_step
+from prefixrl_jax.rl.step import (
+    OptimizerSettings,
+    UpdateSettings,
+    init_state,
+    make_optimizer,
+    make_train_step,
+)
 from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.runtime import mesh as meshes
 from prefixrl_jax.sampling import noise, sampler
@@ -59,7 +65,7 @@ def sample(mesh) -> dict[str, np.ndarray]:
         )
         assert all(
             x.addressable_shards[0].data.size * mesh.size == x.size
-            for x in jax.tree.leaves(state.own_kv)
+            for x in jax.tree.leaves(state.row_kv)
         )
         placements = []
         for turn in range(2):
@@ -127,7 +133,9 @@ def update(mesh) -> dict[str, np.ndarray]:
         tokens = rng.integers(0, config.vocab_size, shape).astype(np.int32)
         lengths = rng.integers(1, 7, shape[:2]).astype(np.int32)
         group = Group(context, tokens, lengths, rng.normal(size=shape), rewards.astype(np.float64))
-        step = make_train_step(config, optimizer, LossSettings(), "group_mean", 2, mesh)
+        step = make_train_step(
+            config, optimizer, UpdateSettings(LossSettings(), micro_batches=2), mesh
+        )
         state, metrics = step(state, meshes.to_global(mesh, group))
         leaves = jax.tree_util.tree_leaves_with_path(state.params)
         # 0, 1 and 7 differ: one micro-batch of four, or both if the first pair lies on one of four
