@@ -17,7 +17,7 @@ from prefixrl_jax.experiment import command
 STAGE = flags.DEFINE_string(
     "stage",
     "report",
-    "Stop after this stage: base, corpus, prefixes, sft, train, baseline, evaluate, export or report.",
+    "Stop after it: base, corpus, prefixes, sft, train, baseline, evaluate, export, report.",
 )
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print what would be done, its sizes and its cost, and stop."

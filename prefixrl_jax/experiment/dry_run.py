@@ -9,9 +9,9 @@ import jax
 
 from prefixrl_jax.experiment.workdir import Workdir
 from prefixrl_jax.flops import Ledger, format_flops
+from prefixrl_jax.model.cache import KVCache
 from prefixrl_jax.model.weights import count_params
 from prefixrl_jax.rl.step import abstract_state, make_optimizer
-from prefixrl_jax.sampling.sampler import empty_cache
 
 
 def tree_bytes(tree: Any) -> int:
@@ -70,7 +70,7 @@ def describe(workdir: Workdir) -> str:
     optimizer = make_optimizer(settings.optimizer("train", config.train.steps))
     state = abstract_state(model, optimizer, settings.mesh)
     new_tokens = settings.sampling.max_new_tokens
-    cache = jax.eval_shape(lambda: empty_cache(model, engine.rows, engine.slots, new_tokens))
+    cache = jax.eval_shape(lambda: KVCache.empty(model, engine.rows * engine.slots, new_tokens))
     flops = estimate(workdir).summary()["paper"]
     rows = {
         "model": (

@@ -12,7 +12,13 @@ from typing import Any
 from prefixrl_jax.experiment.build import Settings
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.model.weights import Params
-from prefixrl_jax.rl.step import abstract_state, init_state, make_optimizer, make_train_step
+from prefixrl_jax.rl.step import (
+    UpdateSettings,
+    abstract_state,
+    init_state,
+    make_optimizer,
+    make_train_step,
+)
 from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.training.loop import Loop, LoopResult, Source
 from prefixrl_jax.training.supervised import Pair, Supervised
@@ -27,18 +33,14 @@ class Fit:
         directory: where checkpoints and metrics go.
         steps: of the loop.
         schedule_steps: that the learning rate's schedule is made for.
-        loss: of the update.
-        advantage: kind of the baseline.
-        micro_batches: that a batch is cut into.
+        update: how a batch becomes a gradient.
     """
 
     section: str
     directory: Path
     steps: int
     schedule_steps: int
-    loss: LossSettings
-    advantage: str
-    micro_batches: int = 1
+    update: UpdateSettings
 
     def run(
         self, settings: Settings, source: Source, params: Params, ledger: Ledger, **options: Any
@@ -46,9 +48,7 @@ class Fit:
         """Train from `params`, or from the newest checkpoint; options are fields of `Loop`."""
         model, mesh = settings.model, settings.mesh
         optimizer = make_optimizer(settings.optimizer(self.section, self.schedule_steps))
-        update = make_train_step(
-            model, optimizer, self.loss, self.advantage, self.micro_batches, mesh
-        )
+        update = make_train_step(model, optimizer, self.update, mesh)
         loop = Loop(self.section, update, source, self.steps, self.directory, **options)
         state = init_state(params, model, optimizer, mesh)
         return loop.run(state, abstract_state(model, optimizer, mesh), ledger)
@@ -82,7 +82,8 @@ def fit_text(
     if phase == "base":
         omit += ("flops/",)
     loss = LossSettings(temperature=1.0, logprob_chunk=settings.loss.logprob_chunk)
-    fit = Fit(section, directory, steps, steps, loss, advantage="none")
+    # Without a baseline the advantage is the reward, which is 1.
+    fit = Fit(section, directory, steps, steps, UpdateSettings(loss, advantage="none"))
     return fit.run(
         settings, source, params, ledger, save_every=100, omit=omit, line_every=10, **options
     )

@@ -17,7 +17,7 @@ from prefixrl_jax.prefixes.contexts import ContextStream
 from prefixrl_jax.prefixes.cuts import read_cuts
 from prefixrl_jax.prefixes.schedules import ScheduleSettings, TraceCutter, make_schedule
 from prefixrl_jax.rl.loss import token_logprobs
-from prefixrl_jax.sampling.refill import Sample
+from prefixrl_jax.sampling.job import Sample
 from prefixrl_jax.tasks.prompt import Prompt
 from prefixrl_jax.training.on_policy import Noise, Objective, OnPolicy
 from prefixrl_jax.training.rollout import RolloutSampler

@@ -29,6 +29,7 @@ from prefixrl_jax.flops import Ledger
 from prefixrl_jax.model.hf import export_hf
 from prefixrl_jax.model.weights import init_params, params_fingerprint
 from prefixrl_jax.prefixes.cuts import CutSettings, draw_cuts, write_cuts
+from prefixrl_jax.rl.step import UpdateSettings
 from prefixrl_jax.runtime.console import heartbeat, say
 from prefixrl_jax.runtime.files import write_json
 from prefixrl_jax.runtime.processes import on_primary, primary
@@ -214,9 +215,7 @@ def train_policy(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
         directory=workdir.path,
         steps=train.steps,
         schedule_steps=settings.schedule_steps,
-        loss=settings.loss,
-        advantage=train.advantage,
-        micro_batches=train.micro_batches,
+        update=UpdateSettings(settings.loss, train.advantage, train.micro_batches),
     )
     # Trained at another context than they were sampled from, log-probs differ for a reason.
     max_logp_diff = 0.0 if train.at_plain else train.max_logp_diff

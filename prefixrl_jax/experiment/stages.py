@@ -87,10 +87,7 @@ NOT_COMPARED = (
     "eval.every_samples",
 )
 # What the files that a stage reads hold, as a person is told.
-FILES = {
-    "base": "task (content of the base text's file)",
-    "corpus": "data (content of the problems)",
-}
+FILES = {"corpus": "data (content of the problems)"}
 ABSENT = "not on record"
 
 

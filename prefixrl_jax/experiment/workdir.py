@@ -89,7 +89,7 @@ class Workdir:
         if self.previous:
             before = self.previous.records.result("train")["line"]
             problems += f" round {self.round}, after {before}"
-        files = {"base": self.settings.task.base_source(), "corpus": problems}
+        files = {"corpus": problems}
         if not self.previous:
             return StageRecords(self.path, self.config, files, self._machine(), shared)
         inherited = ("base", "baseline")

@@ -151,10 +151,6 @@ class ChatTask(abc.ABC):
 
     # The model is pretrained
 
-    def base_source(self) -> str:
-        """Return "": there is no base text."""
-        return ""
-
     def base_text(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
         """Raise ValueError: no base model is trained."""
         raise ValueError(f"task {self.name} trains no base model: set model.path")

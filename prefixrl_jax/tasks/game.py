@@ -147,10 +147,6 @@ class Game(abc.ABC):
         """Return the words, joined by spaces."""
         return str(self.tokenizer.decode(list(ids)))
 
-    def base_source(self) -> str:
-        """Return "": the base text is generated, and the task's fields say how."""
-        return ""
-
     # Grading
 
     def follow(self, problem: Problem, ids: Sequence[int]) -> tuple[str, list[Any]]:

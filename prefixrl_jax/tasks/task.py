@@ -89,12 +89,6 @@ class Task(Protocol):
     def could_begin(self, problem: Problem, prefix: Sequence[int]) -> bool:
         """Return whether a prefix of another problem's trace is right for this problem too."""
 
-    def base_source(self) -> str:
-        """Return a fingerprint of the files that `base_text` reads, or "" when it reads none.
-
-        Raises ValueError when the files cannot be used.
-        """
-
     def base_text(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
         """Return (prompt ids, response ids) pairs that a base model is trained on from scratch.
 

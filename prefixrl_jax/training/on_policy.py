@@ -24,8 +24,8 @@ from prefixrl_jax.rl.loss import informative
 from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.runtime import mesh as meshes
 from prefixrl_jax.runtime.processes import agree, joined, local_slice
+from prefixrl_jax.sampling.job import Sample
 from prefixrl_jax.sampling.noise import stream_key
-from prefixrl_jax.sampling.refill import Sample
 from prefixrl_jax.training.charges import charge_scoring, charge_update
 from prefixrl_jax.training.loop import Batch
 from prefixrl_jax.training.rollout import Rollouts, RolloutSampler, as_group

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from prefixrl_jax.sampling.refill import Sample
+from prefixrl_jax.sampling.job import Sample
 from prefixrl_jax.tasks.prompt import Prompt
 from prefixrl_jax.tasks.task import Task
 from prefixrl_jax.training.rollout import Rollouts

@@ -23,8 +23,9 @@ from prefixrl_jax.flops import Ledger, causal_pairs, costs
 from prefixrl_jax.model.tokenizer import fingerprint, word_tokenizer
 from prefixrl_jax.runtime.mesh import make_mesh
 from prefixrl_jax.sampling import refill
+from prefixrl_jax.sampling.job import FixedJob, Sample
 from prefixrl_jax.sampling.noise import stream_key
-from prefixrl_jax.sampling.refill import Engine, FixedJob, Sample
+from prefixrl_jax.sampling.refill import Engine
 from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.tasks.prompt import Prompt
 from prefixrl_jax.tasks.task import Problem, Verdict

@@ -161,7 +161,7 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path):
 
 def test_problems_and_model_are_the_users(folder):
     task = make(folder)
-    assert task.base_source() == "" and task.strategies(Problem("p", {}), [1]) == {}
+    assert task.strategies(Problem("p", {}), [1]) == {}
     with pytest.raises(ValueError, match=r"task math has no generator: set data\.path"):
         task.generate("train", 1, 0)
     with pytest.raises(ValueError, match=r"task math trains no base model: set model\.path"):

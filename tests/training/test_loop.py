@@ -18,6 +18,7 @@ from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import init_params
 from prefixrl_jax.rl.step import (
     OptimizerSettings,
+    UpdateSettings,
     abstract_state,
     init_state,
     make_optimizer,
@@ -79,7 +80,7 @@ def training():
     return (
         mesh,
         optimizer,
-        make_train_step(CONFIG, optimizer, LossSettings(), "group_mean", 1, mesh),
+        make_train_step(CONFIG, optimizer, UpdateSettings(LossSettings()), mesh),
     )
 
 
