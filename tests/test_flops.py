@@ -11,7 +11,15 @@ from conftest import TINY, as_context, random_contexts, random_params
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefixrl_jax.flops import ACCOUNTINGS, PHASES, Ledger, causal_pairs, costs
+from prefixrl_jax.flops import (
+    ACCOUNTINGS,
+    PHASES,
+    Ledger,
+    causal_pairs,
+    costs,
+    format_flops,
+    si_unit,
+)
 from prefixrl_jax.group import Group
 from prefixrl_jax.model.weights import count_params
 from prefixrl_jax.rl.loss import token_logprobs
@@ -139,6 +147,31 @@ def test_a_ledger_is_a_sum_whatever_the_order_and_wherever_it_is_cut(bookings, s
 def test_only_finite_amounts_are_booked(amount):
     with pytest.raises(ValueError, match=r"flops\[paper\]\[train\]"):
         Ledger().add("paper", "train", amount)
+
+
+@pytest.mark.parametrize(
+    ("flops", "text"),
+    [
+        (0, "0 MFLOP"),
+        (5e5, "0.5 MFLOP"),
+        (2e6, "2 MFLOP"),
+        (1.234e9, "1.23 GFLOP"),
+        (999.4e9, "999 GFLOP"),
+        (999.7e9, "1 TFLOP"),
+        (5e12, "5 TFLOP"),
+        (7.5e15, "7.5 PFLOP"),
+        (2e18, "2 EFLOP"),
+        (2e25, "20 YFLOP"),
+    ],
+)
+def test_flops_for_people(flops, text):
+    assert format_flops(flops) == text
+
+
+@given(st.floats(1, 9e26))
+def test_a_unit_leaves_one_to_three_digits(value):
+    scale, _ = si_unit(value)
+    assert 0.999 < value / scale < 1000
 
 
 def xla_flops(config, p, g, s, t) -> float:

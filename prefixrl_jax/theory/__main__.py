@@ -132,7 +132,7 @@ def _write(
     fits: Mapping[str, Mapping[str, Fit] | None],
     theorem: Mapping[str, Any],
 ) -> None:
-    from prefixrl_jax.report import run_figures as figures
+    from prefixrl_jax.report.plotting import png
     from prefixrl_jax.theory.figure import growth
 
     slopes = {
@@ -150,7 +150,7 @@ def _write(
         "fits": {"from_horizon": FIT_FROM, "models": MODELS, **slopes},
     }
     write_json(out / "theory.json", {"proposition_3_4": proposition, "theorem_3_2": theorem})
-    picture = figures.png(lambda theme: growth(rows, fits, CAP, theme))
+    picture = png(lambda theme: growth(rows, fits, CAP, theme))
     assert picture is not None
     (out / "theory.png").write_bytes(picture)
     print(f"\n{out / 'theory.json'}\n{out / 'theory.png'}")

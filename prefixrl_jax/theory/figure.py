@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from prefixrl_jax.report.run_figures import DPI, HEIGHT, WIDTH, Theme
+from prefixrl_jax.report.plotting import DPI, HEIGHT, WIDTH, Theme
 from prefixrl_jax.theory.hidden_string import BOTH, FIT_FROM, PLAIN, PREFIX, Fit
 
 Row = Mapping[str, Any]
