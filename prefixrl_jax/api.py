@@ -17,13 +17,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
-from prefixrl_jax.flops import Ledger, costs
+from prefixrl_jax.flops import Ledger
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.hf import export_hf, import_hf
 from prefixrl_jax.model.hub import find_model, stop_ids, tokenizer_of
-from prefixrl_jax.model.weights import Params, count_params
+from prefixrl_jax.model.sharding import param_shardings
+from prefixrl_jax.model.weights import Params, flop_costs
 from prefixrl_jax.rl.loss import token_logprobs
 from prefixrl_jax.runtime import mesh as meshes
 from prefixrl_jax.sampling.noise import stream_key
@@ -96,13 +97,7 @@ class LM:
             return []
         rows = -(-len(contexts) // (step := meshes.batch_divisor(self.mesh))) * step
         bucket = max(16, 1 << (max(map(len, contexts)) - 1).bit_length())
-        cost = costs(
-            count_params(self.config)["matmul"],
-            self.config.num_layers,
-            self.config.num_heads,
-            self.config.head_dim,
-        )
-        engine = Engine(self.config, self.mesh, cost, rows, n, 8, (bucket,))
+        engine = Engine(self.config, self.mesh, flop_costs(self.config), rows, n, 8, (bucket,))
         jobs = [FixedJob(str(i), ids, n) for i, ids in enumerate(contexts)]
         sampling = Sampling(max_new_tokens, self.stop_ids, temperature)
         with jax.set_mesh(self.mesh):
@@ -159,9 +154,7 @@ def load(path_or_id: str | Path, mesh: Mesh | None = None, dtype: str = "float32
     FileNotFoundError saying what is missing.
     """
     path, mesh = find_model(path_or_id), meshes.make_mesh() if mesh is None else mesh
-    params, config = import_hf(
-        path, dtype, lambda config: meshes.param_shardings(config, mesh, "decode")
-    )
+    params, config = import_hf(path, dtype, lambda config: param_shardings(config, mesh, "decode"))
     tokenizer = tokenizer_of(path)
     return LM(params, config, tokenizer, mesh, stop_ids(path, tokenizer))
 

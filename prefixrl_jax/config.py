@@ -245,6 +245,17 @@ def get_config() -> ConfigDict:
     return c
 
 
+def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
+    """{"train.steps": 400, ...}; tuples as lists, as JSON gives them back."""
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict | dict):
+            out |= flatten(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
 def saved_config(path: Path) -> ConfigDict:
     """The configuration of a run from its config.json; raises ValueError if there is none, or it
     has unknown fields.

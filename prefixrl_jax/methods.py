@@ -16,8 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from prefixrl_jax.config import get_config
-from prefixrl_jax.experiment.stages import flatten
+from prefixrl_jax.config import flatten, get_config
 
 _PLAIN = {"prefix.share": 0.0, "collect.cap": 0}  # no corpus is made, and none is charged
 _SFT = {"prefix.share": 0.0, "sft.enabled": True}

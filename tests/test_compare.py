@@ -19,11 +19,12 @@ from conftest import PYTHON
 from configs import smoke
 from prefixrl_jax import config as base
 from prefixrl_jax.compare import Arm, methods_of, seeds_of
+from prefixrl_jax.config import flatten
 from prefixrl_jax.corpus.traces import Trace
 from prefixrl_jax.experiment.build import resolve
 from prefixrl_jax.experiment.rl_source import off_policy_rows
 from prefixrl_jax.experiment.run import Experiment
-from prefixrl_jax.experiment.stages import SHARED, flatten
+from prefixrl_jax.experiment.stages import SHARED
 from prefixrl_jax.experiment.tuning import SEED
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.methods import LOSSES, METHODS, OPTIONS, PRESETS, SCHEDULES, configure, preset

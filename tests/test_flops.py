@@ -21,7 +21,7 @@ from prefixrl_jax.flops import (
     si_unit,
 )
 from prefixrl_jax.group import Group
-from prefixrl_jax.model.weights import count_params
+from prefixrl_jax.model.weights import flop_costs
 from prefixrl_jax.rl.loss import token_logprobs
 
 COST = costs(1000, num_layers=3, num_heads=2, head_dim=5)
@@ -202,9 +202,7 @@ def test_the_formulas_are_within_ten_per_cent_of_xla(s, t, hidden):
         unroll_layers=True,
     )
     p, g = 2, 4
-    cost = costs(
-        count_params(config)["matmul"], config.num_layers, config.num_heads, config.head_dim
-    )
+    cost = flop_costs(config)
     keys_and_values = hidden * 2 * config.num_kv_heads * config.head_dim
     layer = (
         keys_and_values

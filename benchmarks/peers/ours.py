@@ -14,15 +14,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks.peers.cases import LEARNING_RATE, MAX_GRAD_NORM, SHAPES, Case, prompts, rewards
-from prefixrl_jax.flops import Costs, Ledger, costs
+from prefixrl_jax.flops import Costs, Ledger
 from prefixrl_jax.group import Context, Group, pad_rows
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.hf import export_hf, import_hf
+from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.tokenizer import word_tokenizer
-from prefixrl_jax.model.weights import Params, count_params, init_params
+from prefixrl_jax.model.weights import Params, flop_costs, init_params
 from prefixrl_jax.rl.step import OptimizerSettings, init_state, make_optimizer, make_train_step
 from prefixrl_jax.rl.surrogate import LossSettings
-from prefixrl_jax.runtime.mesh import make_mesh, param_shardings, to_global
+from prefixrl_jax.runtime.mesh import make_mesh, to_global
 from prefixrl_jax.runtime.metrics import host_metrics
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.sampling.refill import Engine, FixedJob
@@ -74,13 +75,7 @@ class Ours:
         """Weights, configuration, and what a token costs."""
         params, config = import_hf(self._folder / name)
         config = dataclasses.replace(config, unroll_layers=True)
-        return (
-            params,
-            config,
-            costs(
-                count_params(config)["matmul"], config.num_layers, config.num_heads, config.head_dim
-            ),
-        )
+        return params, config, flop_costs(config)
 
     def mesh(self, work: str, case: Case) -> Mesh:
         """All devices for sampling, where a device a core is faster than one of all cores, unless

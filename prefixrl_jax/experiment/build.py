@@ -12,12 +12,12 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from prefixrl_jax.flops import Costs, costs
+from prefixrl_jax.flops import Costs
 from prefixrl_jax.model.config import ModelConfig, model_config
 from prefixrl_jax.model.hf import pretrained_config
 from prefixrl_jax.model.hf_config import hf_config
 from prefixrl_jax.model.hub import find_model
-from prefixrl_jax.model.weights import count_params
+from prefixrl_jax.model.weights import flop_costs
 from prefixrl_jax.prefixes.cuts import CONTENTS, PLACES
 from prefixrl_jax.prefixes.schedules import SCHEDULES as SCHEDULE_KINDS
 from prefixrl_jax.rl.advantage import KINDS
@@ -107,13 +107,7 @@ def resolve(config: ConfigDict) -> Settings:
         logprob_chunk=t.logprob_chunk,
     )
     _check(config, mesh)
-    cost = costs(
-        count_params(model)["matmul"],
-        model.num_layers,
-        model.num_heads,
-        model.head_dim,
-        model.remat,
-    )
+    cost = flop_costs(model)
     engine = Engine(model, mesh, cost, s.rows, s.slots, s.chunk, tuple(s.context_buckets))
     settings = Settings(config, task, model, mesh, cost, engine, sampling, loss)
     settings.eval_sampling()

@@ -28,9 +28,9 @@ from prefixrl_jax.experiment.workdir import Workbench
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.model import tokenizer as tokenizers
 from prefixrl_jax.model.hf import export_hf
+from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.weights import Params, init_params, params_fingerprint
 from prefixrl_jax.prefixes import cuts as prefixes
-from prefixrl_jax.runtime import mesh as meshes
 from prefixrl_jax.runtime.files import write_json
 from prefixrl_jax.runtime.metrics import say
 from prefixrl_jax.runtime.processes import on_primary, primary
@@ -125,7 +125,7 @@ class Experiment(Workbench):
         if c.model.path:
             line = f"{s.model.family} from {c.model.path}"
             return {"ledger": self.ledger.state, "line": line, "model": self._model_fingerprint()}
-        params = init_params(s.model, c.seed, meshes.param_shardings(s.model, s.mesh, "train"))
+        params = init_params(s.model, c.seed, param_shardings(s.model, s.mesh, "train"))
         texts = base_texts(s.task, c.base.batch, c.seed)
         last = self._fit_text("base", texts, c.base.steps, self.shared / "base", params)
         return {

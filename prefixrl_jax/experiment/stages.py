@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from prefixrl_jax.config import get_config
+from prefixrl_jax.config import flatten, get_config
 from prefixrl_jax.runtime.files import write_json
 
 NAMES = ("base", "corpus", "prefixes", "sft", "train", "baseline", "evaluate", "export", "report")
@@ -77,17 +77,6 @@ FILES = {
 
 class WorkdirMismatch(ValueError):
     """The work directory holds a stage of another configuration."""
-
-
-def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
-    """{"train.steps": 400, ...}; tuples as lists, as JSON gives them back."""
-    out: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict | dict):
-            out |= flatten(value, f"{prefix}{key}.")
-        else:
-            out[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return out
 
 
 def inputs(stage: str) -> set[str]:

@@ -23,6 +23,7 @@ from prefixrl_jax.experiment.stages import Stages
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.model.hf import import_hf
 from prefixrl_jax.model.hub import find_model
+from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.weights import Params, params_fingerprint
 from prefixrl_jax.prefixes import cuts as prefixes
 from prefixrl_jax.rl.step import (
@@ -33,7 +34,6 @@ from prefixrl_jax.rl.step import (
     make_train_step,
 )
 from prefixrl_jax.rl.surrogate import LossSettings
-from prefixrl_jax.runtime import mesh as meshes
 from prefixrl_jax.runtime.checkpoint import Checkpoints
 from prefixrl_jax.runtime.files import read_json
 from prefixrl_jax.runtime.metrics import Bar, human_flops, say
@@ -329,7 +329,7 @@ class Workbench:
             return import_hf(
                 find_model(self.config.model.path),
                 self.s.model.param_dtype,
-                lambda model: meshes.param_shardings(model, self.s.mesh, "train"),
+                lambda model: param_shardings(model, self.s.mesh, "train"),
             )[0]
         # the state's shape does not depend on the steps
         optimizer = make_optimizer(self.s.optimizer(source, 1))
@@ -343,7 +343,7 @@ class Workbench:
         return state.params
 
     def _decode_shardings(self) -> Params:
-        return meshes.param_shardings(self.s.model, self.s.mesh, "decode")
+        return param_shardings(self.s.model, self.s.mesh, "decode")
 
     def _decode_params(self, params: Params) -> Params:
         return jax.device_put(params, self._decode_shardings())

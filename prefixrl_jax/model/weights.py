@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from prefixrl_jax.flops import Costs, costs
 from prefixrl_jax.model.config import ModelConfig
 
 Params = dict[str, Any]  # nested dict of arrays, in Flax layout
@@ -218,6 +219,17 @@ def count_params(config: ModelConfig) -> dict[str, int]:
         math.prod(w.full_shape(config)) for w in weight_table(config) if w.linear and w.stacked
     )
     return {"total": total, "matmul": matmul + config.vocab_size * config.hidden_size}
+
+
+def flop_costs(config: ModelConfig) -> Costs:
+    """FLOPs of a token and of an attention pair in this model, for the ledger."""
+    return costs(
+        count_params(config)["matmul"],
+        config.num_layers,
+        config.num_heads,
+        config.head_dim,
+        config.remat,
+    )
 
 
 def params_fingerprint(params: Params) -> str:

@@ -22,10 +22,11 @@ from jax.sharding import Mesh
 
 from prefixrl_jax.group import Group
 from prefixrl_jax.model.config import ModelConfig
+from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.weights import Params, abstract_params
 from prefixrl_jax.rl.advantage import advantages
 from prefixrl_jax.rl.loss import LossSettings, denominators, group_loss, informative
-from prefixrl_jax.runtime.mesh import batch_divisor, constrain_batch, param_shardings, replicated
+from prefixrl_jax.runtime.mesh import batch_divisor, constrain_batch, replicated
 
 SCHEDULES = ("constant", "linear", "cosine")
 

@@ -1,8 +1,7 @@
-"""One mesh of (data, fsdp, tensor) and two tables that say where each logical axis lives on it.
+"""One mesh of (data, fsdp, tensor) and how batches lie on it.
 
 A single CPU device is a 1x1x1 mesh: there is no other code path. Batches are spread over data and
-fsdp together; weights are cut over fsdp and tensor for training, and over tensor alone for
-decoding, where gathering them every token would cost more than holding them.
+fsdp together; where weights lie is in `model/sharding.py`.
 """
 
 from __future__ import annotations
@@ -14,27 +13,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from prefixrl_jax.model.config import ModelConfig
-from prefixrl_jax.model.weights import Params, tree_from, weight_table
-
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
-RULES = {
-    "train": {
-        "embed": "fsdp",
-        "vocab": "tensor",
-        "heads": "tensor",
-        "kv_heads": "tensor",
-        "mlp": "tensor",
-    },
-    "decode": {
-        "embed": None,
-        "vocab": "tensor",
-        "heads": "tensor",
-        "kv_heads": "tensor",
-        "mlp": "tensor",
-    },
-}
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
@@ -61,28 +41,6 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
     return jax.make_mesh(
         tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
     )
-
-
-def param_shardings(config: ModelConfig, mesh: Mesh, rules: str) -> Params:
-    """A NamedSharding for every weight under the "train" or "decode" rules; an axis that does not
-    divide stays whole.
-    """
-    table = RULES[rules]
-
-    def leaf(w):
-        spec = [table.get(axis) if axis else None for axis in w.full_axes()]
-        shape = w.full_shape(config)
-        return NamedSharding(
-            mesh,
-            Spec(
-                *(
-                    a if a and n % mesh.shape[a] == 0 else None
-                    for a, n in zip(spec, shape, strict=True)
-                )
-            ),
-        )
-
-    return tree_from(weight_table(config), leaf)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -25,6 +25,7 @@ from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import RopeScaling
 from prefixrl_jax.model.hf import export_hf, import_hf
 from prefixrl_jax.model.hf_config import hf_config, model_config_from_hf
+from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.tokenizer import fingerprint, load_tokenizer, word_tokenizer
 from prefixrl_jax.model.weights import abstract_params
 from prefixrl_jax.runtime import mesh
@@ -280,9 +281,9 @@ def test_export_in_another_dtype(tmp_path):
 
 def test_import_places_every_leaf_where_its_sharding_says(saved):
     params, config = import_hf(saved("qwen3"))
-    shardings = mesh.param_shardings(config, mesh.make_mesh(), "train")
+    shardings = param_shardings(config, mesh.make_mesh(), "train")
     placed, _ = import_hf(
-        saved("qwen3"), place=lambda config: mesh.param_shardings(config, mesh.make_mesh(), "train")
+        saved("qwen3"), place=lambda config: param_shardings(config, mesh.make_mesh(), "train")
     )
     assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding == s, placed, shardings))
     assert jax.tree.all(jax.tree.map(jnp.array_equal, placed, params))
@@ -506,6 +507,7 @@ import re, sys, threading
 import jax
 from prefixrl_jax.runtime import mesh
 from prefixrl_jax.model.hf import import_hf
+from prefixrl_jax.model.sharding import param_shardings
 
 def held():  # by the process itself: pages of a mapped file are the system's to drop
     return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
@@ -514,7 +516,7 @@ def watch(stop, seen):
     while not stop.wait(0.002):
         seen.append(held())
 
-place = lambda c: mesh.param_shardings(c, mesh.make_mesh(1, 2, 1), "train")
+place = lambda c: param_shardings(c, mesh.make_mesh(1, 2, 1), "train")
 import_hf(sys.argv[1], "bfloat16", place)  # a small model: everything is imported and started
 stop, seen = threading.Event(), [before := held()]
 thread = threading.Thread(target=watch, args=(stop, seen))

@@ -23,6 +23,7 @@ from conftest import (
 from jax.sharding import PartitionSpec as Spec
 
 from prefixrl_jax.group import Context, Group
+from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.weights import params_fingerprint
 from prefixrl_jax.rl.step import OptimizerSettings, init_state, make_optimizer, make_train_step
 from prefixrl_jax.rl.surrogate import LossSettings
@@ -52,7 +53,7 @@ def sample(mesh) -> dict[str, np.ndarray]:
         {},
     )
     with jax.set_mesh(mesh):
-        params = jax.device_put(random_params(TINY), meshes.param_shardings(TINY, mesh, "decode"))
+        params = jax.device_put(random_params(TINY), param_shardings(TINY, mesh, "decode"))
         state = sampler.start(
             params, meshes.to_global(mesh, contexts), config=TINY, slots=2, columns=6
         )
@@ -85,7 +86,7 @@ def gradients(mesh) -> dict[str, np.ndarray]:
     """Loss and gradient leaves in float64 under the "train" rules."""
     config = as_float64(TINY)
     with jax.enable_x64(True), jax.set_mesh(mesh):
-        shardings = meshes.param_shardings(config, mesh, "train")
+        shardings = param_shardings(config, mesh, "train")
         params = jax.device_put(random_params(config), shardings)
         rng = np.random.default_rng(0)
         tokens = rng.integers(0, config.vocab_size, (len(LENGTHS), 2, 6)).astype(np.int32)
@@ -137,7 +138,7 @@ def update(mesh) -> dict[str, np.ndarray]:
 
 def fingerprint(mesh) -> np.ndarray:
     """Of weights whose float sums depend on the order of addition."""
-    params = jax.device_put(random_params(TINY), meshes.param_shardings(TINY, mesh, "train"))
+    params = jax.device_put(random_params(TINY), param_shardings(TINY, mesh, "train"))
     return np.frombuffer(params_fingerprint(params).encode(), np.uint8)
 
 
@@ -203,7 +204,7 @@ def abstract_mesh(data, fsdp, tensor):
 
 def test_weights_are_cut_as_the_tables_say():
     mesh = abstract_mesh(1, 2, 2)
-    train, decode = (meshes.param_shardings(TINY, mesh, rules) for rules in ("train", "decode"))
+    train, decode = (param_shardings(TINY, mesh, rules) for rules in ("train", "decode"))
     # 37 tokens do not divide by 2: the vocabulary stays whole
     assert train["embed"]["embedding"].spec == Spec(None, "fsdp") and decode["embed"][
         "embedding"
@@ -216,7 +217,7 @@ def test_weights_are_cut_as_the_tables_say():
 
 
 def test_key_heads_that_do_not_divide_stay_whole():
-    attn = meshes.param_shardings(TINY, abstract_mesh(1, 1, 4), "train")["layers"]["attn"]
+    attn = param_shardings(TINY, abstract_mesh(1, 1, 4), "train")["layers"]["attn"]
     assert attn["q"]["kernel"].spec == Spec(None, "fsdp", "tensor", None)
     assert attn["k"]["kernel"].spec == Spec(None, "fsdp", None, None)
 
@@ -247,7 +248,7 @@ def run_on_eight_devices(path: str) -> None:
     """
     mesh = meshes.make_mesh(-1, 2, 2)
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
-    shardings = meshes.param_shardings(TINY, mesh, "train")
+    shardings = param_shardings(TINY, mesh, "train")
     kernel = jax.device_put(jnp.zeros((2, 24, 40)), shardings["layers"]["mlp"]["gate"]["kernel"])
     assert {s.data.shape for s in kernel.addressable_shards} == {(2, 12, 20)}
     rows = meshes.to_global(mesh, np.arange(16).reshape(8, 2))
