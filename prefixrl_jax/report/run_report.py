@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
 from prefixrl_jax import flops
+from prefixrl_jax.config import flatten
 from prefixrl_jax.report import run_figures
 from prefixrl_jax.report.format import ABSENT, amount, count, interval, percent
 from prefixrl_jax.report.page import data_uri, write_page, write_picture
@@ -44,7 +45,7 @@ def write_report(workdir: Path) -> Path:
         pictures=draw(run, workdir / "figures"),
         ledger=ledger(run),
         step_times=step_times(run.rows),
-        settings=list(flatten(run.config)),
+        settings=list(settings(run.config).items()),
         speed=statistics.median(speeds) if speeds else None,
     )
     return path
@@ -149,13 +150,9 @@ def step_times(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return table
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the dotted name of every leaf of a configuration, and its value as JSON."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
+def settings(config: dict[str, Any]) -> dict[str, str]:
+    """Return the values of a configuration as JSON, by dotted name."""
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in flatten(config).items()}
 
 
 def draw(run: Run, directory: Path) -> list[dict[str, Any]]:
