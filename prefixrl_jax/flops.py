@@ -1,15 +1,15 @@
-"""FLOPs: what a run has spent, in three accountings. Pure arithmetic.
+"""FLOPs that a run has spent, in four accountings, by phase.
 
-`paper`     2N per token sampled or scored, 6N per token trained, every rollout paying its own
-prompt and prefix. `actual`    the tokens this method needs: a context once per group, and no update
-for groups all right or all wrong.
-            Attention's own products, which 2N leaves out, are counted apart.
-`hardware`  actual plus padding, idle slots and rematerialisation: what the device was given to
-compute.
+- `paper`: 2N a token sampled or scored and 6N a token trained, where every rollout pays for its
+  own prompt and prefix.
+- `actual`: the tokens that the method needs. A context is encoded once for its group, and a group
+  whose rollouts are all correct or all wrong is not trained on.
+- `hardware`: what the device was given to compute, which is `actual` plus padding, idle slots and
+  rematerialisation.
+- `attention`: the products of attention itself, which 2N leaves out and no other accounting has.
 
-N is the number of matmul parameters, output head included and embedding look-up left out
-(`weights.count_params`). The total is select + collect + prefill + decode + score + train; base
-training and evaluation are listed, not in the total.
+N is the number of matmul parameters, with the output head and without the embedding look-up
+(`model.weights.count_params`).
 """
 
 from __future__ import annotations
@@ -18,79 +18,85 @@ import dataclasses
 import math
 
 ACCOUNTINGS = ("paper", "actual", "hardware", "attention")
-PHASES = ("select", "collect", "prefill", "decode", "score", "train")
-OUTSIDE = ("base", "eval")
+PHASES = ("select", "collect", "prefill", "decode", "score", "train")  # make up the total
+OUTSIDE = ("base", "eval")  # recorded, and no part of the total
+SI_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """FLOPs per token of one model.
+    """FLOPs that tokens and attention cost in one model.
 
-    attention_pair: per (query, key) pair, all layers, scores and values.
+    Attributes:
+        matmul_params: N.
+        attention_pair: FLOPs of one (query, key) pair: scores and values, in all heads and layers.
+        remat: Whether the backward pass computes the layers' forward pass again.
     """
 
     matmul_params: int
     attention_pair: int
-    remat: bool = False  # whether the backward pass runs the layers' forward pass again
+    remat: bool = False
 
     def tokens(self, count: float, train: bool = False) -> float:
-        """FLOPs of passing `count` tokens through the weights: 2N each, or 6N with the backward
-        pass.
-        """
+        """Return the FLOPs of `count` tokens: 2N each, or 6N with the backward pass."""
         return (6.0 if train else 2.0) * self.matmul_params * count
 
     def trained_positions(self, count: float) -> float:
-        """Hardware FLOPs of training on `count` positions, padding included: 6N each, 8N with
-        rematerialisation.
+        """Return the hardware FLOPs of training on `count` positions, padding included.
+
+        A position costs 6N, or 8N with rematerialisation.
         """
         return (8.0 if self.remat else 6.0) * self.matmul_params * count
 
     def pairs(self, count: float, train: bool = False) -> float:
-        """FLOPs of `count` (query, key) pairs of attention."""
+        """Return the FLOPs of `count` (query, key) pairs, with the backward pass if `train`."""
         return (3.0 if train else 1.0) * self.attention_pair * count
 
 
 def costs(
     matmul_params: int, num_layers: int, num_heads: int, head_dim: int, remat: bool = False
 ) -> Costs:
-    """Costs of a model from its sizes: a pair costs 2·D multiply-adds per head and layer, i.e. 4·D
-    FLOPs.
+    """Return the costs of a model of these sizes.
+
+    A (query, key) pair takes 2·head_dim multiply-adds in each head and layer: 4·head_dim FLOPs.
     """
     return Costs(matmul_params, 4 * num_layers * num_heads * head_dim, remat)
 
 
-def format_flops(flops: float) -> str:
-    """Three digits and a unit: 1.234e12 -> "1.23 TFLOP"."""
-    for scale, unit in ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP")):
-        if flops >= scale:
-            return f"{flops / scale:.3g} {unit}"
-    return f"{flops / 1e6:.3g} MFLOP"
-
-
 def causal_pairs(context: int, continuations: list[int]) -> float:
-    """(query, key) pairs of one group: a causal context of `context` tokens and rows that see it
-    and themselves.
+    """Count the (query, key) pairs of a group whose context is encoded once.
 
-    A row of n tokens has n queries; the i-th (from 0) sees context - 1 + i + 1 keys, the context's
-    last token being its own.
+    All of the context but its last token is encoded for the group. Each continuation feeds that
+    last token and its own tokens but the last, so a continuation of n tokens has n queries, and
+    query i (from 0) sees context - 1 + i + 1 keys.
+
+    Args:
+        context: Tokens of the context.
+        continuations: Tokens of each continuation.
     """
     encoded = context - 1
-    return encoded * (encoded + 1) / 2 + sum(n * encoded + n * (n + 1) / 2 for n in continuations)
+    in_context = encoded * (encoded + 1) / 2
+    return in_context + sum(n * encoded + n * (n + 1) / 2 for n in continuations)
 
 
 class Ledger:
     """FLOPs by accounting and phase.
 
-    Its `state` is a plain nested dict of floats, saved with every checkpoint.
+    `state` is {accounting: {phase: FLOPs}}, plain floats, and is saved with every checkpoint.
     """
 
     def __init__(self, state: dict[str, dict[str, float]] | None = None):
-        self.state = {a: dict.fromkeys((*PHASES, *OUTSIDE), 0.0) for a in ACCOUNTINGS}
+        self.state = {name: dict.fromkeys((*PHASES, *OUTSIDE), 0.0) for name in ACCOUNTINGS}
         for accounting, phases in (state or {}).items():
+            # A summary is a state with totals, which follow from the rest.
             self.state[accounting].update({k: float(v) for k, v in phases.items() if k != "total"})
 
     def add(self, accounting: str, phase: str, flops: float) -> None:
-        """Adds FLOPs; raises ValueError for a negative or non-finite amount."""
+        """Add FLOPs to a phase.
+
+        Raises:
+            ValueError: `flops` is negative or not finite.
+        """
         if not (flops >= 0 and math.isfinite(flops)):
             raise ValueError(f"flops[{accounting}][{phase}]: cannot add {flops}")
         self.state[accounting][phase] += flops
@@ -98,8 +104,13 @@ class Ledger:
     def add_group(
         self, cost: Costs, phases: tuple[str, str], context: int, rows: list[int]
     ) -> None:
-        """One sampled group: a context of `context` tokens, rows of `rows` tokens; phases = (of
-        prefill, of decode).
+        """Charge for sampling one group.
+
+        Args:
+            cost: Costs of the model that was sampled.
+            phases: The phase that pays for the context, and the one that pays for the rows.
+            context: Tokens of the context.
+            rows: Tokens of each continuation.
         """
         prefill, decode = phases
         sampled = sum(rows)
@@ -107,16 +118,23 @@ class Ledger:
         self.add("paper", decode, cost.tokens(sampled))
         self.add("actual", prefill, cost.tokens(context - 1))
         self.add("actual", decode, cost.tokens(sampled))
-        own = causal_pairs(context, rows) - causal_pairs(context, [])
-        self.add("attention", prefill, cost.pairs(causal_pairs(context, [])))
-        self.add("attention", decode, cost.pairs(own))
+        context_pairs = causal_pairs(context, [])
+        row_pairs = causal_pairs(context, rows) - context_pairs
+        self.add("attention", prefill, cost.pairs(context_pairs))
+        self.add("attention", decode, cost.pairs(row_pairs))
 
     def add_training(
         self, cost: Costs, phase: str, context: int, rows: list[int], informative: bool = True
     ) -> None:
-        """One group trained on once.
+        """Charge for training on one group once.
 
-        A group that is not informative (all advantages 0) is not computed.
+        Args:
+            cost: Costs of the model that was trained.
+            phase: The phase that pays.
+            context: Tokens of the context.
+            rows: Tokens of each continuation.
+            informative: False if all advantages are 0. Such a group is left out of the update and
+                costs something in the paper's accounting alone.
         """
         trained = sum(rows)
         self.add("paper", phase, cost.tokens(len(rows) * context + trained, train=True))
@@ -125,26 +143,44 @@ class Ledger:
             self.add("attention", phase, cost.pairs(causal_pairs(context, rows), train=True))
 
     def add_scoring(self, cost: Costs, context: int, rows: list[int]) -> None:
-        """One group's tokens passed through another model of the same size, for their log-probs."""
+        """Charge for the log-probs of one group's tokens under another model of the same size."""
         self.add("paper", "score", cost.tokens(len(rows) * context + sum(rows)))
         self.add("actual", "score", cost.tokens(context - 1 + sum(rows)))
         self.add("attention", "score", cost.pairs(causal_pairs(context, rows)))
 
     def without(self, phase: str) -> Ledger:
-        """A copy in which a phase has cost nothing."""
-        out = self.copy()
-        for phases in out.state.values():
+        """Return a copy in which `phase` has cost nothing."""
+        ledger = self.copy()
+        for phases in ledger.state.values():
             phases[phase] = 0.0
-        return out
+        return ledger
 
     def total(self, accounting: str = "paper") -> float:
-        """Sum over the phases that count (not base, not eval)."""
-        return sum(self.state[accounting][p] for p in PHASES)
+        """Return the sum over `PHASES`; base training and evaluation are no part of it."""
+        return sum(self.state[accounting][phase] for phase in PHASES)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """The state with a total per accounting."""
-        return {a: {**phases, "total": self.total(a)} for a, phases in self.state.items()}
+        """Return the state with a "total" in each accounting."""
+        return {name: {**phases, "total": self.total(name)} for name, phases in self.state.items()}
 
     def copy(self) -> Ledger:
-        """An independent copy."""
+        """Return an independent copy."""
         return Ledger(self.state)
+
+
+def si_unit(largest: float) -> tuple[float, str]:
+    """Return the scale and SI prefix that leave `largest` 1 to 3 digits: 2e12 -> (1e12, "T")."""
+    # 6e-4 short of the next power, a number rounded to three digits would already read 1000.
+    power = int((math.log10(largest) + 3e-4) // 3) if largest >= 1 else 0
+    power = min(power, len(SI_PREFIXES) - 1)
+    return 10.0 ** (3 * power), SI_PREFIXES[power]
+
+
+def format_flops(flops: float) -> str:
+    """Return FLOPs with three digits that count and their unit: 1.234e12 -> "1.23 TFLOP".
+
+    MFLOP is the smallest unit, as a run that has spent less has spent none: "0 MFLOP".
+    """
+    rounded = float(f"{flops:.3g}")  # 999.7e9 is written in TFLOP
+    scale, prefix = si_unit(max(rounded, 1e6))
+    return f"{flops / scale:.3g} {prefix}FLOP"

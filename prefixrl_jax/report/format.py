@@ -1,46 +1,53 @@
-"""Numbers and texts as people read them in the report."""
+"""Numbers and texts as a report writes them. What is not a finite number is a dash."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from prefixrl_jax.report import run_figures as figures
-from prefixrl_jax.report.run_figures import finite
+from prefixrl_jax.flops import si_unit
+from prefixrl_jax.report.plotting import finite
 
 SHOWN_CHARACTERS = 4000  # of a problem, prefix or continuation
 ABSENT = "–"
-# seconds, seconds, names
+# Of a duration: seconds of the larger and of the smaller unit, and their names.
 _UNITS = ((86400, 3600, ("d", "h")), (3600, 60, ("h", "min")), (60, 1, ("min", "s")))
 
 
 def amount(value: Any, unit: str) -> str:
-    """Three digits and an SI prefix: 1.234e12, "FLOP" -> "1.23 TFLOP"."""
+    """Write three digits, an SI prefix and the unit: 1.234e12, "FLOP" -> "1.23 TFLOP"."""
     if not finite(value):
         return ABSENT
-    scale, prefix = figures.si_unit(abs(value))
-    digits = (
-        0 if not value or abs(value) / scale >= 99.95 else 1 if abs(value) / scale >= 9.995 else 2
-    )
-    return f"{value / scale:.{digits}f}\u00a0{prefix}{unit}"
+    scale, prefix = si_unit(abs(value))
+    scaled = abs(value) / scale
+    # The bounds are where a number rounds up to one more digit before the point.
+    if value == 0 or scaled >= 99.95:
+        decimals = 0
+    elif scaled >= 9.995:
+        decimals = 1
+    else:
+        decimals = 2
+    return f"{value / scale:.{decimals}f}\u00a0{prefix}{unit}"
 
 
 def percent(value: Any) -> str:
-    """0.6 -> "60.0 %"; below 1 % two digits that count: 0.00042 -> "0.042 %"."""
+    """Write a fraction in percent: 0.6 -> "60.0 %", and below 1 % two digits: "0.042 %"."""
     if not finite(value):
         return ABSENT
-    return (
-        f"{100 * value:.1f}\u00a0%" if not 0 < abs(value) < 0.00995 else f"{100 * value:.2g}\u00a0%"
-    )
+    if 0 < abs(value) < 0.00995:
+        return f"{100 * value:.2g}\u00a0%"
+    return f"{100 * value:.1f}\u00a0%"
 
 
-def interval(pair: Any) -> str:
-    """[0.1, 0.2] -> "10.0 % to 20.0 %"."""
-    known = isinstance(pair, list | tuple) and len(pair) == 2 and all(map(finite, pair))
-    return f"{percent(pair[0])} to {percent(pair[1])}" if known else ABSENT
+def interval(bounds: Any) -> str:
+    """Write a pair of fractions: [0.1, 0.2] -> "10.0 % to 20.0 %"."""
+    is_pair = isinstance(bounds, list | tuple) and len(bounds) == 2
+    if not is_pair or not all(map(finite, bounds)):
+        return ABSENT
+    return f"{percent(bounds[0])} to {percent(bounds[1])}"
 
 
 def seconds(value: Any) -> str:
-    """200 -> "3 min 20 s"; the two largest units, and below a minute one number."""
+    """Write a duration in its two largest units, or one below a minute: 200 -> "3 min 20 s"."""
     if not finite(value):
         return ABSENT
     if value < 0.9995:
@@ -48,25 +55,30 @@ def seconds(value: Any) -> str:
     if value < 59.95:
         return f"{value:.1f}\u00a0s"
     larger, smaller, names = next(unit for unit in _UNITS if round(value) >= unit[0])
-    big, small = divmod(round(value / smaller), larger // smaller)
-    return f"{big}\u00a0{names[0]} {small}\u00a0{names[1]}"
+    whole, rest = divmod(round(value / smaller), larger // smaller)
+    return f"{whole}\u00a0{names[0]} {rest}\u00a0{names[1]}"
 
 
 def count(value: Any) -> str:
-    """12345 -> "12,345"."""
+    """Write a whole number: 12345 -> "12,345"."""
     return f"{value:,.0f}" if finite(value) else ABSENT
 
 
 def number(value: Any) -> str:
-    """Four digits that count: 3.14159 -> "3.142"."""
+    """Write four digits that count: 3.14159 -> "3.142"."""
     return f"{value:,.4g}" if finite(value) else ABSENT
 
 
 def visible(text: Any) -> str:
-    """`text` with control characters made visible and, past SHOWN_CHARACTERS, a count of what is
-    not shown.
-    """
+    """Return `text` with control characters as symbols, cut after SHOWN_CHARACTERS."""
     text = "" if text is None else str(text)
-    cut = len(text) - SHOWN_CHARACTERS
-    shown = text if cut <= 0 else f"{text[:SHOWN_CHARACTERS]} … [{cut:,} more characters]"
-    return "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in shown)
+    hidden = len(text) - SHOWN_CHARACTERS
+    if hidden > 0:
+        text = f"{text[:SHOWN_CHARACTERS]} … [{hidden:,} more characters]"
+    return "".join(map(_symbol, text))
+
+
+def _symbol(character: str) -> str:
+    is_control = ord(character) < 32 and character not in "\n\t"
+    # Unicode has a picture of each control character from U+2400 on.
+    return chr(0x2400 + ord(character)) if is_control else character

@@ -1,87 +1,43 @@
-"""The report of a run: reads a work directory, writes report.html and figures/*.png.
+"""The report of a run: report.html and figures/*.png, from the records in its work directory.
 
-The page opens offline: style and pictures are inside it, there are no scripts and no links. What a
-run did not record is named in the report, never filled in; a value that is not finite counts as not
-recorded, and is counted.
+What a run did not record is named in the page, never filled in.
 """
 
 from __future__ import annotations
 
-import base64
-import collections
-import dataclasses
 import json
-import pathlib
 import statistics
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import jinja2
+from matplotlib.figure import Figure
 
 from prefixrl_jax import flops
-from prefixrl_jax.report import run_figures as figures
-from prefixrl_jax.report.format import (
-    ABSENT,
-    amount,
-    count,
-    interval,
-    number,
-    percent,
-    seconds,
-    visible,
-)
-from prefixrl_jax.report.run_figures import DARK, LIGHT, Estimate, Row, Theme, finite, series
+from prefixrl_jax.config import flatten
+from prefixrl_jax.report import run_figures
+from prefixrl_jax.report.format import ABSENT, amount, count, interval, percent
+from prefixrl_jax.report.page import data_uri, write_page, write_picture
+from prefixrl_jax.report.plotting import DARK, LIGHT, SET_NAMES, Row, Theme, finite, png, series
+from prefixrl_jax.report.records import Run, corpus_flops, estimates, read_run
 
 TEMPLATE = "run_report.html.jinja"
-SETS = figures.SET_NAMES
 
 
-@dataclasses.dataclass
-class Run:
-    """What a work directory says.
+def write_report(workdir: Path) -> Path:
+    """Write report.html and figures/*.png of the run in `workdir`; return the path of the page.
 
-    `notes` are sentences about what is missing, unreadable or contradictory.
+    Raises:
+        FileNotFoundError: The directory has none of config.json, metrics.jsonl and summary.json.
+        ValueError: config.json or summary.json is not a JSON object; names the file and the line.
     """
-
-    config: dict[str, Any]
-    rows: list[Row]
-    summary: dict[str, Any]
-    samples: list[dict[str, Any]]
-    notes: list[str]
-    fine_tuning: list[Row] = dataclasses.field(default_factory=list)  # steps before `rows`
-
-    def find(self, *path: str) -> Any:
-        """The entry of summary.json under `path`, or None if any part of it is missing."""
-        return dig(self.summary, *path)
-
-
-def dig(tree: Any, *path: str) -> Any:
-    """tree[path[0]][path[1]]..., or None where a key is missing or its parent is not a mapping."""
-    for key in path:
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree
-
-
-def write_report(workdir: pathlib.Path) -> pathlib.Path:
-    """Writes report.html and figures/*.png of the run in `workdir`; returns the path of the page.
-
-    Raises FileNotFoundError if the directory holds none of config.json, metrics.jsonl and
-    summary.json, and ValueError, with file and line, if config.json or summary.json is not a JSON
-    object.
-    """
-    workdir = pathlib.Path(workdir)
+    workdir = Path(workdir)
     run = read_run(workdir)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for function in (amount, percent, interval, seconds, count, number, visible):
-        environment.filters[function.__name__] = function
     speeds = series(run.rows, "step", "perf/tokens_per_second")[1]
-    page = environment.get_template(TEMPLATE).render(
+    path = workdir / "report.html"
+    write_page(
+        path,
+        TEMPLATE,
         run=run,
         s=run.summary,
         headline=headline(run),
@@ -89,208 +45,72 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
         pictures=draw(run, workdir / "figures"),
         ledger=ledger(run),
         step_times=step_times(run.rows),
-        settings=list(flatten(run.config)),
+        settings=list(settings(run.config).items()),
         speed=statistics.median(speeds) if speeds else None,
     )
-    path = workdir / "report.html"
-    # Sampled text may hold half of a surrogate pair, which JSON can carry and UTF-8 cannot.
-    path.write_text(page, encoding="utf-8", errors="replace")
     return path
 
 
-# Reading
+class Change(NamedTuple):
+    """Where accuracy was measured, "on the training problems", and what it did there."""
 
-
-def read_run(workdir: pathlib.Path) -> Run:
-    """Reads what there is of a run; see `write_report` for the errors."""
-    names = ("config.json", "metrics.jsonl", "summary.json")
-    missing = [name for name in names if not (workdir / name).is_file()]
-    if len(missing) == len(names):
-        raise FileNotFoundError(
-            f"{workdir}: nothing to report, expected at least one of {', '.join(names)}"
-        )
-    notes = [f"{name} is missing." for name in missing]
-    rows = read_metrics(workdir / "metrics.jsonl", notes) if "metrics.jsonl" not in missing else []
-    tuned = workdir / "sft" / "metrics.jsonl"
-    fine_tuning = read_metrics(tuned, notes) if tuned.is_file() else []
-    samples = pick_samples(sorted((workdir / "samples").glob("*.jsonl")), notes)
-    run = Run(
-        _read_object(workdir / "config.json"),
-        rows,
-        _read_object(workdir / "summary.json"),
-        samples,
-        notes,
-        fine_tuning,
-    )
-    notes.extend(contradictions(run))
-    return run
-
-
-def _read_object(path: pathlib.Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def _lines(path: pathlib.Path, notes: list[str]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file, one a line.
-
-    A line that is none (a write cut short) is noted and passed over.
-    """
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number_, line in enumerate(file, start=1):
-            try:
-                value = json.loads(line)
-            except ValueError:
-                value = None
-            if isinstance(value, dict):
-                yield value
-            elif line.strip():
-                notes.append(f"{path.name}, line {number_} is not a JSON object and was left out.")
-
-
-def read_metrics(path: pathlib.Path, notes: list[str]) -> list[Row]:
-    """Rows of metrics.jsonl by step; of several rows for one step the last counts.
-
-    Adds to `notes` what is odd.
-    """
-    by_step: dict[float, Row] = {}
-    odd: collections.Counter[str] = collections.Counter()
-    lines = list(_lines(path, notes))
-    for row in lines:
-        if finite(row.get("step")):
-            by_step[row["step"]] = row
-    if without := sum(not finite(row.get("step")) for row in lines):
-        notes.append(f"{path.name}: lines without a step, left out: {without}.")
-    if again := len(lines) - without - len(by_step):
-        notes.append(f"{path.name}: lines replaced by a later one of the same step: {again}.")
-    for read in by_step.values():
-        odd.update(
-            key
-            for key, value in read.items()
-            if value is None or (isinstance(value, float) and not finite(value))
-        )
-    notes.extend(
-        f"{path.name}: {key} is not a finite number at {times} of {len(by_step)} steps."
-        for key, times in odd.items()
-    )
-    if not by_step:
-        notes.append(f"{path.name} holds no training step.")
-    return [by_step[step] for step in sorted(by_step)]
-
-
-def pick_samples(paths: list[pathlib.Path], notes: list[str]) -> list[dict[str, Any]]:
-    """The earliest and the latest sample of each sort (plain or prefixed, correct or not), plain
-    first, then by time.
-
-    Only those are kept in memory: files may be larger than it. before.jsonl lies before every step,
-    after.jsonl after.
-    """
-    edges: dict[tuple[str, bool], list[tuple[float, dict[str, Any]]]] = {}
-    for path in paths:
-        label = {"before": "before training", "after": "after training"}.get(path.stem)
-        for row in _lines(path, notes):
-            step = row["step"] if finite(row.get("step")) else 0
-            at = {"before": float("-inf"), "after": float("inf")}.get(path.stem, step)
-            found = (at, {**row, "when": label or f"step {step}"})
-            sort = (row.get("kind", "plain"), row.get("verdict") == "correct")
-            first, last = edges.get(sort, (found, found))
-            edges[sort] = [found if at < first[0] else first, found if at >= last[0] else last]
-    for kind in ("plain", "prefixed"):
-        absent = [
-            word
-            for word, right in (("correct", True), ("wrong", False))
-            if (kind, right) not in edges
-        ]
-        notes.extend(f"samples: there is no {word} {kind} sample." for word in absent if edges)
-    if not edges:
-        notes.append("samples: there are none.")
-    unique = {
-        id(row): (kind != "plain", at, row) for (kind, _), pair in edges.items() for at, row in pair
-    }
-    return [row for _, _, row in sorted(unique.values(), key=lambda item: item[:2])]
-
-
-def contradictions(run: Run) -> Iterator[str]:
-    """Sentences about numbers that ought to agree and do not."""
-    for accounting, phases in (run.find("flops") or {}).items():
-        parts = sum(value for name in flops.PHASES if finite(value := dig(phases, name)))
-        total = dig(phases, "total")
-        if finite(total) and abs(total - parts) > 1e-6 * max(total, parts):
-            shown, added = amount(total, "FLOP"), amount(parts, "FLOP")
-            yield (
-                f"summary.json: the {accounting} total is {shown} but its parts add up to {added}."
-            )
-    spent, total = series(run.rows, "step", "flops/total")[1], run.find("flops", "paper", "total")
-    if spent and finite(total) and abs(spent[-1] - total) > 1e-6 * max(spent[-1], total):
-        shown, other = amount(spent[-1], "FLOP"), amount(total, "FLOP")
-        yield (
-            f"The last step of metrics.jsonl has {shown} spent, summary.json has a total of"
-            f" {other}."
-        )
-
-
-# Sections
+    where: str
+    effect: str
 
 
 def headline(run: Run) -> str:
-    """One sentence or two: what training did to plain accuracy on each set, and what it cost."""
-    parts = [change for name in SETS if (change := _change(run, name))]
-    if not parts:
+    """Return a sentence: what training did to plain accuracy on each set, and what it cost."""
+    changes = [change for name in SET_NAMES if (change := _change(run, name))]
+    if not changes:
         return (
             "This run has no plain accuracy before and after training, so nothing can be said about"
             " what training did."
         )
-    steps = (
-        f"{len(run.rows):,} step{'s' * (len(run.rows) != 1)}"
-        if run.rows
-        else "an unrecorded number of steps"
-    )
+    steps = "an unrecorded number of steps"
+    if run.rows:
+        steps = f"{len(run.rows):,} step{'' if len(run.rows) == 1 else 's'}"
+    cost = "an unrecorded number of FLOPs"
     total = run.find("flops", "paper", "total")
-    cost = (
-        f"{amount(total, 'FLOP')} (paper accounting, corpus included)"
-        if finite(total)
-        else "an unrecorded number of FLOPs"
-    )
-    changes = "; ".join(f"{where} {'it ' * (i > 0)}{what}" for i, (where, what) in enumerate(parts))
-    return f"In {steps} and {cost}, plain accuracy {changes}."
+    if finite(total):
+        cost = f"{amount(total, 'FLOP')} (paper accounting, corpus included)"
+    first, *others = changes
+    clauses = [f"{first.where} {first.effect}"]
+    clauses += [f"{change.where} it {change.effect}" for change in others]
+    return f"In {steps} and {cost}, plain accuracy {'; '.join(clauses)}."
 
 
-def _change(run: Run, name: str) -> tuple[str, str] | None:
-    """("on the problems of a set", what accuracy did there), or None if it was not measured before
-    and after.
-    """
-    before, after = (run.find("plain_pass_at_1", name, when) for when in ("before", "after"))
+def _change(run: Run, set_name: str) -> Change | None:
+    """What accuracy did on a set, or None if it was not measured both before and after."""
+    before, after = (run.find("plain_pass_at_1", set_name, when) for when in ("before", "after"))
     if not (finite(before) and finite(after)):
         return None
-    problems = run.find("hard_set", name)
-    where = f"on the {count(problems) + ' ' if finite(problems) else ''}{SETS[name]}"
+    problems = run.find("hard_set", set_name)
+    number = f"{count(problems)} " if finite(problems) else ""
+    where = f"on the {number}{SET_NAMES[set_name]}"
     values = f"from {percent(before)} to {percent(after)}"
-    bounds = [run.find("plain_pass_at_1_interval", name, when) for when in ("before", "after")]
-    if ABSENT in map(interval, bounds):
-        return where, f"went {values} (intervals not recorded)"
-    (low0, high0), (low1, high1) = bounds
-    if low1 > high0 or high1 < low0:
-        return where, f"{'rose' if after > before else 'fell'} {values}"
-    return where, f"went {values} (the intervals overlap: the difference may be chance)"
+    intervals = [
+        run.find("plain_pass_at_1_interval", set_name, when) for when in ("before", "after")
+    ]
+    if ABSENT in map(interval, intervals):
+        return Change(where, f"went {values} (intervals not recorded)")
+    (low_before, high_before), (low_after, high_after) = intervals
+    if low_before <= high_after and low_after <= high_before:
+        effect = f"went {values} (the intervals overlap: the difference may be chance)"
+        return Change(where, effect)
+    return Change(where, f"{'rose' if after > before else 'fell'} {values}")
 
 
 def results(run: Run) -> list[dict[str, Any]]:
-    """Rows of the table of results: plain pass@1 with intervals for each set, and pass@k for its
-    largest k.
+    """Return the rows of the table of results.
+
+    For each set plain pass@1 with its intervals, and pass@k for the largest k that was measured.
     """
     table = []
-    for name, words in SETS.items():
-        pair = {when: run.find("plain_pass_at_1", name, when) for when in ("before", "after")}
-        bounds = {when: run.find("plain_pass_at_1_interval", name, when) for when in pair}
-        table.append({"set": words, "measure": "pass@1", **pair, "intervals": bounds})
-        curves = {when: run.find("pass_at_k", name, when) or {} for when in pair}
+    for name, words in SET_NAMES.items():
+        rates = {when: run.find("plain_pass_at_1", name, when) for when in ("before", "after")}
+        intervals = {when: run.find("plain_pass_at_1_interval", name, when) for when in rates}
+        table.append({"set": words, "measure": "pass@1", **rates, "intervals": intervals})
+        curves = {when: run.find("pass_at_k", name, when) or {} for when in rates}
         if k := max((k for curve in curves.values() for k in curve), key=float, default=None):
             rates = {when: curve.get(k) for when, curve in curves.items()}
             table.append({"set": words, "measure": f"pass@{k}", **rates, "intervals": {}})
@@ -298,123 +118,66 @@ def results(run: Run) -> list[dict[str, Any]]:
 
 
 def ledger(run: Run) -> dict[str, Any]:
-    """The FLOPs table: accountings, and rows (phase, FLOPs by accounting, share of the paper total,
-    whether it counts).
+    """Return the table of FLOPs: "names" of the accountings, and "rows" of phases.
+
+    A row has its "phase", its "values" by accounting, its "share" of the paper's total, and
+    whether it is "outside" the total.
     """
     recorded = run.find("flops") or {}
     names = [name for name in flops.ACCOUNTINGS if isinstance(recorded.get(name), Mapping)]
     total = run.find("flops", "paper", "total")
     rows = []
     for phase in (*flops.PHASES, "total", *flops.OUTSIDE):
+        outside = phase in flops.OUTSIDE
         paper = run.find("flops", "paper", phase)
-        share = (
-            paper / total
-            if finite(paper) and finite(total) and total > 0 and phase not in flops.OUTSIDE
-            else None
-        )
+        share = None
+        if finite(paper) and finite(total) and total > 0 and not outside:
+            share = paper / total
         values = [recorded[name].get(phase) for name in names]
-        rows.append(
-            {"phase": phase, "values": values, "share": share, "outside": phase in flops.OUTSIDE}
-        )
+        rows.append({"phase": phase, "values": values, "share": share, "outside": outside})
     return {"names": names, "rows": rows}
 
 
-def step_times(rows: list[Row]) -> list[dict[str, Any]]:
-    """Median and sum over steps of each recorded part of a step, in seconds.
+def step_times(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the "median" and "sum" over steps of each recorded "part" of a step, in seconds.
 
-    The median leaves compilation aside.
+    The sum has the compilation of the first steps in it, the median has not.
     """
-    columns = {
-        part: series(rows, "step", f"time/{part}")[1] for part in ("sample", "grade", "train")
-    }
-    return [
-        {"part": part, "median": statistics.median(v), "sum": sum(v)}
-        for part, v in columns.items()
-        if v
-    ]
+    table = []
+    for part in ("sample", "grade", "train"):
+        if times := series(rows, "step", f"time/{part}")[1]:
+            table.append({"part": part, "median": statistics.median(times), "sum": sum(times)})
+    return table
 
 
-def flatten(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted name, value as JSON) of every leaf of a nested configuration, in its own order."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", json.dumps(value, ensure_ascii=False)
+def settings(config: dict[str, Any]) -> dict[str, str]:
+    """Return the values of a configuration as JSON, by dotted name."""
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in flatten(config).items()}
 
 
-# Pictures
+def draw(run: Run, directory: Path) -> list[dict[str, Any]]:
+    """Draw every figure, and write the light ones as PNG files into `directory`.
 
-
-def estimates(
-    run: Run, name: str, corpus: float | None, axis: str = "flops/total"
-) -> list[Estimate]:
-    """Plain accuracy of a set against FLOPs: before training (at the corpus's cost), each
-    evaluation of the run, and after. axis: the column of FLOPs, in paper accounting or as really
-    computed ("flops/actual_total").
-    """
-    key, steps = f"eval/{name}/avg@1", [*run.fine_tuning, *run.rows]
-    end = series(steps, "step", axis)[1]
-
-    def final(when: str, flops: float | None) -> list[Estimate]:
-        value = run.find("plain_pass_at_1", name, when)
-        if not finite(value) or flops is None:
-            return []
-        low, high = run.find("plain_pass_at_1_interval", name, when) or (None, None)
-        return [Estimate(flops, value, low, high)]
-
-    # drawn with more samples than the run's own at the last step
-    last = final("after", end[-1] if end else None)
-    kept = [row for row in steps if finite(row.get(key)) and finite(row.get(axis))]
-    during = [
-        Estimate(row[axis], row[key], row.get(f"{key}_low"), row.get(f"{key}_high")) for row in kept
-    ]
-    return final("before", corpus) + [e for e in during if not last or e.x < last[0].x] + last
-
-
-def corpus_flops(run: Run, accounting: str = "paper") -> float | None:
-    """FLOPs of select and collect in the ledger, in "paper" or "actual" accounting; None if it has
-    not both.
-    """
-    parts = [run.find("flops", accounting, phase) for phase in ("select", "collect")]
-    return sum(parts) if all(map(finite, parts)) else None
-
-
-def draw(run: Run, directory: pathlib.Path) -> list[dict[str, Any]]:
-    """Draws every figure: light as a PNG in `directory`, light and dark as data URIs; with text
-    where there is no data.
+    Returns:
+        For each figure its "name", and "light" and "dark" as data URIs; None if it has no data.
     """
     corpus = corpus_flops(run)
-    evals = {name: points for name in SETS if (points := estimates(run, name, corpus))}
+    evaluations = {name: points for name in SET_NAMES if (points := estimates(run, name, corpus))}
     batch = series(run.rows, "flops/total", "reward/plain")
-    makers: dict[str, Callable[[Theme], Any]] = {
-        "accuracy": lambda theme: figures.accuracy(batch, evals, corpus, theme),
-        "groups": lambda theme: figures.groups(run.rows, theme),
-        "prefix_fraction": lambda theme: figures.prefix_fraction(
-            run.find("success_by_prefix_fraction") or {}, theme
-        ),
-        "pass_at_k": lambda theme: figures.pass_at_k(run.find("pass_at_k") or {}, theme),
-        "lengths": lambda theme: figures.lengths(run.rows, theme),
-        "dynamics": lambda theme: figures.dynamics(run.rows, theme),
-        "logprob_gap": lambda theme: figures.logprob_gap(run.rows, theme),
+    success = run.find("success_by_prefix_fraction") or {}
+    rates_at_k = run.find("pass_at_k") or {}
+    makers: dict[str, Callable[[Theme], Figure | None]] = {
+        "accuracy": lambda theme: run_figures.accuracy(batch, evaluations, corpus, theme),
+        "groups": lambda theme: run_figures.groups(run.rows, theme),
+        "prefix_fraction": lambda theme: run_figures.prefix_fraction(success, theme),
+        "pass_at_k": lambda theme: run_figures.pass_at_k(rates_at_k, theme),
+        "lengths": lambda theme: run_figures.lengths(run.rows, theme),
+        "dynamics": lambda theme: run_figures.dynamics(run.rows, theme),
+        "logprob_gap": lambda theme: run_figures.logprob_gap(run.rows, theme),
     }
-    directory.mkdir(parents=True, exist_ok=True)
     pictures = []
     for name, maker in makers.items():
-        light, dark = figures.png(maker, LIGHT), figures.png(maker, DARK)
-        path = directory / f"{name}.png"
-        if light is None:
-            # of an earlier report: it would pass for a figure of this run
-            path.unlink(missing_ok=True)
-        else:
-            path.write_bytes(light)
-        pictures.append({"name": name, "light": _data_uri(light), "dark": _data_uri(dark)})
+        light, dark = png(maker, LIGHT), png(maker, DARK)
+        write_picture(directory / f"{name}.png", light)
+        pictures.append({"name": name, "light": data_uri(light), "dark": data_uri(dark)})
     return pictures
-
-
-def _data_uri(image: bytes | None) -> str | None:
-    return (
-        None
-        if image is None
-        else "data:image/png;base64," + base64.b64encode(image).decode("ascii")
-    )

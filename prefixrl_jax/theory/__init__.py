@@ -1,4 +1,4 @@
-"""The paper's theory, executed on small tables: `python -m prefixrl_jax.theory --out=DIR`.
+"""The paper's theory on small tables: `python -m prefixrl_jax.theory --out=DIR`.
 
-`hidden_string.py` is Proposition 3.4, `objective.py` Theorem 3.2.
+`hidden_string` measures Proposition 3.4, `objective` checks Theorem 3.2.
 """
