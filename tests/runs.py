@@ -12,12 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from safetensors import safe_open
-
-from prefixrl_jax.experiment.stages import NAMES
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "data"
@@ -103,9 +101,9 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def begun(expected: Path, workdir: Path, stages: int) -> Path:
-    """Makes `workdir` a run that has only the first stages of a finished run, and returns it."""
-    names = ["config.json", *NAMES[:stages], *(f"stages/{stage}.json" for stage in NAMES[:stages])]
+def begun(expected: Path, workdir: Path, stages: Sequence[str] = ("base",)) -> Path:
+    """Makes `workdir` a run that has only these stages of a finished run, and returns it."""
+    names = ["config.json", *stages, *(f"stages/{stage}.json" for stage in stages)]
     for name in names:
         if not (expected / name).exists():  # not every stage has a folder
             continue

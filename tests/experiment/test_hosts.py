@@ -79,7 +79,7 @@ def one(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def eight(one, tmp_path_factory) -> Path:
     """That of a run on eight devices of one process."""
-    workdir = begun(one, tmp_path_factory.mktemp("eight") / "run", 1)
+    workdir = begun(one, tmp_path_factory.mktemp("eight") / "run")
     completed(start(workdir, 8, *CUBE))
     return workdir
 
@@ -87,7 +87,7 @@ def eight(one, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def two(one, tmp_path_factory) -> Path:
     """That of a run of two processes, stopped by SIGTERM to the second and then continued."""
-    workdir = begun(one, tmp_path_factory.mktemp("two") / "run", 1)
+    workdir = begun(one, tmp_path_factory.mktemp("two") / "run")
     children = start_pair(workdir)
     wait_for_lines(children[0], workdir / "metrics.jsonl", 1)
     children[1].send_signal(signal.SIGTERM)

@@ -158,7 +158,7 @@ def test_traces_from_a_file_take_the_place_of_collect(finished, tmp_path):
     rows.append({"problem": "?", "trace": "A=1"})
     (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     output = PLAIN.finish(
-        begun(finished, tmp_path / "run", 1),
+        begun(finished, tmp_path / "run"),
         f"--config.collect.traces_path={tmp_path}/traces.jsonl",
         "--stage=train",
     )
@@ -173,7 +173,7 @@ def test_traces_from_a_file_take_the_place_of_collect(finished, tmp_path):
     ledger = stage_result(tmp_path / "run", "corpus")["ledger"]
     assert ledger["paper"]["collect"] == 1e6 * len(traces) and ledger["paper"]["select"] > 0
     PLAIN.finish(
-        begun(finished, tmp_path / "other", 1),
+        begun(finished, tmp_path / "other"),
         f"--config.collect.traces_path={finished}/corpus/dataset",
         "--stage=corpus",
     )
@@ -192,7 +192,7 @@ def test_a_model_is_evaluated_alone(finished, tmp_path):
         "--config.train.steps=0",
         "--config.select.train_problems=99",
     )
-    PLAIN.finish(begun(finished, tmp_path / "run", 1), *flags)
+    PLAIN.finish(begun(finished, tmp_path / "run"), *flags)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     plain = summary["plain_pass_at_1"]["train"]
     assert (
