@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, random_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import TINY, random_params
 
 from prefixrl_jax.corpus.attempts import Attempts, attempts_in_log, first_traces, hard_set
 from prefixrl_jax.corpus.collect import CollectJob, RejectionSampler, SelectJob

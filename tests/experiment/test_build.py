@@ -11,11 +11,11 @@ from unittest import mock
 
 import pytest
 from absl import flags
-from conftest import TINY, random_params
 from families import words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import config_flags
+from tiny_models import TINY, random_params
 
 from configs import countdown, demo, smoke
 from prefixrl_jax import config as base

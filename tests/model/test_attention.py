@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from conftest import (
+from tiny_models import (
     TINY,
     as_context,
     as_float64,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
-from conftest import TINY, random_params
+from tiny_models import TINY, random_params
 
 from prefixrl_jax.model.flax_module import CausalLM
 from prefixrl_jax.model.weights import abstract_params

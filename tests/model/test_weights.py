@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import TINY
 
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.hf_config import hf_config

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from conftest import TINY, as_context, as_float64, random_contexts, random_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tiny_models import TINY, as_context, as_float64, random_contexts, random_params
 
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model import transformer

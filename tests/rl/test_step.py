@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY, as_context, random_contexts, random_params
+from tiny_models import TINY, as_context, random_contexts, random_params
 
 from prefixrl_jax.group import Group
 from prefixrl_jax.rl.advantage import advantages

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, random_params
+from tiny_models import TINY, random_params
 
 from prefixrl_jax.flops import Ledger, causal_pairs, costs
 from prefixrl_jax.runtime.mesh import make_mesh

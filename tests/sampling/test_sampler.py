@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from conftest import TINY, as_context, continuation_logprobs, random_contexts, random_params
+from tiny_models import TINY, as_context, continuation_logprobs, random_contexts, random_params
 
 from prefixrl_jax.model.weights import abstract_params
 from prefixrl_jax.sampling import noise, sampler

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from chat_folder import EOS, STOP, byte_tokenizer, write_chat_folder
-from conftest import TINY, random_params
+from tiny_models import TINY, random_params
 
 from prefixrl_jax.config import get_config
 from prefixrl_jax.experiment.build import resolve

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PYTHON
+from runs import PYTHON
 
 from prefixrl_jax.tasks.grading.pool import Pool
 from prefixrl_jax.tasks.grading.worker import load
