@@ -21,7 +21,8 @@ from benchmarks.run import TrainStep, make_group
 from configs import demo
 from prefixrl_jax.corpus.shared_log import SharedLog
 from prefixrl_jax.experiment.build import resolve
-from prefixrl_jax.experiment.run import Experiment
+from prefixrl_jax.experiment.run import Run
+from prefixrl_jax.experiment.workdir import Workdir
 from prefixrl_jax.runtime.checkpoint import Checkpoints
 
 UPDATES = 10  # between two checkpoints, as in the demo
@@ -71,7 +72,7 @@ def log_cost(finished: Path, directory: Path) -> tuple[float, float]:
     for name, function in timed.items():
         setattr(SharedLog, name, _timed(function, inside))
     started = time.perf_counter()
-    Experiment(config, directory).run("corpus")
+    Run(Workdir(config, directory)).run("corpus")
     seconds = time.perf_counter() - started
     for name, function in timed.items():
         setattr(SharedLog, name, function)
