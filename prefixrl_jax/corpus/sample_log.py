@@ -1,7 +1,7 @@
-"""The append-only log of samples and traces: what was flushed survives a kill at any byte, what was
-torn is cut off and named.
+"""An append-only log of samples and traces that survives a kill at any byte.
 
-This module imports no jax.
+Whatever was flushed is still there when the log is opened again. A line that the kill has cut short
+is removed and reported. This module imports no jax.
 """
 
 from __future__ import annotations
@@ -14,71 +14,82 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-SYNC_SECONDS = 2.0
+SYNC_SECONDS = 2.0  # longest time for which flushed records may be missing on the disk
 
 
 class Log:
-    """An append-only file of JSON records, one a line: crc32 of the JSON (8 hex digits), a space,
-    the JSON.
+    """An append-only file of JSON records, safe against kills, full disks and damaged bytes.
 
-    The first line is a header that says what the log belongs to. One writer at a time; safe against
-    a kill, a full disk and damaged bytes.
+    Each line is the crc32 of the JSON (8 hex digits), a space, and the JSON. The first line is a
+    header that says what the log belongs to. Only one writer may have the log open.
 
     Attributes:
-      path: the file.
-      records: the sound records found when the log was opened, in order, without the header and
-          later appends.
-      dropped: one sentence for each damaged or torn line found when the log was opened (file, line
-          number, why).
+        path: the file.
+        records: the sound records that the file had when it was opened, in order, without the
+            header; records appended later are not added.
+        dropped: one sentence (file, line number, reason) for each damaged or torn line that the
+            file had when it was opened.
     """
 
     def __init__(self, path: str | os.PathLike[str], header: Mapping[str, Any]):
-        """Opens the log, or creates it (and its directory) with this header.
+        """Open the log, or create it, and its directory, with this header.
 
-        Raises ValueError if the file's header is unreadable or differs from `header`, OSError if it
-        cannot be written.
+        Raises:
+            ValueError: the header in the file is unreadable or differs from `header`.
+            OSError: the file cannot be written.
         """
         self.path = pathlib.Path(path)
         self.records: list[dict[str, Any]] = []
         self.dropped: list[str] = []
-        self._buffer = bytearray()
-        self._unsaved = 0  # records that the disk may not have
+        self._buffer = bytearray()  # encoded records not yet flushed
+        self._unsaved = 0  # number of records that the disk may not have
         if not self.path.exists():
             self._create(header)
-        self._end = self._read(header)
+        self._end = self._read(header)  # offset at which the next record is written
         self._file: int | None = os.open(self.path, os.O_RDWR)
         os.ftruncate(self._file, self._end)
-        self._synced, self._synced_at = self._end, time.monotonic()
+        self._synced = self._end  # offset up to which the disk has the file
+        self._synced_at = time.monotonic()
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Buffers a record of JSON values; raises ValueError for anything JSON cannot hold (NaN and
-        infinity included).
+        """Buffer a record of JSON values until the next `flush`.
+
+        Raises:
+            ValueError: JSON cannot hold the record; NaN and infinity are not accepted either.
         """
         self._require_open()
         self._buffer += _encode(record, self.path)
         self._unsaved += 1
 
     def flush(self, wait: bool = True) -> None:
-        """Hands the buffered records to the system, where they survive a kill of this process, and
-        waits until the disk has them.
+        """Write the buffered records to the file, and wait until the disk has them.
 
-        wait=False leaves the waiting to a later call, but not for longer than SYNC_SECONDS: what a
-        power cut can cost. Raises OSError if it cannot; the records stay buffered, and a later
-        flush writes them again in the same place.
+        Once written, they survive a kill of this process; once on the disk, also a power cut.
+
+        Args:
+            wait: False leaves the waiting to a later call, unless the last wait is more than
+                SYNC_SECONDS ago.
+
+        Raises:
+            OSError: the records could not be written. They stay buffered, and the next flush
+                writes them again at the same offset.
         """
         file = self._require_open()
-        if not self._buffer and (self._synced == self._end or not wait):
+        everything_synced = self._synced == self._end
+        if not self._buffer and (everything_synced or not wait):
             return
         wait = wait or time.monotonic() - self._synced_at > SYNC_SECONDS
         failure = f"{self._unsaved} records were not saved in the log; those before them are intact"
         _write(file, self._buffer, self._end, self.path, failure, wait)
         self._end += len(self._buffer)
         if wait:
-            self._synced, self._synced_at, self._unsaved = self._end, time.monotonic(), 0
+            self._synced = self._end
+            self._synced_at = time.monotonic()
+            self._unsaved = 0
         self._buffer.clear()
 
     def close(self) -> None:
-        """Flushes and closes; closing twice is harmless."""
+        """Flush and close; does nothing if the log is closed already."""
         if self._file is None:
             return
         try:
@@ -99,38 +110,35 @@ class Log:
         return self._file
 
     def _create(self, header: Mapping[str, Any]) -> None:
-        """The file appears under its name only once its header is whole."""
+        """Write a file that holds the header alone; it gets its name once the header is whole."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".partial")
+        line = _encode(header, self.path)
+        failure = "the log could not be created"
         file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
-            _write(
-                file,
-                _encode(header, self.path),
-                0,
-                self.path,
-                "the log could not be created",
-                wait=True,
-            )
+            _write(file, line, 0, self.path, failure, wait=True)
         finally:
             os.close(file)
         os.replace(partial, self.path)
         sync(self.path.parent)
 
     def _read(self, header: Mapping[str, Any]) -> int:
-        """Fills records and dropped. Returns the offset in bytes at which the next record
-        belongs.
+        """Check the header and fill `records` and `dropped`.
+
+        Returns:
+            The offset in bytes at which the next record belongs.
         """
         with open(self.path, "rb") as file:
-            first = file.readline()
+            first_line = file.readline()
             try:
-                found = _decode(first)
+                file_header = _decode(first_line)
             except ValueError as error:
                 raise ValueError(
                     f"{self.path}, line 1: not the header of a log: {error}; move the file away"
                 ) from error
-            self._check_header(found, header)
-            end = len(first)
+            self._check_header(file_header, header)
+            end = len(first_line)
             for number, line in enumerate(file, start=2):
                 try:
                     self.records.append(_decode(line))
@@ -138,20 +146,25 @@ class Log:
                     self.dropped.append(
                         f"{self.path}, line {number}: dropped {len(line)} bytes: {error}"
                     )
+                    # A torn last line is overwritten. A damaged line before it stays in the file,
+                    # so that the records after it keep their place.
                     if not line.endswith(b"\n"):
                         return end
                 end += len(line)
         return end
 
-    def _check_header(self, found: dict[str, Any], header: Mapping[str, Any]) -> None:
-        expected = _decode(_encode(header, self.path))
-        if found == expected:
+    def _check_header(self, file_header: dict[str, Any], header: Mapping[str, Any]) -> None:
+        """Raise a ValueError that names the differing keys unless the two headers are equal."""
+        expected = _decode(_encode(header, self.path))  # as JSON returns it: tuples become lists
+        if file_header == expected:
             return
         absent = "(absent)"
         differences = [
-            f"{key}: {found.get(key, absent)!r} in the file, {expected.get(key, absent)!r} here"
-            for key in sorted(found.keys() | expected.keys())
-            if (key in found, found.get(key)) != (key in expected, expected.get(key))
+            f"{key}: {file_header.get(key, absent)!r} in the file,"
+            f" {expected.get(key, absent)!r} here"
+            for key in sorted(file_header.keys() | expected.keys())
+            if (key in file_header) != (key in expected)
+            or file_header.get(key) != expected.get(key)
         ]
         raise ValueError(
             f"{self.path}: the log was written under another header; {'; '.join(differences)}"
@@ -159,8 +172,10 @@ class Log:
 
 
 def to_json(value: Any, path: pathlib.Path) -> str:
-    """Compact JSON; raises ValueError, naming the file it was meant for, for anything JSON cannot
-    hold.
+    """Return compact JSON.
+
+    Raises:
+        ValueError: JSON cannot hold the value; the message names `path`, for which it was meant.
     """
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
@@ -174,7 +189,7 @@ def _encode(record: Mapping[str, Any], path: pathlib.Path) -> bytes:
 
 
 def _decode(line: bytes) -> Any:
-    """The JSON value of a log line; raises ValueError saying what is wrong with it."""
+    """Return the JSON value of a log line; a ValueError says what is wrong with the line."""
     if not line.endswith(b"\n"):
         raise ValueError("the line is torn")
     text = line[9:-1]
@@ -186,8 +201,18 @@ def _decode(line: bytes) -> Any:
 def _write(
     file: int, data: bytes | bytearray, offset: int, path: pathlib.Path, failure: str, wait: bool
 ) -> None:
-    """Writes all of data at offset, and waits until the disk has it; an OSError names the file and
-    says what is lost.
+    """Write all of `data` at `offset`, and wait until the disk has it if `wait`.
+
+    Args:
+        file: the descriptor.
+        data: the bytes to write.
+        offset: in the file, in bytes.
+        path: of the file, named in an error.
+        failure: what is lost, said in an error.
+        wait: whether to wait for the disk.
+
+    Raises:
+        OSError: the system's error with `path` and `failure`.
     """
     written = 0
     try:
@@ -200,7 +225,7 @@ def _write(
 
 
 def sync(path: pathlib.Path) -> None:
-    """Waits until the disk has a file's bytes, or a directory's entries."""
+    """Wait until the disk has the bytes of a file, or the entries of a directory."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

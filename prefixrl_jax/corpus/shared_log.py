@@ -1,6 +1,4 @@
-"""The one log of a run of several processes: any of them appends, process 0 holds the file, and all
-know what is in it.
-"""
+"""One log for all processes of a run: any process appends, process 0 holds the file."""
 
 from __future__ import annotations
 
@@ -13,17 +11,21 @@ from prefixrl_jax.runtime.processes import joined, on_primary
 
 
 class SharedLog:
-    """See `log.Log`, which it is when there is one process.
+    """A `Log` to which several processes append; with one process it is just that.
 
     Every process must open, share and close it at the same points.
 
     Attributes:
-      records: the sound records found when the log was opened.
-      dropped: one sentence for each damaged or torn line found then.
+        records: the sound records that the log had when it was opened, on every process.
+        dropped: one sentence for each damaged or torn line that it had then.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]):
-        """Opens or creates the log; raises what `Log` raises, on every process."""
+        """Open the log, or create it with this header.
+
+        Raises:
+            ValueError, OSError: as `Log` does, on every process.
+        """
         self._log: Log | None = None
         self._pending: list[dict[str, Any]] = []
         self.records, self.dropped = on_primary(self._open, path, header)
@@ -31,20 +33,28 @@ class SharedLog:
     def _open(
         self, path: Path, header: Mapping[str, Any]
     ) -> tuple[list[dict[str, Any]], list[str]]:
+        """Open the file and return its records and dropped lines; runs on process 0 only."""
         self._log = Log(path, header)
         return self._log.records, self._log.dropped
 
     def append(self, record: dict[str, Any]) -> None:
-        """Keeps a record of JSON values for the next `share`."""
+        """Keep a record of JSON values in memory until the next `share`."""
         self._pending.append(record)
 
     def share(self, wait: bool = False) -> list[dict[str, Any]]:
-        """Writes what all processes have appended since the last call; returns it, by process.
+        """Write what all processes have appended since the last call.
 
-        wait: until the disk has it; otherwise `Log.flush` says when. Raises OSError on process 0 if
-        it cannot be written.
+        Args:
+            wait: whether to wait until the disk has it; see `Log.flush`.
+
+        Returns:
+            The records that were written, those of process 0 first.
+
+        Raises:
+            OSError: on process 0, if the file cannot be written.
         """
-        pending, self._pending = joined(self._pending), []
+        pending = joined(self._pending)
+        self._pending = []
         if self._log is not None:
             for record in pending:
                 self._log.append(record)
@@ -52,8 +62,10 @@ class SharedLog:
         return pending
 
     def close(self) -> None:
-        """Closes the file, once it has what process 0 has not shared yet; what another has not is
-        lost.
+        """Write what process 0 has not shared yet, and close the file.
+
+        What another process has appended since the last `share` is lost: closing does not wait for
+        the others, which may be gone.
         """
         if self._log is not None:
             for record in self._pending:

@@ -1,7 +1,7 @@
-"""Correct traces, and the TFDS dataset they make once the corpus is complete (ArrayRecord files,
-readable without TensorFlow).
+"""Correct traces, and the TFDS dataset that stores them once the corpus is complete.
 
-This module imports no jax.
+The dataset consists of ArrayRecord files and can be read without TensorFlow. This module imports no
+jax.
 """
 
 from __future__ import annotations
@@ -20,23 +20,43 @@ import numpy as np
 from prefixrl_jax.corpus.sample_log import sync, to_json
 
 FINISH_REASONS = ("stop", "length")
-# by this model; brought as token ids; brought as text, and tokenised here
+# Sampled by this model; imported as token ids; imported as text and tokenised on import.
 SOURCES = ("sampled", "imported", "foreign")
+
+# Stored in dataset_info.json.
+DESCRIPTION = (
+    "The first correct trace of each problem, with the log-probability of each token when it was"
+    " sampled."
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """The first correct continuation sampled for a problem, or one that was brought."""
+    """The first correct continuation sampled for a problem, or an imported one.
+
+    Attributes:
+        problem_id: of the problem it solves.
+        sample_id: number of the sample among those of the problem; the line in its file if it was
+            imported.
+        context_ids: token ids of the rendered problem.
+        token_ids: token ids of the continuation, the stop id included.
+        logprobs: float32 value of each continuation token when it was sampled; empty if the trace
+            was imported.
+        finish_reason: one of FINISH_REASONS; "length" if it ended at the largest number of tokens.
+        samples: how many samples of the problem were begun until this one was known to be the
+            first correct one; 0 if it was imported.
+        flops: spent on the problem in paper accounting, or declared with an imported trace.
+        source: one of SOURCES.
+    """
 
     problem_id: str
     sample_id: int
-    context_ids: list[int]  # the rendered problem
-    token_ids: list[int]  # the continuation, the stop id included
-    # float32 values: of each continuation token when it was sampled; none if it was brought
+    context_ids: list[int]
+    token_ids: list[int]
     logprobs: list[float]
-    finish_reason: str  # "stop" or "length"
-    samples: int  # begun for the problem until this one was found
-    flops: float  # spent on the problem, in paper accounting
+    finish_reason: str
+    samples: int
+    flops: float
     source: str = "sampled"
 
     def __post_init__(self):
@@ -49,9 +69,8 @@ class Trace:
             raise ValueError(
                 f"source {self.source!r} of {self._name()}; accepted: {', '.join(SOURCES)}"
             )
-        if len(self.logprobs) != len(self.token_ids) and (
-            self.logprobs or self.source == "sampled"
-        ):
+        may_lack_logprobs = self.source != "sampled" and len(self.logprobs) == 0
+        if len(self.logprobs) != len(self.token_ids) and not may_lack_logprobs:
             raise ValueError(
                 f"{self._name()} has {len(self.logprobs)} logprobs for {len(self.token_ids)}"
                 " token_ids; one each"
@@ -61,7 +80,7 @@ class Trace:
         return f"sample {self.sample_id} of problem {self.problem_id!r}"
 
     def to_record(self) -> dict[str, Any]:
-        """JSON values, also when the fields hold numpy scalars or arrays."""
+        """Return the fields as JSON values, also where they hold numpy scalars or arrays."""
         return {
             "problem_id": self.problem_id,
             "sample_id": int(self.sample_id),
@@ -76,13 +95,16 @@ class Trace:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Trace:
-        """The inverse of to_record; raises ValueError naming the fields that are missing or
-        unknown.
+        """Return the trace of a record that `to_record` has made.
+
+        Raises:
+            ValueError: fields are missing or unknown; the message names them.
         """
         fields = {field.name for field in dataclasses.fields(cls)}
-        record = {"source": "sampled", **record}  # older ones know no other
+        record = {"source": "sampled", **record}  # older records lack the field
         if record.keys() != fields:
-            missing, unknown = sorted(fields - record.keys()), sorted(record.keys() - fields)
+            missing = sorted(fields - record.keys())
+            unknown = sorted(record.keys() - fields)
             raise ValueError(
                 f"not the record of a trace: missing fields {missing}, unknown fields {unknown}"
             )
@@ -92,25 +114,26 @@ class Trace:
 def write_dataset(
     traces: Iterable[Trace], directory: str | os.PathLike[str], metadata: Mapping[str, Any]
 ) -> None:
-    """Writes the traces, in order, as a TFDS dataset with one split, "train", that opens without
-    TensorFlow: `tfds.builder_from_directory(directory).as_data_source("train")`.
+    """Write the traces, in order, as a TFDS dataset with the single split "train".
 
+    It opens without TensorFlow: `tfds.builder_from_directory(directory).as_data_source("train")`.
     It is built beside `directory` and renamed into place; an earlier dataset there is replaced.
 
     Args:
-      traces: at least one.
-      directory: the dataset's own directory.
-      metadata: JSON values, found again as `builder.info.metadata`: fingerprints of model and
-          tokenizer, statistics.
+        traces: at least one.
+        directory: the dataset's own directory.
+        metadata: JSON values, read back as `builder.info.metadata`: fingerprints of model and
+            tokenizer, statistics.
 
-    Raises ValueError if there are no traces or metadata is not JSON, FileExistsError if `directory`
-    holds other files.
+    Raises:
+        ValueError: there are no traces, or `metadata` is not JSON.
+        FileExistsError: `directory` holds other files.
     """
     target = pathlib.Path(directory).absolute()
     records = [trace.to_record() for trace in traces]
     if not records:
         raise ValueError(f"{target}: there are no traces to write; a dataset needs at least one")
-    to_json(dict(metadata), target)  # now, rather than after the traces are written
+    to_json(dict(metadata), target)  # TFDS would complain only after the traces are written
     if target.exists() and not _is_dataset(target) and any(target.iterdir()):
         raise FileExistsError(
             f"{target}: holds files that are no dataset; name a new or an empty directory"
@@ -133,10 +156,11 @@ class Damaged(ValueError):
 
 
 def read_dataset(directory: str | os.PathLike[str]) -> list[Trace]:
-    """The traces of a dataset made by write_dataset, in order.
+    """Return the traces of a dataset that `write_dataset` has made, in order.
 
-    Raises FileNotFoundError if there is none, Damaged if a file of it is missing, cut short or
-    altered.
+    Raises:
+        FileNotFoundError: there is no dataset in the directory.
+        Damaged: a file of the dataset is missing, cut short or altered.
     """
     import tensorflow_datasets as tfds
 
@@ -146,7 +170,7 @@ def read_dataset(directory: str | os.PathLike[str]) -> list[Trace]:
         with _quiet():
             rows = tfds.builder_from_directory(directory).as_data_source("train")
             return [_from_row(row) for row in rows]
-    except Exception as error:  # TFDS, protobuf and ArrayRecord each raise what they like
+    except Exception as error:  # TFDS, protobuf and ArrayRecord have no error type in common
         raise Damaged(f"{directory}: the dataset is damaged: {error}") from error
 
 
@@ -155,54 +179,56 @@ def _is_dataset(directory: pathlib.Path) -> bool:
 
 
 def _from_row(row: Mapping[str, Any]) -> Trace:
-    """A trace from a dataset's row, whose values are numpy arrays, numpy scalars and byte
-    strings.
-    """
-    return Trace.from_record(
-        {
-            name: value.decode() if isinstance(value, bytes) else np.asarray(value).tolist()
-            for name, value in row.items()
-        }
+    """Return the trace of a dataset's row: numpy arrays, numpy scalars and byte strings."""
+    record = {
+        name: value.decode() if isinstance(value, bytes) else np.asarray(value).tolist()
+        for name, value in row.items()
+    }
+    return Trace.from_record(record)
+
+
+def _features() -> dict[str, Any]:
+    """Return the TFDS feature of each field of `Trace`."""
+    import tensorflow_datasets as tfds
+
+    text = tfds.features.Text()
+    tokens = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+    logprobs = tfds.features.Tensor(shape=(None,), dtype=np.float32)
+    # Encoded as bytes: TFDS would round a plain float64 to float32.
+    exact_float = tfds.features.Tensor(
+        shape=(), dtype=np.float64, encoding=tfds.features.Encoding.BYTES
     )
+    return {
+        "problem_id": text,
+        "sample_id": np.int64,
+        "context_ids": tokens,
+        "token_ids": tokens,
+        "logprobs": logprobs,
+        "finish_reason": text,
+        "samples": np.int64,
+        "flops": exact_float,
+        "source": text,
+    }
 
 
 def _build(
     records: list[dict[str, Any]], root: pathlib.Path, metadata: dict[str, Any]
 ) -> pathlib.Path:
-    """Writes the dataset's files below root.
-
-    Returns the directory that holds them (root/name/version).
-    """
+    """Write the dataset's files below `root`, and return their directory (root/name/version)."""
     import tensorflow_datasets as tfds
 
-    tokens = tfds.features.Tensor(shape=(None,), dtype=np.int32)
-    features = {
-        "problem_id": tfds.features.Text(),
-        "sample_id": np.int64,
-        "context_ids": tokens,
-        "token_ids": tokens,
-        "logprobs": tfds.features.Tensor(shape=(None,), dtype=np.float32),
-        "finish_reason": tfds.features.Text(),
-        "samples": np.int64,
-        # As bytes: TFDS would round a plain float64 to float32.
-        "flops": tfds.features.Tensor(
-            shape=(), dtype=np.float64, encoding=tfds.features.Encoding.BYTES
-        ),
-        "source": tfds.features.Text(),
-    }
-
-    class PrefixrlTraces(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS is lazy
-        """The first correct trace of each problem, with the log-probability of each token when it
-        was sampled.
-        """
+    # TFDS derives the dataset's name from that of the class. mypy cannot check the keyword: TFDS
+    # imports its parts lazily, so the base class has no type.
+    class PrefixrlTraces(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+        """Builds the dataset from `records`."""
 
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
             return tfds.core.DatasetInfo(
                 builder=self,
-                description=PrefixrlTraces.__doc__,
-                features=tfds.features.FeaturesDict(features),
+                description=DESCRIPTION,
+                features=tfds.features.FeaturesDict(_features()),
                 metadata=tfds.core.MetadataDict(metadata),
                 disable_shuffling=True,
             )
@@ -221,7 +247,7 @@ def _build(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TFDS from talking of downloads and drawing progress bars."""
+    """Keep TFDS from printing about downloads and drawing progress bars."""
     import tensorflow_datasets as tfds
     from absl import logging
 

@@ -1,8 +1,8 @@
-"""Train state on disk, through Orbax: asynchronous, the newest N and the best kept, one JSON
-sidecar beside the arrays.
+"""Save and restore the train state with Orbax, asynchronously.
 
-What is saved with a step is all that the next step reads: parameters, optimizer, step (which is the
-data cursor and the seed of the step's noise) and the FLOPs ledger.
+The newest N checkpoints and the best one are kept. Each holds the arrays of the state and a JSON
+sidecar, which together are all that the next step reads: parameters, optimizer state, step (the
+data cursor and the seed of the step's noise), and the FLOPs ledger.
 """
 
 from __future__ import annotations
@@ -18,19 +18,27 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-BEST = "score"  # the sidecar metric by which the best checkpoint is kept
+BEST = "score"  # name of the metric by which the best checkpoint is kept
 
 
 class Checkpoints:
-    """Checkpoints of one run in `directory`.
+    """The checkpoints of one run.
 
     Use as a context manager, or call `close` to wait for the last save.
     """
 
     def __init__(self, directory: Path, keep: int = 2):
+        """Open the checkpoints in `directory`; it is created if it does not exist.
+
+        Args:
+            directory: holds one subdirectory a step.
+            keep: how many of the newest checkpoints to keep, besides the best.
+        """
         latest = checkpoint_managers.LatestN(n=keep)
         best = checkpoint_managers.BestN(
-            get_metric_fn=lambda m: m[BEST], n=1, keep_checkpoints_without_metrics=False
+            get_metric_fn=lambda metrics: metrics[BEST],
+            n=1,
+            keep_checkpoints_without_metrics=False,
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
@@ -38,7 +46,7 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
         self._directory = directory
-        self._newest = 0  # the step whose save was begun last
+        self._last_step = 0  # of the save that was started last
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -49,48 +57,69 @@ class Checkpoints:
     def save(
         self, step: int, state: Any, sidecar: dict[str, Any], score: float | None = None
     ) -> None:
-        """Starts saving `state` (a pytree of arrays) and `sidecar` (JSON values); returns before it
-        is on disk.
+        """Start saving a step, and return before it is on disk.
 
-        Raises OSError, here or at the next call of `save`, `wait` or `close`, when it could not be
-        written; JaxRuntimeError when another process is gone.
+        A step that already has a checkpoint is not saved again.
+
+        Args:
+            step: number of steps done.
+            state: a pytree of arrays.
+            sidecar: JSON values.
+            score: the higher, the better; a checkpoint whose score is None or not finite is never
+                the best.
+
+        Raises:
+            OSError: the checkpoint could not be written. As saving is asynchronous, the error may
+                come only at the next call of `save`, `wait` or `close`.
+            JaxRuntimeError: another process of the run is gone.
         """
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), sidecar=ocp.args.JsonSave(sidecar)
         )
-        metrics = None if score is None or not math.isfinite(score) else {BEST: float(score)}
-        with self._naming_failures():
+        metrics = None
+        if score is not None and math.isfinite(score):
+            metrics = {BEST: float(score)}
+        with self._failures_as_oserror():
             self._manager.save(step, args=args, metrics=metrics)
-        self._newest = step
+        self._last_step = step
 
     def steps(self) -> list[int]:
-        """Steps with a finished checkpoint, ascending."""
+        """Return the steps that have a finished checkpoint, in ascending order."""
         return sorted(self._manager.all_steps())
 
     def restore(
         self, abstract: Any, step: int | None = None
     ) -> tuple[int, Any, dict[str, Any]] | None:
-        """(step, state, sidecar) of `step`, or of the newest checkpoint that can be read; None when
-        there is none.
+        """Load the checkpoint of `step`, or the newest one that can be read.
 
-        abstract: the state as ShapeDtypeStructs with shardings, which may be those of another mesh
-        than it was saved from. A damaged newest checkpoint is named in a warning and the one before
-        it is used; when all are damaged a ValueError says so.
+        A damaged checkpoint is named in a warning, and the one before it is tried.
+
+        Args:
+            abstract: the state as ShapeDtypeStructs with shardings. The mesh may differ from the
+                one on which the state was saved.
+            step: the step to load; None for the newest.
+
+        Returns:
+            (step, state, sidecar), or None if there is no checkpoint.
+
+        Raises:
+            ValueError: `step` cannot be read, or, without a step, none of the checkpoints can.
         """
-        wanted = self.steps()[::-1] if step is None else [step]
+        candidates = self.steps()[::-1] if step is None else [step]
         failure: Exception | None = None
         damaged: list[int] = []
-        for candidate in wanted:
+        for candidate in candidates:
             args = ocp.args.Composite(
                 state=ocp.args.StandardRestore(abstract), sidecar=ocp.args.JsonRestore()
             )
             try:
-                found = self._manager.restore(candidate, args=args)
-                for bad in damaged:  # else the step could not be saved again
-                    self._manager.delete(bad)
-                return candidate, found["state"], found["sidecar"]
+                restored = self._manager.restore(candidate, args=args)
+                # `save` skips a step that has a checkpoint, so a damaged one would stay forever.
+                for damaged_step in damaged:
+                    self._manager.delete(damaged_step)
+                return candidate, restored["state"], restored["sidecar"]
             except (ValueError, OSError, KeyError) as error:
                 logging.warning(
                     "checkpoint %s/%d cannot be read and is dropped: %s",
@@ -107,29 +136,30 @@ class Checkpoints:
         return None
 
     def wait(self) -> None:
-        """Blocks until every save begun is on disk."""
-        with self._naming_failures():
+        """Block until every save that was started is on disk."""
+        with self._failures_as_oserror():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for the last save and releases the directory."""
-        with self._naming_failures():
+        """Wait for the last save and release the directory."""
+        with self._failures_as_oserror():
             self._manager.close()
 
     @contextlib.contextmanager
-    def _naming_failures(self) -> Iterator[None]:
-        """Orbax reports what went wrong in the background at a later call, with whatever exception
-        it met.
+    def _failures_as_oserror(self) -> Iterator[None]:
+        """Raise an OSError that names step and directory for any failure of Orbax.
 
-        What JAX itself raises where there are several processes is no matter of the files: one of
-        them has gone meanwhile.
+        Orbax reports a failure of its background thread at a later call, and with whatever
+        exception that thread met.
         """
         try:
             yield
         except Exception as error:
+            # With several processes, an error of JAX itself means that one of them is gone. That
+            # says nothing about the files.
             if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
                 raise
             raise OSError(
-                f"the checkpoint of step {self._newest} could not be written to {self._directory};"
-                f" those before it are intact: {error}"
+                f"the checkpoint of step {self._last_step} could not be written to"
+                f" {self._directory}; those before it are intact: {error}"
             ) from error

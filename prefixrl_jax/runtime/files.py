@@ -1,6 +1,4 @@
-"""Files that appear under their name whole or not at all, so that a kill leaves either the old
-content or the new.
-"""
+"""Write files atomically: after a kill, a file has either its old content or its new one."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes (or replaces) a UTF-8 file, and makes its directory."""
+    """Write or replace a UTF-8 file; its directory is created if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
@@ -19,10 +17,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_text` of a JSON value."""
+    """Write or replace a file that holds one JSON value, as `write_text` does."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in a file."""
+    """Return the JSON value that a file holds."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,8 @@
-"""SIGTERM, as schedulers send it before they take a machine away: stop between two chunks, save
-what is finished, end well.
+"""Stop cleanly on SIGTERM, which schedulers send before they take a machine away.
 
-A second SIGTERM ends the process at once.
+The signal only sets a flag. The code that samples looks at it between two chunks and the training
+loop between two steps; what is finished is saved before the run ends. A second SIGTERM ends the
+process at once.
 """
 
 from __future__ import annotations
@@ -14,40 +15,45 @@ import numpy as np
 
 from prefixrl_jax.runtime.processes import agree
 
-_received = _deferred = False
+# A signal arrives for the process as a whole, so its flags are global.
+_received = False
+_deferred = False
 
 
 class Interrupted(Exception):
     """The process was asked to stop.
 
-    What is finished is saved; the same command goes on from there.
+    What is finished is saved; the same command continues from there.
     """
 
 
 def listen() -> None:
-    """From now on the first SIGTERM is noted, and the second ends the process."""
-    signal.signal(signal.SIGTERM, _note)
+    """Install the handler: the first SIGTERM sets the flag, the second ends the process."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
 
 
-def _note(*_: object) -> None:
+def _on_sigterm(*_: object) -> None:
     global _received
     _received = True
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def received() -> bool:
-    """Whether any process was asked to stop. All processes must ask at the same points."""
+    """Return whether any process was asked to stop.
+
+    All processes must call this at the same points.
+    """
     return bool(agree(_received, np.max))
 
 
 def wanted() -> bool:
-    """Whether this process was asked to stop, and it need not wait (`deferred`)."""
+    """Return whether this process was asked to stop and is not inside `deferred`."""
     return _received and not _deferred
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Lets what is inside finish, whatever arrives."""
+    """Let the body run to its end: inside, `wanted` is False whatever signal arrives."""
     global _deferred
     _deferred = True
     try:

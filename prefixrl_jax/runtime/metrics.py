@@ -1,13 +1,14 @@
-"""Metrics of a run on disk: metrics.jsonl and TensorBoard events.
+"""Write the metrics of a run to metrics.jsonl and TensorBoard events.
 
-Only process 0 writes. Names are the field's: reward/mean, entropy, grad_norm, flops/total and so
-on.
+Only process 0 writes. Metrics have the field's usual names: reward/mean, entropy, grad_norm,
+flops/total and so on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import math
 import os
@@ -25,69 +26,85 @@ from prefixrl_jax.runtime.processes import primary
 
 
 class Metrics:
-    """metrics.jsonl and TensorBoard events of one loop.
-
-    On resume, lines after the checkpoint's step are cut off.
-    """
+    """The metrics.jsonl and the TensorBoard events of one loop."""
 
     def __init__(self, path: Path, events: Path | None, step: int):
-        self._path, self._file, self._writer = path, None, None
+        """Open both files; on resume, cut off the lines after the checkpoint's step.
+
+        Args:
+            path: of metrics.jsonl.
+            events: directory of the TensorBoard events; None to write none.
+            step: of the checkpoint from which the run resumes; 0 for a new run.
+        """
+        self._path = path
+        self._file: io.FileIO | None = None
+        self._writer: EventsWriter | None = None
         if not primary():
             return
-        kept = [line for line in _sound_lines(path) if json.loads(line)["step"] <= step]
+        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
         write_text(path, "".join(kept))
-        self._file = path.open("ab", buffering=0)  # nothing is left to be written when it is closed
+        # Unbuffered: closing the file must not try again to write a line that failed.
+        self._file = path.open("ab", buffering=0)
         if events is not None:
             events.mkdir(parents=True, exist_ok=True)
             # Not tensorboardX's SummaryWriter: on a full disk its thread dies, and the next calls
             # wait for it forever.
             self._writer = EventsWriter(str(events / "events"))
-            if step:  # TensorBoard then hides what an interrupted run has written of later steps
-                self._writer.write_event(
-                    Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
-                )
+            if step:
+                # Makes TensorBoard hide what an interrupted run has written for later steps.
+                restart = SessionLog(status=SessionLog.START)
+                self._writer.write_event(Event(step=step + 1, session_log=restart))
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line of finite JSON: a NaN becomes null."""
+        """Append one line of JSON and one event; values that are not finite become null.
+
+        Raises:
+            OSError: the step could not be written, for example because the disk is full.
+        """
         if self._file is None:
             return
-        clean = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
-        line = json.dumps({"step": step, **clean}).encode() + b"\n"
-        scalars = [
-            Summary.Value(tag=name, simple_value=value)
-            for name, value in clean.items()
-            if value is not None
-        ]
+        finite = {name: float(v) if math.isfinite(v) else None for name, v in values.items()}
+        line = json.dumps({"step": step, **finite}).encode() + b"\n"
         try:
-            if self._file.write(line) != len(line):
+            if self._file.write(line) != len(line):  # an unbuffered write may stop half way
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if self._writer is not None:
-                self._writer.write_event(
-                    Event(step=step, wall_time=time.time(), summary=Summary(value=scalars))
-                )
-                self._writer.flush()
-        except OSError as error:  # which does not know its file
+            self._write_event(step, finite)
+        except OSError as error:
+            # The system's error does not name the file.
             message = (
                 f"{error.strerror}: step {step} was not written; the lines before it are intact"
             )
             raise OSError(error.errno, message, str(self._path)) from error
 
+    def _write_event(self, step: int, values: dict[str, float | None]) -> None:
+        if self._writer is None:
+            return
+        scalars = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in values.items()
+            if value is not None
+        ]
+        summary = Summary(value=scalars)
+        self._writer.write_event(Event(step=step, wall_time=time.time(), summary=summary))
+        self._writer.flush()
+
     def close(self) -> None:
-        """Closes both; every line has been written before."""
+        """Close both files; every line is on disk already."""
         if self._file is not None:
             self._file.close()
         if self._writer is not None:
-            # what a failed write has left in its buffer, and `write` has told
+            # Closing tries again to write what a failed `write` has left in the buffer. `write`
+            # has already reported that failure.
             with contextlib.suppress(OSError):
                 self._writer.close()
 
 
-def _sound_lines(path: Path) -> list[str]:
-    """Whole lines of a metrics file; a torn last one is left out."""
+def _complete_lines(path: Path) -> list[str]:
+    """Return the lines of a metrics file, without a last one that was cut short by a kill."""
     text = path.read_text() if path.exists() else ""
     return [line + "\n" for line in text.split("\n")[:-1]]
 
 
 def host_metrics(tree: dict[str, jax.Array]) -> dict[str, float]:
-    """Replicated device scalars as floats."""
-    return {k: float(np.asarray(v)) for k, v in tree.items()}
+    """Return replicated device scalars as floats."""
+    return {name: float(np.asarray(value)) for name, value in tree.items()}

@@ -1,4 +1,4 @@
-"""Select and collect under any order of finishing, across a kill, and on the real sampler."""
+"""Select and collect: any order of finishing, kills, and the real sampler."""
 
 import dataclasses
 import itertools
@@ -54,35 +54,34 @@ class FirstToken:
 
 
 class Aside(FirstToken):
-    """The same, graded by a thread that takes its time: `delay(number of the response)` seconds."""
+    """The same task, graded in a thread; response i takes `delay(i)` seconds."""
 
     grades_aside = True
 
     def __init__(self, limit: int, delay=lambda i: 0.001 * (i % 3)):
         super().__init__(limit)
-        self._delay, self._count, self._thread = delay, itertools.count(), ThreadPoolExecutor(1)
+        self._delay = delay
+        self._count = itertools.count()
+        self._thread = ThreadPoolExecutor(1)
 
     def grade(self, problem, response):
-        return self._thread.submit(self._later, next(self._count), super().grade(problem, response))
+        verdict = super().grade(problem, response)
+        return self._thread.submit(self._return_late, next(self._count), verdict)
 
-    def _later(self, number, verdict):
-        time.sleep(self._delay(number))
+    def _return_late(self, i, verdict):
+        time.sleep(self._delay(i))
         return verdict
 
 
 def sample(i: int, correct: bool) -> Sample:
-    return Sample(
-        i,
-        np.array([1 if correct else 9, *range(i)], np.int32),
-        np.full(i + 1, -0.5, np.float32),
-        "stop",
-    )
+    """Return a finished sample of i + 1 tokens."""
+    first = 1 if correct else 9
+    token_ids = np.array([first, *range(i)], np.int32)
+    return Sample(i, token_ids, np.full(i + 1, -0.5, np.float32), "stop")
 
 
 def make_job(kind, path, limit):
-    """A job over the problem "p" that knows what is in the log, and the log, to which it goes on
-    writing.
-    """
+    """Return a job on the problem "p" that resumes from a log, and the log."""
     log = SharedLog(path / "log.jsonl", HEADER)
     logged = attempts_in_log(log.records, kind.stage, [PROBLEM], FirstToken())
     return kind(logged["p"], FirstToken(), limit, log), log
@@ -95,7 +94,9 @@ def test_select_draws_each_id_once_whatever_succeeds(tmp_path):
         job.deliver(sample(i, correct=True))
         assert not job.closed
     job.deliver(sample(1, correct=False))
-    assert job.closed and job.attempts.successes == 3 and job.attempts.correct == {}
+    assert job.closed
+    assert job.attempts.successes == 3
+    assert job.attempts.correct == {}
     assert job.attempts.lengths == {0: 1, 1: 2, 2: 3, 3: 4}
 
 
@@ -103,108 +104,109 @@ def test_the_first_success_is_the_lowest_id_though_a_higher_one_is_done_earlier(
     job, _ = make_job(CollectJob, tmp_path, 9)
     assert [job.next_sample() for _ in range(5)] == [0, 1, 2, 3, 4]
     job.deliver(sample(3, correct=True))
-    assert job.next_sample() is None and not job.closed  # 0, 1, 2 may still come before it
+    assert job.next_sample() is None
+    assert not job.closed  # 0, 1, 2 may still come before it
     job.deliver(sample(0, correct=False))
     job.deliver(sample(1, correct=True))
-    assert job.next_sample() is None and job.closed  # 2 and 4 do not matter any more
+    assert job.next_sample() is None
+    assert job.closed  # 2 and 4 do not matter any more
     (trace,) = first_traces({"p": job.attempts}, COST)
     assert (trace.problem_id, trace.sample_id, trace.samples) == ("p", 1, 3)
-    # three prompts, samples of 4, 1 and 2 tokens
+    # Three prompts, and samples of 4, 1 and 2 tokens.
     assert trace.flops == 2000 * (3 * len(trace.context_ids) + 4 + 1 + 2)
-    assert (trace.context_ids, trace.token_ids, trace.finish_reason) == (
-        FirstToken().render(PROBLEM),
-        [1, 0],
-        "stop",
-    )
+    assert trace.context_ids == FirstToken().render(PROBLEM)
+    assert trace.token_ids == [1, 0]
+    assert trace.finish_reason == "stop"
 
 
 def test_collect_gives_up_at_the_cap(tmp_path):
     job, _ = make_job(CollectJob, tmp_path, 3)
     for i in range(3):
-        assert job.next_sample() == i and not job.closed
+        assert job.next_sample() == i
+        assert not job.closed
         job.deliver(sample(i, correct=False))
-    assert (
-        job.closed and job.next_sample() is None and first_traces({"p": job.attempts}, COST) == []
-    )
+    assert job.closed
+    assert job.next_sample() is None
+    assert first_traces({"p": job.attempts}, COST) == []
 
 
 @settings(max_examples=80)
 @given(st.data())
 def test_any_order_of_delivery_finds_the_lowest_success(tmp_path_factory, data):
-    cap, slots = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 4))
+    cap = data.draw(st.integers(1, 8))
+    slots = data.draw(st.integers(1, 4))
     correct = data.draw(st.sets(st.integers(0, cap - 1)))
     job, log = make_job(CollectJob, tmp_path_factory.mktemp("log"), cap)
-    flying, begun = [], []
+    running = []
+    begun = []
     while not job.closed:
-        while len(flying) < slots and (i := job.next_sample()) is not None:
+        while len(running) < slots and (i := job.next_sample()) is not None:
             assert not job.attempts.correct  # no id is begun after a success
-            flying.append(i)
+            running.append(i)
             begun.append(i)
-        i = flying.pop(data.draw(st.integers(0, len(flying) - 1)))
+        i = running.pop(data.draw(st.integers(0, len(running) - 1)))
         job.deliver(sample(i, i in correct))
     log.close()
     assert begun == list(range(len(begun)))
-    first = min(correct, default=None)
-    assert [t.sample_id for t in first_traces({"p": job.attempts}, COST)] == (
-        [] if first is None else [first]
-    )
-    assert set(range(cap if first is None else first + 1)) <= job.attempts.verdicts.keys()
+    lowest = sorted(correct)[:1]
+    assert [t.sample_id for t in first_traces({"p": job.attempts}, COST)] == lowest
+    certain = lowest[0] + 1 if lowest else cap  # samples that had to be finished
+    assert set(range(certain)) <= job.attempts.verdicts.keys()
 
 
 @pytest.mark.parametrize("kind", [SelectJob, CollectJob])
-def test_what_is_in_the_log_is_known_and_comes_back_whole(tmp_path, kind):
+def test_a_resumed_job_takes_finished_samples_from_the_log(tmp_path, kind):
     job, log = make_job(kind, tmp_path, 6)
     assert [job.next_sample() for _ in range(5)] == [0, 1, 2, 3, 4]
     for i in (0, 2, 3):
         job.deliver(sample(i, correct=i == 3))
-    log.append({"stage": "another", "problem": "p", "sample": 5, "verdict": "correct", "tokens": 1})
-    log.append(
-        {"stage": job.stage, "problem": "unknown", "sample": 4, "verdict": "correct", "tokens": 1}
-    )
+    correct = {"verdict": "correct", "tokens": 1}
+    log.append({"stage": "another", "problem": "p", "sample": 5, **correct})
+    log.append({"stage": job.stage, "problem": "unknown", "sample": 4, **correct})
     log.close()
-    again, _ = make_job(kind, tmp_path, 6)
-    assert [again.known_length(i) for i in range(6)] == [
-        1,
-        0,
-        3,
-        4,
-        0,
-        0,
-    ] and again.attempts.lengths == {}
-    # the same ids are begun; known ones are not drawn
-    assert [again.next_sample() for _ in range(5)] == [0, 1, 2, 3, 4]
+    resumed, _ = make_job(kind, tmp_path, 6)
+    assert [resumed.known_length(i) for i in range(6)] == [1, 0, 3, 4, 0, 0]
+    assert resumed.attempts.lengths == {}
+    # The same ids are begun; those that the log has are delivered again instead of drawn.
+    assert [resumed.next_sample() for _ in range(5)] == [0, 1, 2, 3, 4]
     for i in (0, 2, 3):
-        again.redeliver(i)
-    assert again.attempts == job.attempts and again.closed == job.closed
+        resumed.redeliver(i)
+    assert resumed.attempts == job.attempts
+    assert resumed.closed == job.closed
 
 
-def test_logged_samples_that_nobody_asks_for_are_kept_and_counted(tmp_path):
+def test_logged_samples_that_are_never_begun_again_are_kept_and_counted(tmp_path):
     job, log = make_job(CollectJob, tmp_path, 9)
     for i in (0, 2, 1):
         job.deliver(sample(i, correct=i > 0))
     log.close()
-    again, _ = make_job(CollectJob, tmp_path, 9)
-    assert again.next_sample() == 0
-    again.redeliver(0)
-    assert again.next_sample() == 1
-    again.redeliver(1)
-    assert again.closed and again.next_sample() is None  # one slot: 2 is never begun
-    assert (
-        again.take_unused() == [3] and again.take_unused() == [] and again.attempts == job.attempts
-    )
+    resumed, _ = make_job(CollectJob, tmp_path, 9)
+    assert resumed.next_sample() == 0
+    resumed.redeliver(0)
+    assert resumed.next_sample() == 1
+    resumed.redeliver(1)
+    assert resumed.closed
+    assert resumed.next_sample() is None  # one slot: 2 is never begun
+    assert resumed.take_unused() == [3]
+    assert resumed.take_unused() == []
+    assert resumed.attempts == job.attempts
 
 
 def test_the_hard_set_is_a_band_of_pass_rates():
-    rates = {"a": 0, "b": 2, "c": 1, "d": 4, "e": 0}
-    attempts = {name: Attempts(Problem(name, {}), 2) for name in rates}
-    for name, n in rates.items():
+    successes = {"a": 0, "b": 2, "c": 1, "d": 4, "e": 0}  # of four samples
+    attempts = {name: Attempts(Problem(name, {}), 2) for name in successes}
+    for name, count in successes.items():
         for i in range(4):
-            attempts[name].add(i, Verdict.CORRECT if i < n else Verdict.UNPARSED, 5, None)
-    choose = lambda band, count=9: "".join(p.id for p in hard_set(attempts, band, count))  # noqa: E731
-    assert (
-        choose((0.0, 0.0)) == "ae" and choose((0.25, 0.5)) == "bc" and choose((0.0, 1.0)) == "abcde"
-    )
-    assert choose((0.0, 0.25), 2) == "ac" and choose((0.9, 0.95)) == ""
+            attempts[name].add(i, Verdict.CORRECT if i < count else Verdict.UNPARSED, 5, None)
+
+    def choose(band, count=9):
+        return "".join(p.id for p in hard_set(attempts, band, count))
+
+    assert choose((0.0, 0.0)) == "ae"
+    assert choose((0.25, 0.5)) == "bc"
+    assert choose((0.0, 1.0)) == "abcde"
+    assert choose((0.0, 0.25), 2) == "ac"
+    assert choose((0.9, 0.95)) == ""
 
 
 # --- on the real sampler
@@ -224,108 +226,111 @@ def make_engine(rows=2, slots=3, chunk=2):
 
 
 def run_fixed(params, engine, n=5, names=CONTEXTS, ledger=None):
+    """Draw n samples of each context, and return them by name and sample id."""
     jobs = [FixedJob(name, CONTEXTS[name], n) for name in names]
-    engine.run(
-        params, jobs, SAMPLING, stream_key(0, "test"), ledger or Ledger(), ("prefill", "decode")
-    )
+    ledger = ledger or Ledger()
+    engine.run(params, jobs, SAMPLING, stream_key(0, "test"), ledger, ("prefill", "decode"))
     return {job.name: job.samples for job in jobs}
 
 
 @pytest.fixture(scope="module")
 def reference(params):
-    """The samples and the ledger of one run of the smaller engine."""
+    """Return the samples and the ledger of one run of the smaller engine."""
     ledger = Ledger()
     return run_fixed(params, make_engine(), ledger=ledger), ledger
 
 
 def test_every_job_gets_exactly_its_ids(reference):
     samples, _ = reference
-    assert {name: sorted(found) for name, found in samples.items()} == {
-        name: [0, 1, 2, 3, 4] for name in CONTEXTS
-    }
-    drawn = [s for found in samples.values() for s in found.values()]
-    # ends of all kinds: slots were refilled out of step
-    assert len({len(s.token_ids) for s in drawn}) > 2
-    for s in drawn:
+    assert samples.keys() == CONTEXTS.keys()
+    assert all(sorted(by_id) == [0, 1, 2, 3, 4] for by_id in samples.values())
+    all_samples = [s for by_id in samples.values() for s in by_id.values()]
+    # Samples of several lengths: slots were refilled at different times.
+    assert len({len(s.token_ids) for s in all_samples}) > 2
+    for s in all_samples:
         stopped = s.token_ids[-1] in SAMPLING.stop_ids
-        assert s.finish_reason == ("stop" if stopped else "length") and (
-            stopped or len(s.token_ids) == 7
-        )
+        assert s.finish_reason == ("stop" if stopped else "length")
+        assert stopped or len(s.token_ids) == 7
         assert not np.isin(s.token_ids[:-1], SAMPLING.stop_ids).any()
-        assert len(s.logprobs) == len(s.token_ids) and (s.logprobs < 0).all()
+        assert len(s.logprobs) == len(s.token_ids)
+        assert (s.logprobs < 0).all()
 
 
 def test_samples_do_not_depend_on_rows_slots_or_neighbours(params, reference):
-    other = run_fixed(
-        params, make_engine(rows=3, slots=2, chunk=5), names=["e", "a", "ccc", "bb", "d"]
-    )
-    for name, found in reference[0].items():
-        for i, s in found.items():
+    samples, _ = reference
+    other_engine = make_engine(rows=3, slots=2, chunk=5)
+    other = run_fixed(params, other_engine, names=["e", "a", "ccc", "bb", "d"])
+    for name, by_id in samples.items():
+        for i, s in by_id.items():
             np.testing.assert_array_equal(other[name][i].token_ids, s.token_ids)
             np.testing.assert_allclose(other[name][i].logprobs, s.logprobs, atol=2e-5)
 
 
 def test_jobs_of_few_samples_take_rows_rather_than_slots(params, reference):
+    samples, _ = reference
     engine = make_engine(rows=1, slots=6)
     shapes = {n: (engine.wide(n).rows, engine.wide(n).slots) for n in (1, 2, 3, 4, 5, 6, 50)}
     assert shapes == {1: (6, 1), 2: (3, 2), 3: (2, 3), 4: (2, 3), 5: (2, 3), 6: (1, 6), 50: (1, 6)}
-    ledgers = Ledger(), Ledger()
-    for ledger, used in zip(ledgers, (engine, engine.wide(1)), strict=True):
-        for name, found in run_fixed(params, used, n=1, ledger=ledger).items():
-            np.testing.assert_array_equal(found[0].token_ids, reference[0][name][0].token_ids)
-    slow, fast = (ledger.state["hardware"]["decode"] for ledger in ledgers)
-    assert fast < slow / 2  # what the device decodes, idle slots included
+    decoded = []  # hardware FLOPs, idle slots included
+    for used in (engine, engine.wide(1)):
+        ledger = Ledger()
+        for name, by_id in run_fixed(params, used, n=1, ledger=ledger).items():
+            np.testing.assert_array_equal(by_id[0].token_ids, samples[name][0].token_ids)
+        decoded.append(ledger.state["hardware"]["decode"])
+    narrow, wide = decoded
+    assert wide < narrow / 2
 
 
 def test_the_ledger_counts_the_delivered_samples(reference):
     samples, ledger = reference
-    lengths = {name: [len(s.token_ids) for s in found.values()] for name, found in samples.items()}
+    lengths = {name: [len(s.token_ids) for s in by_id.values()] for name, by_id in samples.items()}
     tokens = sum(map(sum, lengths.values()))
-    assert ledger.state["paper"]["decode"] == ledger.state["actual"]["decode"] == 2000 * tokens
-    assert ledger.state["paper"]["prefill"] == 2000 * sum(
-        5 * len(CONTEXTS[name]) for name in lengths
-    )
-    assert ledger.state["actual"]["prefill"] == 2000 * sum(
-        len(CONTEXTS[name]) - 1 for name in lengths
-    )
-    attention = (
-        sum(causal_pairs(len(CONTEXTS[name]), rows) for name, rows in lengths.items())
-        * COST.attention_pair
-    )
-    assert ledger.state["attention"]["prefill"] + ledger.state["attention"][
-        "decode"
-    ] == pytest.approx(attention)
-    assert ledger.state["hardware"]["decode"] >= ledger.state["actual"]["decode"]
+    contexts = [len(CONTEXTS[name]) for name in lengths]
+    pairs = sum(causal_pairs(len(CONTEXTS[name]), rows) for name, rows in lengths.items())
+
+    paper = ledger.state["paper"]
+    actual = ledger.state["actual"]
+    attention = ledger.state["attention"]
+    assert paper["decode"] == 2000 * tokens
+    assert actual["decode"] == 2000 * tokens
+    assert paper["prefill"] == 2000 * sum(5 * length for length in contexts)
+    assert actual["prefill"] == 2000 * sum(length - 1 for length in contexts)
+    attention_flops = pairs * COST.attention_pair
+    assert attention["prefill"] + attention["decode"] == pytest.approx(attention_flops)
+    assert ledger.state["hardware"]["decode"] >= actual["decode"]
 
 
 def test_a_slot_idles_only_when_nothing_is_left_for_it(params, monkeypatch):
-    fill, seen = refill._Loop.fill, []
+    fill = refill._Loop.fill
+    running = []
 
-    def checked(loop):
+    def checked_fill(loop):
         work = fill(loop)
         waiting = list(loop.jobs)
         loop.jobs = iter(waiting)
         for row in loop.rows:
             assert row.job is not None or not waiting
             assert (row.slots >= 0).all() or row.job is None or row.job.next_sample() is None
-        seen.append(work.running)
+        running.append(work.running)
         return work
 
-    monkeypatch.setattr(refill._Loop, "fill", checked)
+    monkeypatch.setattr(refill._Loop, "fill", checked_fill)
     run_fixed(params, make_engine())
-    assert seen[0] == 6 and seen[-1] == 0
+    assert running[0] == 6
+    assert running[-1] == 0
 
 
 PROBLEMS = [Problem(name, {}) for name in CONTEXTS]
 
 
-def run_stage(params, path, stage, limit, task, ledger, show=lambda known: None):
+def run_stage(params, path, stage, limit, task, ledger, show=lambda attempts: None):
+    """Run a stage with the log in a directory, and return the attempts by problem id."""
     with SharedLog(path / "log.jsonl", HEADER) as log:
         sampler = RejectionSampler(make_engine(), params, task, SAMPLING, log)
         return sampler.run(stage, PROBLEMS, limit, stream_key(0, stage), ledger, show)
 
 
-def test_a_job_that_knows_no_finished_sample_is_handed_none():
+def test_a_fixed_job_has_no_finished_samples_to_redeliver():
     job = FixedJob("p", [1], 2)
     assert job.known_length(0) == 0
     with pytest.raises(LookupError, match="p: sample 0 was not finished before"):
@@ -333,7 +338,7 @@ def test_a_job_that_knows_no_finished_sample_is_handed_none():
 
 
 class Killed(Exception):
-    """Stands for a kill between two chunks."""
+    """Simulates a kill between two chunks."""
 
 
 @pytest.mark.parametrize("stage", ["select", "collect"])
@@ -341,18 +346,18 @@ class Killed(Exception):
 def test_a_stage_killed_again_and_again_ends_as_one_that_was_not(
     params, tmp_path, stage, make_task, torn
 ):
-    """Equal to the bit: verdicts, traces with their log-probs, the log's records in order, and the
-    ledger.
-    """
-    task, expected = make_task(limit=3), Ledger()
-    whole = run_stage(params, tmp_path / "whole", stage, 12, task, expected)
-    path, kills = tmp_path / "killed" / "log.jsonl", 0
+    """Verdicts, traces with their log-probs, records and ledger are equal bit for bit."""
+    task = make_task(limit=3)
+    expected_ledger = Ledger()
+    whole = run_stage(params, tmp_path / "whole", stage, 12, task, expected_ledger)
+    path = tmp_path / "killed" / "log.jsonl"
+    kills = 0
     while True:
-        ledger, chunks = Ledger(), []
+        ledger = Ledger()
+        chunks = itertools.count(1)
 
-        def kill(known, chunks=chunks, last=2 + 3 * kills):
-            chunks.append(1)
-            if len(chunks) == last:
+        def kill(attempts, chunks=chunks, last=2 + 3 * kills):
+            if next(chunks) == last:
                 raise Killed
 
         try:
@@ -361,29 +366,35 @@ def test_a_stage_killed_again_and_again_ends_as_one_that_was_not(
         except Killed:
             kills += 1
             lines = path.read_bytes().splitlines(keepends=True)
-            # the last records may be lost too
+            # A power cut may take the last records too.
             path.write_bytes(b"".join(lines[: max(len(lines) - torn, 1)]))
-    assert kills > 3 and resumed == whole and ledger.state == expected.state
-    records = [Log(tmp_path / name / "log.jsonl", HEADER).records for name in ("whole", "killed")]
-    assert len(records[0]) == len(records[1]) and all(r in records[1] for r in records[0])
+    assert kills > 3
+    assert resumed == whole
+    assert ledger.state == expected_ledger.state
+    whole_records = Log(tmp_path / "whole" / "log.jsonl", HEADER).records
+    killed_records = Log(path, HEADER).records
+    assert len(whole_records) == len(killed_records)
+    assert all(record in killed_records for record in whole_records)
 
 
 @pytest.mark.parametrize("stage", ["select", "collect"])
-def test_what_is_drawn_does_not_depend_on_how_long_grading_takes(params, tmp_path, stage):
-    tasks = [Aside(3, delay) for delay in (lambda i: 0.0, lambda i: 0.05 * (i % 4 == 1))]
-    ledgers = [Ledger(), Ledger()]
-    fast, slow = (
-        run_stage(params, tmp_path / str(i), stage, 12, tasks[i], ledgers[i]) for i in range(2)
-    )
-    assert fast == slow and ledgers[0].state == ledgers[1].state
+def test_the_samples_drawn_do_not_depend_on_how_long_grading_takes(params, tmp_path, stage):
+    fast_task = Aside(3, delay=lambda i: 0.0)
+    slow_task = Aside(3, delay=lambda i: 0.05 * (i % 4 == 1))
+    fast_ledger = Ledger()
+    slow_ledger = Ledger()
+    fast = run_stage(params, tmp_path / "fast", stage, 12, fast_task, fast_ledger)
+    slow = run_stage(params, tmp_path / "slow", stage, 12, slow_task, slow_ledger)
+    assert fast == slow
+    assert fast_ledger.state == slow_ledger.state
+    # Graded at once, the first correct trace is the same. Graded aside, the samples of one more
+    # chunk may have been begun before its verdict came.
     at_once = run_stage(params, tmp_path / "at once", stage, 12, FirstToken(3), Ledger())
-    traces = [
-        {name: first_traces({name: a}, COST) for name, a in found.items()}
-        for found in (fast, at_once)
-    ]
-    # the first correct trace is the same; a chunk more may have been begun beside it
-    for name, found in traces[0].items():
-        assert [t.token_ids for t in found] == [t.token_ids for t in traces[1][name]]
+    assert trace_tokens(fast) == trace_tokens(at_once)
+
+
+def trace_tokens(attempts):
+    return {t.problem_id: t.token_ids for t in first_traces(attempts, COST)}
 
 
 def test_a_verdict_given_aside_counts_from_the_next_chunk_on(tmp_path):
@@ -391,26 +402,34 @@ def test_a_verdict_given_aside_counts_from_the_next_chunk_on(tmp_path):
     job = CollectJob(Attempts(PROBLEM, 2), Aside(2), 9, log)
     assert [job.next_sample() for _ in range(3)] == [0, 1, 2]
     job.deliver(sample(0, correct=True))
-    assert job.attempts.correct == {} and job.next_sample() == 3 and not job.closed
+    assert job.attempts.correct == {}
+    assert job.next_sample() == 3
+    assert not job.closed
     job.settle()
-    assert list(job.attempts.correct) == [0] and job.next_sample() is None and job.closed
+    assert list(job.attempts.correct) == [0]
+    assert job.next_sample() is None
+    assert job.closed
 
 
 def test_rollouts_are_graded_in_their_order_whenever_the_verdicts_come(params):
     prompts = [Prompt(p) for p in PROBLEMS[:3]]
-    found = [
-        RolloutSampler(make_engine(), task, SAMPLING, ("eval", "eval")).sample(
-            params, prompts, 4, stream_key(0, "r"), Ledger()
-        )
-        for task in (FirstToken(9), Aside(9))
-    ]
-    assert found[0].verdicts == found[1].verdicts and 0 < found[0].rewards.mean() < 1
+
+    def sample_rollouts(task):
+        sampler = RolloutSampler(make_engine(), task, SAMPLING, ("eval", "eval"))
+        return sampler.sample(params, prompts, 4, stream_key(0, "r"), Ledger())
+
+    at_once = sample_rollouts(FirstToken(9))
+    aside = sample_rollouts(Aside(9))
+    assert at_once.verdicts == aside.verdicts
+    assert 0 < at_once.rewards.mean() < 1
 
 
-def test_what_is_finished_is_not_computed_again(params, tmp_path, monkeypatch):
-    run_stage(params, tmp_path, "select", 4, FirstToken(), first := Ledger())
+def test_finished_samples_are_not_computed_again(params, tmp_path, monkeypatch):
+    first = Ledger()
+    run_stage(params, tmp_path, "select", 4, FirstToken(), first)
     monkeypatch.setattr(refill.sampler, "decode_chunk", None)  # a call would fail
-    run_stage(params, tmp_path, "select", 4, FirstToken(), second := Ledger())
+    second = Ledger()
+    run_stage(params, tmp_path, "select", 4, FirstToken(), second)
     assert second.state == first.state
 
 
@@ -419,7 +438,8 @@ def test_fewer_slots_after_a_kill_keep_every_sample_and_charge_it(params, tmp_pa
     with SharedLog(tmp_path / "log.jsonl", HEADER) as log:
         sampler = RejectionSampler(make_engine(slots=5), params, task, SAMPLING, log)
         drawn = sampler.run("collect", PROBLEMS, 12, stream_key(0, "collect"), Ledger())
-    resumed = run_stage(params, tmp_path, "collect", 12, task, ledger := Ledger())
+    ledger = Ledger()
+    resumed = run_stage(params, tmp_path, "collect", 12, task, ledger)
     for name, attempts in drawn.items():
         assert attempts.lengths.items() <= resumed[name].lengths.items()
     tokens = sum(sum(a.lengths.values()) + len(a.lengths) * a.context for a in resumed.values())
@@ -428,34 +448,39 @@ def test_fewer_slots_after_a_kill_keep_every_sample_and_charge_it(params, tmp_pa
 
 def test_the_first_solved_problem_of_a_stage_is_announced_once(params, tmp_path):
     announced = []
+    task = FirstToken(limit=12)
+
+    def announce(*solved):
+        announced.append(solved)
+
     with SharedLog(tmp_path / "log.jsonl", HEADER) as log:
-        task = FirstToken(limit=12)
-        sampler = RejectionSampler(
-            make_engine(), params, task, SAMPLING, log, lambda *what: announced.append(what)
-        )
+        sampler = RejectionSampler(make_engine(), params, task, SAMPLING, log, announce)
         attempts = sampler.run("select", PROBLEMS, 4, stream_key(0, "select"), Ledger())
     ((stage, problem, token_ids),) = announced
-    assert stage == "select" and attempts[problem.id].successes and token_ids[0] < 12
+    assert stage == "select"
+    assert attempts[problem.id].successes
+    assert token_ids[0] < 12
     assert sum(a.successes for a in attempts.values()) > 1
 
 
 def test_collect_charges_samples_that_were_dropped(params, tmp_path):
     ledger = Ledger()
-    found = run_stage(params, tmp_path, "collect", 40, FirstToken(limit=12), ledger)
-    delivered = sum(sum(a.lengths.values()) for a in found.values())
-    begun = ledger.state["paper"]["collect"] / 2000
-    prompts = sum(len(a.lengths) * len(FirstToken().render(a.problem)) for a in found.values())
-    assert begun > delivered + prompts
-    assert any(a.correct for a in found.values())
+    attempts = run_stage(params, tmp_path, "collect", 40, FirstToken(limit=12), ledger)
+    delivered = sum(sum(a.lengths.values()) for a in attempts.values())
+    prompts = sum(len(a.lengths) * len(FirstToken().render(a.problem)) for a in attempts.values())
+    charged = ledger.state["paper"]["collect"] / 2000
+    assert charged > delivered + prompts
+    assert any(a.correct for a in attempts.values())
 
 
-# --- what is left of a damaged corpus
+# --- a corpus on disk, and how it is repaired
 
 
 @pytest.fixture
-def kept(tmp_path):
-    """A complete corpus of two traces, dataset and log."""
-    task, header = FirstToken(), {"model": "tiny", "tokenizer": fingerprint(FirstToken.tokenizer)}
+def corpus(tmp_path):
+    """Return the directory of a complete corpus, dataset and log, and its two traces."""
+    task = FirstToken()
+    header = {"model": "tiny", "tokenizer": fingerprint(task.tokenizer)}
     with Log(tmp_path / "log.jsonl", header) as log:
         jobs = [CollectJob(Attempts(p, len(task.render(p))), task, 9, log) for p in PROBLEMS[:2]]
         for job in jobs:
@@ -471,12 +496,14 @@ def read(directory):
 
 
 def shard(directory):
-    (found,) = (directory / "dataset").glob("*array_record*")
-    return found
+    (path,) = (directory / "dataset").glob("*array_record*")
+    return path
 
 
-def test_a_sound_corpus_comes_back(kept, capsys):
-    assert read(kept[0]) == kept[1] and capsys.readouterr().out == ""
+def test_a_sound_corpus_comes_back(corpus, capsys):
+    directory, traces = corpus
+    assert read(directory) == traces
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -489,22 +516,20 @@ def test_a_sound_corpus_comes_back(kept, capsys):
     ],
     ids=["no shard", "shard cut short", "no JSON", "no dataset"],
 )
-def test_a_damaged_dataset_is_written_anew_from_the_log(kept, damage, capsys):
-    directory, traces = kept
+def test_a_damaged_dataset_is_written_anew_from_the_log(corpus, damage, capsys):
+    directory, traces = corpus
     damage(directory)
     assert read(directory) == traces
     assert "the traces are read from" in capsys.readouterr().out
     assert read_dataset(directory / "dataset") == traces
 
 
-def test_a_corpus_is_never_silently_smaller(kept):
-    directory, _ = kept
+def test_a_corpus_is_never_silently_smaller(corpus):
+    directory, _ = corpus
     shutil.rmtree(directory / "dataset")
     lines = (directory / "log.jsonl").read_bytes().splitlines(keepends=True)
     lines[2] = lines[2].replace(b"correct", b"corrext")
     (directory / "log.jsonl").write_bytes(b"".join(lines))
-    with pytest.raises(
-        ValueError,
-        match=r"2 problems were solved, the log still knows 1 traces .*line 3: dropped .* checksum",
-    ):
+    message = r"2 problems were solved, the log still knows 1 traces .*line 3: dropped .* checksum"
+    with pytest.raises(ValueError, match=message):
         read(directory)

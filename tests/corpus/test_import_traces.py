@@ -1,4 +1,4 @@
-"""Traces brought in a file: what becomes of each line, and a run that trains on them."""
+"""Traces imported from a file or a dataset: which lines are taken, and why others are not."""
 
 import json
 
@@ -13,31 +13,33 @@ from prefixrl_jax.flops import costs
 from prefixrl_jax.model.tokenizer import fingerprint
 from prefixrl_jax.tasks.task import Problem
 
-# <pad> <bos> <eos> <unk> a b are 0 to 5; 0 and 1 end a response
+# Token ids 0 to 5 are <pad> <bos> <eos> <unk> a b; 0 and 1 end a response.
 TOKENIZER = fingerprint(FirstToken.tokenizer)
 
 
 def write(path, *rows):
-    path.write_text(
-        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
-    )
+    """Write a file of these lines, JSON values or text as it is; return its path."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(f"{line}\n" for line in lines))
     return str(path)
 
 
-def bring(tmp_path, *rows, task=None, longest=9, problems=PROBLEMS):
-    """(traces, reasons by line, declared FLOPs) of a file with these rows."""
-    task = task or FirstToken(limit=5)  # a response that begins with "a" is right, with "b" wrong
-    lines = read_lines(write(tmp_path / "traces.jsonl", *rows), task)
+def import_rows(tmp_path, *rows, task=None, problems=PROBLEMS):
+    """Import a file of these rows; return the traces, the reasons by line, the declared FLOPs."""
+    task = task or FirstToken(limit=5)  # "a" is token 4, which is correct; "b" is wrong
+    path = write(tmp_path / "traces.jsonl", *rows)
+    traces, flops = import_path(path, tmp_path, task, problems)
+    rejected = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
+    return traces, {entry["line"]: entry["reason"] for entry in rejected}, flops
+
+
+def import_path(path, tmp_path, task, problems=PROBLEMS):
+    """Import a file or a dataset; return the traces and the declared FLOPs."""
+    lines = read_lines(path, task)
+    rejected = tmp_path / "rejected.jsonl"
     with SharedLog(tmp_path / "log.jsonl", HEADER) as log:
-        found, flops = import_traces(
-            lines, list(problems), task, longest, log, tmp_path / "rejected.jsonl"
-        )
-    listed = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
-    return (
-        first_traces(found, costs(1000, 1, 4, 8)),
-        {entry["line"]: entry["reason"] for entry in listed},
-        flops,
-    )
+        attempts, flops = import_traces(lines, list(problems), task, 9, log, rejected)
+    return first_traces(attempts, costs(1000, 1, 4, 8)), flops
 
 
 ROWS = [
@@ -53,7 +55,7 @@ ROWS = [
 
 @pytest.mark.parametrize("make_task", [FirstToken, Aside])
 def test_each_problem_gets_its_first_correct_line_and_every_other_is_listed(tmp_path, make_task):
-    traces, reasons, flops = bring(tmp_path, *ROWS, task=make_task(5))
+    traces, reasons, flops = import_rows(tmp_path, *ROWS, task=make_task(5))
     kept = {
         t.problem_id: (t.sample_id, t.token_ids, t.source, t.flops, t.samples, t.logprobs)
         for t in traces
@@ -73,64 +75,59 @@ def test_each_problem_gets_its_first_correct_line_and_every_other_is_listed(tmp_
     assert all(t.context_ids == FirstToken().render(Problem(t.problem_id, {})) for t in traces)
 
 
-def test_what_the_log_knows_is_not_graded_again(tmp_path):
-    first = bring(tmp_path, *ROWS)
+def test_lines_in_the_log_are_not_graded_again(tmp_path):
+    first = import_rows(tmp_path, *ROWS)
     task = FirstToken(5)
     task.grade = None  # a call would fail
-    assert bring(tmp_path, *ROWS, task=task) == first
+    assert import_rows(tmp_path, *ROWS, task=task) == first
 
 
 def test_a_problem_may_be_named_by_its_question(tmp_path):
     problems = [Problem("q-1", {"question": "How many?"})]
-    traces, reasons, _ = bring(
-        tmp_path, {"problem": " How many?\n", "trace": "a"}, problems=problems
-    )
-    assert [t.problem_id for t in traces] == ["q-1"] and reasons == {}
+    row = {"problem": " How many?\n", "trace": "a"}
+    traces, reasons, _ = import_rows(tmp_path, row, problems=problems)
+    assert [t.problem_id for t in traces] == ["q-1"]
+    assert reasons == {}
+
+
+OTHER_RUN = [
+    Trace("a", 7, [1], [4, 5, 0], [-0.1, -0.2, -0.3], "stop", 8, 2e9),
+    Trace("zz", 1, [1], [4, 0], [-1.0, -1.0], "stop", 2, 1e9),
+]
 
 
 def test_the_corpus_of_another_run_is_taken_by_its_ids(tmp_path):
-    fields = [
-        ("a", 7, [1], [4, 5, 0], [-0.1, -0.2, -0.3], "stop", 8, 2e9),
-        ("zz", 1, [1], [4, 0], [-1.0, -1.0], "stop", 2, 1e9),
-    ]
-    mine = [Trace(*values) for values in fields]
-    write_dataset(mine, tmp_path / "dataset", {"tokenizer": TOKENIZER, "model": "another"})
-    task = FirstToken(limit=5)
-    lines = read_lines(str(tmp_path / "dataset"), task)
-    with SharedLog(tmp_path / "log.jsonl", HEADER) as log:
-        found, flops = import_traces(
-            lines, list(PROBLEMS), task, 9, log, tmp_path / "rejected.jsonl"
-        )
-    (trace,) = first_traces(found, costs(1000, 1, 4, 8))
-    assert (trace.problem_id, trace.token_ids, trace.source, trace.flops, flops) == (
-        "a",
-        [4, 5, 0],
-        "imported",
-        2e9,
-        2e9,
-    )
+    write_dataset(OTHER_RUN, tmp_path / "dataset", {"tokenizer": TOKENIZER, "model": "another"})
+    (trace,), flops = import_path(str(tmp_path / "dataset"), tmp_path, FirstToken(limit=5))
+    assert trace.problem_id == "a"
+    assert trace.token_ids == [4, 5, 0]
+    assert trace.source == "imported"
+    assert trace.flops == 2e9
+    assert flops == 2e9
     assert "id or question 'zz'" in (tmp_path / "rejected.jsonl").read_text()
-    write_dataset(
-        mine,
-        tmp_path / "run",
-        {"tokenizer": TOKENIZER, "statistics": {"collect_flops": 8e9, "solved": 2}},
-    )
-    # the failures are paid for as well
-    assert [line.flops for line in read_lines(str(tmp_path / "run"), task)] == [4e9, 4e9]
-    write_dataset(mine, tmp_path / "other", {"tokenizer": "0123456789abcdef", "model": "another"})
-    with pytest.raises(
-        ValueError,
-        match=rf"are of tokenizer 0123456789abcdef, and those of this run of {TOKENIZER}",
-    ):
-        read_lines(str(tmp_path / "other"), task)
+
+
+def test_the_traces_of_another_run_pay_for_its_failures_too(tmp_path):
+    statistics = {"collect_flops": 8e9, "solved": 2}
+    metadata = {"tokenizer": TOKENIZER, "statistics": statistics}
+    write_dataset(OTHER_RUN, tmp_path / "dataset", metadata)
+    lines = read_lines(str(tmp_path / "dataset"), FirstToken())
+    assert [line.flops for line in lines] == [4e9, 4e9]
+
+
+def test_the_corpus_of_another_tokenizer_is_refused(tmp_path):
+    metadata = {"tokenizer": "0123456789abcdef", "model": "another"}
+    write_dataset(OTHER_RUN, tmp_path / "dataset", metadata)
+    message = rf"are of tokenizer 0123456789abcdef, and those of this run of {TOKENIZER}"
+    with pytest.raises(ValueError, match=message):
+        read_lines(str(tmp_path / "dataset"), FirstToken())
 
 
 def test_ids_of_another_tokenizer_are_not_taken(tmp_path):
-    traces, _, _ = bring(
-        tmp_path,
-        {"problem": "a", "trace": "a b", "token_ids": [99, 98], "tokenizer": "0123456789abcdef"},
-    )
-    assert traces[0].token_ids == [4, 5, 0] and traces[0].source == "foreign"
+    other_ids = {"token_ids": [99, 98], "tokenizer": "0123456789abcdef"}
+    traces, _, _ = import_rows(tmp_path, {"problem": "a", "trace": "a b", **other_ids})
+    assert traces[0].token_ids == [4, 5, 0]
+    assert traces[0].source == "foreign"
 
 
 @pytest.mark.parametrize(
@@ -153,22 +150,23 @@ def test_ids_of_another_tokenizer_are_not_taken(tmp_path):
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, row, message):
+    path = write(tmp_path / "traces.jsonl", {"problem": "a", "trace": "a"}, row)
     with pytest.raises(ValueError, match=message):
-        read_lines(
-            write(tmp_path / "traces.jsonl", {"problem": "a", "trace": "a"}, row), FirstToken()
-        )
+        read_lines(path, FirstToken())
 
 
-def test_a_file_without_traces_or_no_file_is_named(tmp_path):
-    for name, message in (("empty.jsonl", "no trace in it"), ("absent.jsonl", "no such file")):
-        (tmp_path / "empty.jsonl").write_text("\n")
-        with pytest.raises(ValueError, match=rf"collect\.traces_path='.*{name}': {message}"):
-            read_lines(str(tmp_path / name), FirstToken())
+@pytest.mark.parametrize(
+    ("name", "message"), [("empty.jsonl", "no trace in it"), ("absent.jsonl", "no such file")]
+)
+def test_a_file_without_traces_or_no_file_is_named(tmp_path, name, message):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match=rf"collect\.traces_path='.*{name}': {message}"):
+        read_lines(str(tmp_path / name), FirstToken())
 
 
 def test_another_file_is_another_corpus(tmp_path):
-    prints = {
+    fingerprints = {
         lines_fingerprint(read_lines(write(tmp_path / "t.jsonl", *rows), FirstToken()))
         for rows in (ROWS, ROWS[:3], ROWS[::-1])
     }
-    assert len(prints) == 3
+    assert len(fingerprints) == 3

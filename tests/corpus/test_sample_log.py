@@ -37,9 +37,6 @@ def read_log(path):
         return log.records, log.dropped
 
 
-# --- the log
-
-
 def test_log_lines_are_a_crc32_and_its_json(tmp_path):
     lines = write_log(tmp_path / "new" / "log").split(b"\n")
     assert lines.pop() == b""
@@ -77,9 +74,12 @@ def test_flush_waits_for_the_disk(tmp_path, monkeypatch):
     path = tmp_path / "log"
     synced = []
     fsync = os.fsync
-    monkeypatch.setattr(
-        os, "fsync", lambda file: (fsync(file), synced.append(os.fstat(file).st_size))
-    )
+
+    def recording_fsync(file):
+        fsync(file)
+        synced.append(os.fstat(file).st_size)
+
+    monkeypatch.setattr(os, "fsync", recording_fsync)
     with Log(path, HEADER) as log:
         for record in RECORDS:
             synced.clear()
@@ -90,7 +90,8 @@ def test_flush_waits_for_the_disk(tmp_path, monkeypatch):
 
 
 def test_flush_without_waiting_leaves_the_disk_two_seconds(tmp_path, monkeypatch):
-    synced, now = [], [0.0]
+    synced = []
+    now = [0.0]
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(now[0]))
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     with Log(tmp_path / "log", HEADER) as log:
@@ -98,7 +99,7 @@ def test_flush_without_waiting_leaves_the_disk_two_seconds(tmp_path, monkeypatch
         for now[0] in (0.5, 1.9, 2.1, 3.0, 4.2):
             log.append(RECORDS[0])
             log.flush(wait=False)
-            # the system has it already
+            # The system has the record already, so a kill of the process does not lose it.
             assert (tmp_path / "log").read_bytes().endswith(b'"id":"a","tokens":[1,2,3]}\n')
         assert synced == [2.1, 4.2]
         log.append(RECORDS[1])
@@ -113,8 +114,8 @@ def test_torn_last_record_is_cut_at_every_byte(tmp_path):
     start = whole.rindex(b"\n", 0, -1) + 1
     for end in range(start, len(whole)):
         path.write_bytes(whole[:end])
-        found, dropped = read_log(path)
-        assert found == RECORDS[:-1]
+        records, dropped = read_log(path)
+        assert records == RECORDS[:-1]
         assert path.read_bytes() == whole[:start]
         if end == start:
             assert dropped == []
@@ -127,14 +128,15 @@ def test_torn_last_record_is_cut_at_every_byte(tmp_path):
 def test_any_flipped_byte_in_the_middle_loses_that_record_only(tmp_path):
     path = tmp_path / "log"
     whole = write_log(path)
-    start = whole.index(b"\n", whole.index(b"\n") + 1) + 1
-    for at in range(start, whole.index(b"\n", start)):
+    start = whole.index(b"\n", whole.index(b"\n") + 1) + 1  # of the second record
+    for offset in range(start, whole.index(b"\n", start)):
         damaged = bytearray(whole)
-        damaged[at] ^= 0x20
+        damaged[offset] ^= 0x20
         path.write_bytes(damaged)
-        found, dropped = read_log(path)
-        assert found == [RECORDS[0], RECORDS[2]]
-        assert f"{path}, line 3: " in dropped[0] and "the checksum differs" in dropped[0]
+        records, dropped = read_log(path)
+        assert records == [RECORDS[0], RECORDS[2]]
+        assert f"{path}, line 3: " in dropped[0]
+        assert "the checksum differs" in dropped[0]
         assert path.read_bytes() == damaged
 
 
@@ -142,16 +144,16 @@ def test_any_damage_to_the_header_is_refused(tmp_path):
     path = tmp_path / "log"
     whole = write_log(path)
     header_size = whole.index(b"\n") + 1
-    for at in range(header_size):
+    for offset in range(header_size):
         damaged = bytearray(whole)
-        damaged[at] ^= 0x01
+        damaged[offset] ^= 0x01
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="line 1: not the header of a log"):
             Log(path, HEADER)
-        path.write_bytes(whole[:at])
+        path.write_bytes(whole[:offset])
         with pytest.raises(ValueError, match="line 1: not the header of a log"):
             Log(path, HEADER)
-        assert path.read_bytes() == whole[:at]
+        assert path.read_bytes() == whole[:offset]
 
 
 def test_another_header_is_refused_by_its_differing_keys(tmp_path):
@@ -161,6 +163,8 @@ def test_another_header_is_refused_by_its_differing_keys(tmp_path):
     assert str(error.value).endswith(
         "cap: '(absent)' in the file, None here; seed: 1 in the file, 2 here"
     )
+
+    # A tuple comes back from JSON as a list, which is no difference.
     Log(tmp_path / "tuple", {"stop": (1, 2)}).close()
     Log(tmp_path / "tuple", {"stop": [1, 2]}).close()
 
@@ -168,7 +172,7 @@ def test_another_header_is_refused_by_its_differing_keys(tmp_path):
 @pytest.mark.parametrize(
     "record", [{"p": float("nan")}, {"p": float("-inf")}, {"token": np.int32(1)}]
 )
-def test_what_json_cannot_hold_is_refused(tmp_path, record):
+def test_a_record_that_json_cannot_hold_is_refused(tmp_path, record):
     with Log(tmp_path / "log", HEADER) as log:
         with pytest.raises(ValueError, match="JSON values are accepted"):
             log.append(record)
@@ -178,7 +182,7 @@ def test_what_json_cannot_hold_is_refused(tmp_path, record):
         log.append(RECORDS[0])
 
 
-def test_full_disk_keeps_what_was_sound_and_a_retry_saves_the_rest(tmp_path, monkeypatch):
+def test_full_disk_keeps_the_sound_records_and_a_retry_saves_the_rest(tmp_path, monkeypatch):
     path = tmp_path / "log"
     pwrite = os.pwrite
     whole = write_log(tmp_path / "reference")
@@ -218,7 +222,8 @@ def test_a_size_limit_of_the_system_is_reported(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     records, dropped = read_log(path)
-    assert records == [] and "torn" in dropped[0]
+    assert records == []
+    assert "torn" in dropped[0]
 
 
 def test_failed_creation_leaves_no_log(tmp_path, monkeypatch):
@@ -246,15 +251,16 @@ for i in range(10**9):
 """
 
 
-def test_killed_writer_loses_at_most_the_unflushed(tmp_path):
+def test_killed_writer_loses_at_most_the_unflushed_records(tmp_path):
     path = tmp_path / "log"
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
     writer = subprocess.Popen(
         [sys.executable, "-c", KILLED_WRITER, str(path)], env=environment, stdout=subprocess.PIPE
     )
-    first = [writer.stdout.readline() for _ in range(20)]
+    counts = [writer.stdout.readline() for _ in range(20)]
     writer.send_signal(signal.SIGKILL)
-    reported = int((first + writer.stdout.readlines())[-1])
+    counts += writer.stdout.readlines()
+    reported = int(counts[-1])
     assert writer.wait() == -signal.SIGKILL
     records, _ = read_log(path)
     assert reported >= 140

@@ -16,11 +16,16 @@ from prefixrl_jax.corpus import traces
 
 
 def make_trace(i, **changes):
+    """Return a trace of i + 1 tokens with some fields changed."""
     fields = dict(
-        problem_id=f"problem-{i}", sample_id=i, context_ids=[7, 8, i], token_ids=list(range(i + 1))
-    )
-    fields |= dict(
-        logprobs=[-0.5 * i] * (i + 1), finish_reason="stop", samples=i + 3, flops=1e15 / 3
+        problem_id=f"problem-{i}",
+        sample_id=i,
+        context_ids=[7, 8, i],
+        token_ids=list(range(i + 1)),
+        logprobs=[-0.5 * i] * (i + 1),
+        finish_reason="stop",
+        samples=i + 3,
+        flops=1e15 / 3,
     )
     return traces.Trace(**(fields | changes))
 
@@ -67,10 +72,10 @@ def test_trace_record_round_trip(trace):
 
 @hypothesis.settings(max_examples=15)
 @hypothesis.given(st.lists(TRACES, min_size=1, max_size=4))
-def test_dataset_round_trip(tmp_path_factory, found):
+def test_dataset_round_trip(tmp_path_factory, written):
     directory = tmp_path_factory.mktemp("dataset")
-    traces.write_dataset(found, directory, {})
-    assert traces.read_dataset(directory) == found
+    traces.write_dataset(written, directory, {})
+    assert traces.read_dataset(directory) == written
 
 
 def test_record_of_numpy_fields_is_json():
@@ -87,25 +92,21 @@ def test_record_of_numpy_fields_is_json():
 def test_malformed_traces_are_refused():
     record = make_trace(1).to_record()
     del record["samples"]
-    with pytest.raises(
-        ValueError, match=r"missing fields \['samples'\], unknown fields \['prompt'\]"
-    ):
+    message = r"missing fields \['samples'\], unknown fields \['prompt'\]"
+    with pytest.raises(ValueError, match=message):
         traces.Trace.from_record(record | {"prompt": 1})
-    with pytest.raises(
-        ValueError,
-        match="finish_reason 'eos' of sample 1 of problem 'problem-1'; accepted: stop, length",
-    ):
+    message = "finish_reason 'eos' of sample 1 of problem 'problem-1'; accepted: stop, length"
+    with pytest.raises(ValueError, match=message):
         make_trace(1, finish_reason="eos")
     with pytest.raises(ValueError, match="has 1 logprobs for 2 token_ids"):
         make_trace(1, logprobs=[0.0])
 
 
-# --- the dataset
-
+# Prints what it reads from a dataset while tensorflow, torch and jax cannot be imported.
 WITHOUT_TENSORFLOW = """
 import json, sys
 
-class Without:
+class WithoutThem:
     def __init__(self, finder):
         self.finder = finder
 
@@ -117,14 +118,14 @@ class Without:
     def __getattr__(self, name):
         return getattr(self.finder, name)
 
-sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+sys.meta_path[:] = [WithoutThem(finder) for finder in sys.meta_path]
 import tensorflow_datasets as tfds
 builder = tfds.builder_from_directory(sys.argv[1])
 rows = builder.as_data_source("train")
 row = rows[5]
 dtypes = {k: str(getattr(v, "dtype", type(v).__name__)) for k, v in rows[0].items()}
-found = [len(rows), row["token_ids"].tolist(), float(row["flops"]), builder.info.metadata, dtypes]
-print(json.dumps(found))
+tokens, flops = row["token_ids"].tolist(), float(row["flops"])
+print(json.dumps([len(rows), tokens, flops, builder.info.metadata, dtypes]))
 assert "tensorflow" not in sys.modules
 """
 
@@ -138,14 +139,20 @@ def test_dataset_opens_where_tensorflow_cannot_be_imported(tmp_path):
     traces.write_dataset((make_trace(i) for i in range(12)), tmp_path / "traces", metadata)
     outcome = run_python(WITHOUT_TENSORFLOW, tmp_path / "traces")
     assert outcome.returncode == 0, outcome.stderr
-    count, token_ids, flops, found, dtypes = json.loads(outcome.stdout)
-    assert (count, token_ids, flops, found) == (12, [0, 1, 2, 3, 4, 5], 1e15 / 3, metadata)
-    integers = {"sample_id": "int", "samples": "int", "context_ids": "int32", "token_ids": "int32"}
-    assert dtypes == integers | {
-        "logprobs": "float32",
-        "flops": "float64",
+    count, token_ids, flops, read_metadata, dtypes = json.loads(outcome.stdout)
+    assert count == 12
+    assert token_ids == [0, 1, 2, 3, 4, 5]
+    assert flops == 1e15 / 3
+    assert read_metadata == metadata
+    assert dtypes == {
         "problem_id": "bytes",
+        "sample_id": "int",
+        "context_ids": "int32",
+        "token_ids": "int32",
+        "logprobs": "float32",
         "finish_reason": "bytes",
+        "samples": "int",
+        "flops": "float64",
         "source": "bytes",
     }
 
@@ -160,7 +167,7 @@ def test_dataset_keeps_order_and_is_replaced_in_silence(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_dataset_refuses_what_it_should_not_touch(tmp_path):
+def test_dataset_refuses_bad_input_and_leaves_other_files_alone(tmp_path):
     with pytest.raises(ValueError, match="no traces"):
         traces.write_dataset([], tmp_path / "traces", {})
     with pytest.raises(ValueError, match="JSON values are accepted"):
@@ -173,24 +180,27 @@ def test_dataset_refuses_what_it_should_not_touch(tmp_path):
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
+# Is killed when the files are built, but not yet renamed.
 KILLED_BUILD = """
 import os, signal, sys
 from prefixrl_jax.corpus import traces
 trace = traces.Trace("p", 1, [1], [2], [-1.0], "stop", 1, 1.0)
-# The files are built, but not yet renamed.
 traces.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
 traces.write_dataset([trace], sys.argv[1], {})
 """
 
 
 def test_killed_build_leaves_the_old_dataset(tmp_path):
-    expected = [make_trace(1)]
-    for old in ([], expected):
-        if old:
-            traces.write_dataset(old, tmp_path / "traces", {})
-        assert run_python(KILLED_BUILD, tmp_path / "traces").returncode == -signal.SIGKILL
-        assert (tmp_path / "traces").exists() == bool(old)
-    assert traces.read_dataset(tmp_path / "traces") == expected
-    traces.write_dataset([make_trace(2)], tmp_path / "traces", {})
-    assert traces.read_dataset(tmp_path / "traces") == [make_trace(2)]
+    directory = tmp_path / "traces"
+    assert run_python(KILLED_BUILD, directory).returncode == -signal.SIGKILL
+    assert not directory.exists()
+
+    old = [make_trace(1)]
+    traces.write_dataset(old, directory, {})
+    assert run_python(KILLED_BUILD, directory).returncode == -signal.SIGKILL
+    assert traces.read_dataset(directory) == old
+
+    new = [make_trace(2)]
+    traces.write_dataset(new, directory, {})
+    assert traces.read_dataset(directory) == new
     assert os.listdir(tmp_path) == ["traces"]

@@ -1,6 +1,4 @@
-"""Every bad line of a configuration is refused before any compute, and a work directory belongs to
-one configuration.
-"""
+"""Bad configurations are refused before any compute; a work directory belongs to one of them."""
 
 import importlib
 import json
@@ -38,36 +36,42 @@ ROOT = Path(__file__).parents[2]
 
 
 def changed(**fields):
-    """The smoke configuration with fields set: section__name=value."""
-    c = smoke.get_config()
+    """Return the smoke configuration with some fields set, each as section__name=value."""
+    config = smoke.get_config()
     for name, value in fields.items():
         section, _, field = name.partition("__")
-        with c.ignore_type():
-            c[section][field] = value
-    return c
+        with config.ignore_type():
+            config[section][field] = value
+    return config
 
 
 @pytest.mark.parametrize("module", [base, demo, smoke, countdown])
 def test_the_configurations_that_come_along_resolve(module):
-    c = module.get_config()
-    s = resolve(c)
-    assert (s.engine.rows, s.engine.slots) == (c.sampling.rows, c.sampling.slots)
-    assert s.engine.buckets == tuple(c.sampling.context_buckets)
-    assert s.model.vocab_size == len(s.task.tokenizer)
-    assert s.loss.constant_length == s.sampling.max_new_tokens == c.sampling.max_new_tokens
-    assert s.eval_sampling.temperature == c.eval.temperature
+    config = module.get_config()
+    resolved = resolve(config)
+    assert resolved.engine.rows == config.sampling.rows
+    assert resolved.engine.slots == config.sampling.slots
+    assert resolved.engine.buckets == tuple(config.sampling.context_buckets)
+    assert resolved.model.vocab_size == len(resolved.task.tokenizer)
+    assert resolved.sampling.max_new_tokens == config.sampling.max_new_tokens
+    assert resolved.loss.constant_length == config.sampling.max_new_tokens
+    assert resolved.eval_sampling.temperature == config.eval.temperature
     for section in ("base", "sft", "train"):
-        optimizer = s.optimizer(section, 7)
-        assert (optimizer.learning_rate, optimizer.total_steps) == (c[section].learning_rate, 7)
+        optimizer = resolved.optimizer(section, 7)
+        assert optimizer.learning_rate == config[section].learning_rate
+        assert optimizer.total_steps == 7
+
+
+ALL_TASKS = "arithmetic, countdown, math, sorting, water_jugs"
+NO_CORPUS = (
+    r"collect\.cap=0 and no collect\.traces_path: there is no corpus, which prefix\.share=0\.75"
+)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (
-            {"task__name": "chess"},
-            r"task\.name='chess': .* arithmetic, countdown, math, sorting, water_jugs",
-        ),
+        ({"task__name": "chess"}, rf"task\.name='chess': .* {ALL_TASKS}"),
         ({"train__loss": "dpo"}, r"train\.loss='dpo': one of reinforce, ppo_clip"),
         (
             {"train__advantage": "gae"},
@@ -89,13 +93,7 @@ def test_the_configurations_that_come_along_resolve(module):
             {"train__prefix_coef": 0.1, "prefix__place": "user"},
             r"train\.prefix_coef=0\.1 with prefix\.place='user'",
         ),
-        (
-            {"collect__cap": 0},
-            (
-                r"collect\.cap=0 and no collect\.traces_path: there is no corpus, which"
-                r" prefix\.share=0\.75"
-            ),
-        ),
+        ({"collect__cap": 0}, NO_CORPUS),
         ({"sft__epochs": 0}, r"sft\.epochs=0: must be at least 1"),
         ({"sft__schedule": "step"}, r"sft\.schedule='step': one of"),
         (
@@ -138,7 +136,7 @@ def test_the_configurations_that_come_along_resolve(module):
         ({"model__num_kv_heads": 3}, r"model\.num_heads=2.*num_kv_heads=3"),
     ],
 )
-def test_a_bad_line_is_named_with_its_value_and_what_would_do(fields, message):
+def test_a_bad_field_is_named_with_its_value_and_what_is_accepted(fields, message):
     with pytest.raises(ValueError, match=message):
         resolve(changed(**fields))
 
@@ -149,59 +147,54 @@ def test_a_group_of_one_is_enough_without_a_baseline():
 
 def test_flatten_gives_what_json_gives_back():
     flat = flatten(base.get_config())
-    assert (
-        flat["train.steps"] == 400
-        and flat["prefix.band"] == [0.4, 0.8]
-        and flat["task.water_jugs.jugs"] == 2
-    )
-    assert flat == json.loads(json.dumps(flat)) and not any(
-        isinstance(v, dict) for v in flat.values()
-    )
+    assert flat["train.steps"] == 400
+    assert flat["prefix.band"] == [0.4, 0.8]
+    assert flat["task.water_jugs.jugs"] == 2
+    assert flat == json.loads(json.dumps(flat))
+    assert not any(isinstance(v, dict) for v in flat.values())
 
 
 def test_a_stage_depends_on_its_fields_and_those_of_the_stages_before():
-    c = base.get_config()
-    fields = {stage: fields_of(c, stage) for stage in STAGES}
+    config = base.get_config()
+    fields = {stage: fields_of(config, stage) for stage in STAGES}
     for stage, earlier in AFTER.items():
         assert all(fields[name].items() <= fields[stage].items() for name in earlier)
         assert all(STAGES.index(name) < STAGES.index(stage) for name in earlier)
-    assert (
-        "base.steps" in fields["base"]
-        and "seed" in fields["base"]
-        and "select.samples" not in fields["base"]
-    )
+    assert "base.steps" in fields["base"]
+    assert "seed" in fields["base"]
+    assert "select.samples" not in fields["base"]
     assert {"collect.cap", "sampling.temperature", "data.path"} <= fields["corpus"].keys()
-    assert "prefix.band" not in fields["corpus"] and "prefix.band" not in fields["sft"]
-    assert "prefix.band" in fields["prefixes"] and "prefix.share" not in fields["prefixes"]
-    assert (
-        "train.group" in fields["train"]
-        and "sft.enabled" in fields["train"]
-        and "eval.samples" not in fields["train"]
-    )
-    assert "eval.samples" in fields["baseline"] and "eval.samples" in fields["evaluate"]
-    assert (
-        not {"sampling.rows", "log.samples_every", "checkpoint.every", "mesh.data"}
-        & fields["report"].keys()
-    )
+    assert "prefix.band" not in fields["corpus"]
+    assert "prefix.band" not in fields["sft"]
+    assert "prefix.band" in fields["prefixes"]
+    assert "prefix.share" not in fields["prefixes"]
+    assert "train.group" in fields["train"]
+    assert "sft.enabled" in fields["train"]
+    assert "eval.samples" not in fields["train"]
+    assert "eval.samples" in fields["baseline"]
+    assert "eval.samples" in fields["evaluate"]
+    # Fields that change how a run computes, but not its results.
+    for name in ("sampling.rows", "log.samples_every", "checkpoint.every", "mesh.data"):
+        assert name not in fields["report"]
     assert not any(name.startswith("task.countdown") for name in fields["report"])
 
 
-def finished(workdir, config, upto="train"):
+def finish_stages(workdir, config, last="train"):
+    """Record all stages up to `last` as complete."""
     stages = StageRecords(workdir, config)
-    for name in STAGES[: STAGES.index(upto) + 1]:
+    for name in STAGES[: STAGES.index(last) + 1]:
         assert stages.begin(name) is None
         stages.finish(name, {"line": name}, 2.0)
-    return stages
 
 
 def test_a_complete_stage_is_reused(tmp_path):
-    finished(tmp_path, changed())
+    finish_stages(tmp_path, changed())
     stages = StageRecords(tmp_path, changed())
     stages.check()
-    assert [stages.begin(name) for name in ("base", "corpus", "train")] == [
-        {"line": n} for n in ("base", "corpus", "train")
-    ]
-    assert stages.begin("evaluate") is None and not stages.record("evaluate")["complete"]
+    for name in ("base", "corpus", "train"):
+        assert stages.begin(name) == {"line": name}
+    assert stages.begin("evaluate") is None
+    assert not stages.record("evaluate")["complete"]
 
 
 @pytest.mark.parametrize(
@@ -218,29 +211,28 @@ def test_a_complete_stage_is_reused(tmp_path):
     ],
 )
 def test_a_directory_of_another_configuration_is_refused(tmp_path, fields, stage, message):
-    c = changed(base__steps=120)
-    finished(tmp_path, c)
-    with pytest.raises(
-        WorkdirMismatch,
-        match=rf"{tmp_path} is of another configuration:\n  {message} \(stage {stage}\)",
-    ):
-        StageRecords(tmp_path, changed(**{"base__steps": 120, **fields})).check()
+    finish_stages(tmp_path, changed(base__steps=120))
+    other = changed(**{"base__steps": 120, **fields})
+    refusal = rf"{tmp_path} is of another configuration:\n  {message} \(stage {stage}\)"
+    with pytest.raises(WorkdirMismatch, match=refusal):
+        StageRecords(tmp_path, other).check()
+
+
+def named_fields(mismatch):
+    """Return the fields that a refusal names: one a line, between its first and last line."""
+    return [line.split(":")[0].strip() for line in str(mismatch).splitlines()[1:-1]]
 
 
 def test_all_differing_fields_are_named(tmp_path):
-    finished(tmp_path, changed(train__clip_low=0.2))
-    with pytest.raises(WorkdirMismatch) as failure:
-        StageRecords(
-            tmp_path, changed(train__group=8, train__clip_low=0.1, eval__samples=99)
-        ).check()
-    assert [line.split(":")[0].strip() for line in str(failure.value).splitlines()[1:-1]] == [
-        "train.clip_low",
-        "train.group",
-    ]
+    finish_stages(tmp_path, changed(train__clip_low=0.2))
+    other = changed(train__group=8, train__clip_low=0.1, eval__samples=99)
+    with pytest.raises(WorkdirMismatch) as mismatch:
+        StageRecords(tmp_path, other).check()
+    assert named_fields(mismatch.value) == ["train.clip_low", "train.group"]
 
 
 def test_more_steps_or_another_way_of_computing_is_no_difference(tmp_path):
-    finished(tmp_path, changed(), upto="evaluate")
+    finish_stages(tmp_path, changed(), last="evaluate")
     more = changed(
         train__steps=99,
         train__micro_batches=4,
@@ -251,10 +243,11 @@ def test_more_steps_or_another_way_of_computing_is_no_difference(tmp_path):
     stages = StageRecords(tmp_path, more)
     stages.check()
     assert stages.begin("corpus") == {"line": "corpus"}
-    # what is measured on the way is no part of it
+    # eval.every concerns the evaluations during training, and the baseline is none of them.
     assert stages.begin("baseline") == {"line": "baseline"}
-    assert stages.begin("train") is None  # the further steps are done
-    assert stages.begin("evaluate") is None  # and evaluated
+    # With more steps, training has to go on and its result to be evaluated again.
+    assert stages.begin("train") is None
+    assert stages.begin("evaluate") is None
     assert stages.seconds("train") == 2.0
 
 
@@ -264,19 +257,21 @@ def test_an_interrupted_stage_keeps_its_time(tmp_path):
     stages.add_seconds("base", 3.0)
     assert StageRecords(tmp_path, changed()).begin("base") is None
     stages.finish("base", {}, 2.0)
-    assert stages.seconds("base") == 5.0 and stages.seconds("corpus") == 0.0
+    assert stages.seconds("base") == 5.0
+    assert stages.seconds("corpus") == 0.0
+    other = changed()
+    other.seed = 1
     with pytest.raises(WorkdirMismatch, match="seed: 0 there, 1 now"):
-        other = changed()
-        other.seed = 1
         StageRecords(tmp_path, other).check()
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
-    write_json(tmp_path / "new" / "a.json", {"b": "ü"})
+    path = tmp_path / "new" / "a.json"
+    write_json(path, {"b": "ü"})
     with pytest.raises(TypeError):
-        write_json(tmp_path / "new" / "a.json", {"b": object()})
-    assert json.loads((tmp_path / "new" / "a.json").read_text(encoding="utf-8")) == {"b": "ü"}
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.json"]
+        write_json(path, {"b": object()})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"b": "ü"}
+    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
 
 
 FIELDS = [name for name in flatten(base.get_config()) if name != "task.name"]
@@ -287,25 +282,24 @@ FIELDS = [name for name in flatten(base.get_config()) if name != "task.name"]
 def test_a_directory_is_refused_for_exactly_the_fields_that_its_stages_read(
     tmp_path_factory, names
 ):
-    directory, other = tmp_path_factory.mktemp("run"), base.get_config()
-    finished(directory, base.get_config())
+    directory = tmp_path_factory.mktemp("run")
+    finish_stages(directory, base.get_config())
+    other = base.get_config()
     for name in names:
-        section, _, field = name.rpartition(".")
-        place = other
-        for part in section.split(".") if section else []:
-            place = place[part]
+        *sections, field = name.split(".")
+        parent = other
+        for section in sections:
+            parent = parent[section]
         with other.ignore_type():
-            place[field] = "another value"
+            parent[field] = "another value"
     stages = StageRecords(directory, other)
     differing = {n for n in names if n in fields_of(other, "train") and n not in NOT_COMPARED}
     if not differing:
         stages.check()
     else:
-        with pytest.raises(WorkdirMismatch) as failure:
+        with pytest.raises(WorkdirMismatch) as mismatch:
             stages.check()
-        assert {
-            line.split(":")[0].strip() for line in str(failure.value).splitlines()[1:-1]
-        } == differing
+        assert set(named_fields(mismatch.value)) == differing
 
 
 OVERRIDES = {
@@ -322,55 +316,57 @@ OVERRIDES = {
 
 @settings(max_examples=40)
 @given(st.sampled_from(["demo", "smoke"]), st.fixed_dictionaries({}, optional=OVERRIDES))
-def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(name, given_fields):
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
-    line = [
-        "prog",
-        f"--config={ROOT / 'configs' / name}.py",
-        *(f"--config.{k}={v}" for k, v in given_fields.items()),
-    ]
-    with mock.patch.object(sys, "argv", line):  # which config_flags reads by itself
-        values(line)
-    merged, file = (
-        flatten(values.config),
-        flatten({"demo": demo, "smoke": smoke}[name].get_config()),
-    )
-    assert merged.keys() == file.keys() == flatten(base.get_config()).keys()
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(name, overrides):
+    flag_values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=flag_values)
+    argv = ["prog", f"--config={ROOT / 'configs' / name}.py"]
+    argv += [f"--config.{field}={value}" for field, value in overrides.items()]
+    with mock.patch.object(sys, "argv", argv):  # config_flags reads sys.argv by itself
+        flag_values(argv)
+    merged = flatten(flag_values.config)
+    from_file = flatten({"demo": demo, "smoke": smoke}[name].get_config())
+    assert from_file.keys() == flatten(base.get_config()).keys()
+    assert merged.keys() == from_file.keys()
     for field, value in merged.items():
-        expected = given_fields.get(field, file[field])
-        assert value == (list(expected) if isinstance(expected, tuple) else expected), field
+        expected = overrides.get(field, from_file[field])
+        if isinstance(expected, tuple):
+            expected = list(expected)
+        assert value == expected, field
 
 
 def test_every_configuration_has_the_known_fields_and_resolves(tmp_path):
-    """Those for pretrained models with a tiny one in their place."""
+    """A tiny model stands in for the pretrained ones."""
     tokenizer = word_tokenizer(words(33))
     tokenizer.chat_template = "{{ messages[0].content }}"
     export_hf(random_params(TINY), TINY, tokenizer, tmp_path)
     files = sorted(set((ROOT / "configs").glob("*.py")) - {ROOT / "configs" / "__init__.py"})
     assert len(files) == 11
     for file in files:
-        c = importlib.import_module(f"configs.{file.stem}").get_config()
-        assert flatten(c).keys() == flatten(base.get_config()).keys()
-        pretrained = c.task.name in PRETRAINED
-        c.model.path = str(tmp_path) if pretrained else ""
-        s = resolve(c)
-        assert s.model.hidden_size == (TINY.hidden_size if pretrained else c.model.hidden_size)
-        # A prefix of the longest trace fits behind a prompt.
-        room = max(c.sampling.context_buckets) - c.prefix.band[1] * c.sampling.max_new_tokens
-        assert not c.collect.cap or room >= min(c.sampling.context_buckets) * 0.9, file
+        config = importlib.import_module(f"configs.{file.stem}").get_config()
+        assert flatten(config).keys() == flatten(base.get_config()).keys()
+        pretrained = config.task.name in PRETRAINED
+        config.model.path = str(tmp_path) if pretrained else ""
+        hidden_size = TINY.hidden_size if pretrained else config.model.hidden_size
+        assert resolve(config).model.hidden_size == hidden_size
+        # The longest prefix must leave room for a prompt.
+        buckets = config.sampling.context_buckets
+        longest_prefix = config.prefix.band[1] * config.sampling.max_new_tokens
+        room = max(buckets) - longest_prefix
+        assert not config.collect.cap or room >= min(buckets) * 0.9, file
 
 
-def test_the_machine_an_unfinished_stage_was_begun_on_is_told(tmp_path):
-    here, there = {"jax": "1.0", "mesh": "1x1x1"}, {"jax": "1.0", "mesh": "2x2x2"}
-    StageRecords(tmp_path, changed(), machine=there).begin("base")
-    stages = StageRecords(tmp_path, changed(), machine=here)
-    assert stages.moved("base") == "mesh 2x2x2 before, 1x1x1 now" and stages.moved("corpus") == ""
+def test_a_change_of_machine_within_a_stage_is_reported(tmp_path):
+    first = {"jax": "1.0", "mesh": "2x2x2"}
+    second = {"jax": "1.0", "mesh": "1x1x1"}
+    StageRecords(tmp_path, changed(), machine=first).begin("base")
+    stages = StageRecords(tmp_path, changed(), machine=second)
+    assert stages.moved("base") == "mesh 2x2x2 before, 1x1x1 now"
+    assert stages.moved("corpus") == ""
     stages.begin("base")
     assert stages.moved("base") == ""
     stages.finish("base", {}, 1.0)
-    # what is complete is used as it is
-    assert StageRecords(tmp_path, changed(), machine=there).moved("base") == ""
+    # A complete stage is used on any machine.
+    assert StageRecords(tmp_path, changed(), machine=first).moved("base") == ""
 
 
 def test_a_file_that_has_changed_is_refused_from_the_first_stage_that_reads_it(tmp_path):
@@ -383,16 +379,17 @@ def test_a_file_that_has_changed_is_refused_from_the_first_stage_that_reads_it(t
 
 
 def test_another_precision_is_refused_by_name(tmp_path):
-    finished(tmp_path, changed())
+    finish_stages(tmp_path, changed())
     with pytest.raises(WorkdirMismatch, match=r"model\.dtype: 'float32' there, 'bfloat16' now"):
         StageRecords(tmp_path, changed(model__dtype="bfloat16")).check()
 
 
 def test_a_field_that_is_new_in_this_version_had_its_default(tmp_path):
-    finished(tmp_path, changed(), upto="base")
+    finish_stages(tmp_path, changed(), last="base")
     path = tmp_path / "stages" / "base.json"
     record = json.loads(path.read_text())
-    del record["fields"]["model.remat"], record["fields"]["model.tie_embeddings"]
+    del record["fields"]["model.remat"]
+    del record["fields"]["model.tie_embeddings"]
     path.write_text(json.dumps(record))
     StageRecords(tmp_path, changed()).check()
     assert StageRecords(tmp_path, changed()).begin("base") == {"line": "base"}

@@ -1,6 +1,4 @@
-"""Cuts lie in the band, by token id, frozen, and give nothing away; controls cut what they say they
-cut.
-"""
+"""Cuts lie in the band, repeat and never leak; controls cut the traces they claim to cut."""
 
 import json
 import math
@@ -25,7 +23,7 @@ from prefixrl_jax.tasks.task import Problem
 
 
 class Words:
-    """As much of a task as the cuts need: a prefix leaks from `answer_at` tokens on."""
+    """The part of a task that cuts need: a prefix of `answer_at` or more tokens leaks."""
 
     def __init__(self, answer_at: int = 10**9):
         self.answer_at = answer_at
@@ -45,18 +43,12 @@ def make_trace(name: str, length: int) -> Trace:
 
 
 def cuts_of(lengths, task=None, band=(0.4, 0.8), count=3, seed=0):
+    """Return problems p0, p1, ..., a trace of each with these lengths, and cuts of the traces."""
     problems = {f"p{i}": Problem(f"p{i}", {}) for i in range(len(lengths))}
     traces = [make_trace(f"p{i}", n) for i, n in enumerate(lengths)]
-    return (
-        problems,
-        traces,
-        draw_cuts(
-            task or Words(),
-            problems,
-            sources(traces, "own", {}, 0),
-            CutSettings(count, tuple(band), seed),
-        ),
-    )
+    settings = CutSettings(count, tuple(band), seed)
+    cuts = draw_cuts(task or Words(), problems, sources(traces, "own", {}, 0), settings)
+    return problems, traces, cuts
 
 
 @given(st.integers(0, 400), st.integers(0, 100))
@@ -71,30 +63,27 @@ def test_a_fraction_is_the_floor_of_the_exact_product(length, per_cent):
 )
 def test_cuts_are_token_prefixes_inside_the_band(lengths, seed, band):
     _, traces, cuts = cuts_of(lengths, band=band, seed=seed)
-    by_name = {t.problem_id: t for t in traces}
+    low, high = band
+    traces_by_problem = {t.problem_id: t for t in traces}
     for prompt in cuts.prompts:
-        ids = by_name[prompt.problem.id].token_ids
-        assert list(prompt.prefix) == ids[: len(prompt.prefix)]
-        assert band[0] <= prompt.fraction <= band[1]
+        ids = traces_by_problem[prompt.problem.id].token_ids
+        size = len(prompt.prefix)
+        assert list(prompt.prefix) == ids[:size]
+        assert low <= prompt.fraction <= high
         assert prompt.prefix
-        assert (
-            math.floor(band[0] * len(ids))
-            <= len(prompt.prefix)
-            <= math.floor(band[1] * len(ids) + 1e-9)
-        )
+        assert math.floor(low * len(ids)) <= size <= math.floor(high * len(ids) + 1e-9)
     assert len(cuts.prompts) + cuts.dropped == 3 * len(lengths)
 
 
 @given(order=st.permutations(range(5)), seed=st.integers(0, 9))
 def test_a_cut_depends_on_seed_problem_and_number_alone(order, seed):
     problems, traces, cuts = cuts_of([20, 31, 42, 13, 24], seed=seed)
-    settings = CutSettings(3, (0.4, 0.8), seed)
-    shuffled = draw_cuts(
-        Words(), problems, sources([traces[i] for i in order], "own", {}, 0), settings
-    )
+    shuffled_sources = sources([traces[i] for i in order], "own", {}, 0)
+    three_each = CutSettings(3, (0.4, 0.8), seed)
+    shuffled = draw_cuts(Words(), problems, shuffled_sources, three_each)
     assert {p.name: p for p in shuffled.prompts} == {p.name: p for p in cuts.prompts}
-    two = CutSettings(2, (0.4, 0.8), seed)
-    fewer = draw_cuts(Words(), problems, sources(traces[:2], "own", {}, 0), two)
+    two_each = CutSettings(2, (0.4, 0.8), seed)
+    fewer = draw_cuts(Words(), problems, sources(traces[:2], "own", {}, 0), two_each)
     assert fewer.prompts == [p for p in cuts.prompts if p.problem.id in ("p0", "p1") and p.cut < 2]
 
 
@@ -111,11 +100,11 @@ def test_a_cut_that_leaks_is_drawn_again():
     assert (len(cuts.prompts), cuts.dropped) == (150, 0)
     assert all(len(p.prefix) < 60 for p in cuts.prompts)
     assert 75 < cuts.redrawn < 300  # each draw leaks with probability 1/2: 150 expected
-    *_, free = cuts_of([100] * 50)
-    assert free.redrawn == 0
-    assert {p.name: p for p in free.prompts if len(p.prefix) < 60}.items() <= {
-        p.name: p for p in cuts.prompts
-    }.items()
+    *_, unrestricted = cuts_of([100] * 50)
+    assert unrestricted.redrawn == 0
+    # Cuts that do not leak are the same, whether or not others leak.
+    by_name = {p.name: p for p in cuts.prompts}
+    assert all(by_name.get(p.name) == p for p in unrestricted.prompts if len(p.prefix) < 60)
 
 
 class Secrets(Words):
@@ -152,7 +141,8 @@ def test_a_cut_that_always_leaks_is_dropped_after_its_redraws():
 
 def test_a_trace_too_short_for_a_prefix_is_dropped():
     *_, cuts = cuts_of([1])
-    assert cuts.prompts == [] and cuts.dropped == 3
+    assert cuts.prompts == []
+    assert cuts.dropped == 3
 
 
 @pytest.mark.parametrize("band", [(0.0, 0.5), (0.5, 1.0), (0.8, 0.4), (float("nan"), 0.5)])
@@ -166,26 +156,24 @@ def test_cuts_come_back_from_their_file(tmp_path):
     path = tmp_path / "new" / "prefixes.jsonl"
     write_cuts(Words(), cuts, path)
     assert [p.name for p in path.parent.iterdir()] == ["prefixes.jsonl"]
-    found = read_cuts(problems, path)
-    assert [(p.problem, p.prefix, p.cut) for p in found] == [
-        (p.problem, p.prefix, p.cut) for p in cuts.prompts
-    ]
-    assert [p.fraction for p in found] == pytest.approx(
-        [p.fraction for p in cuts.prompts], abs=1e-4
-    )
+    prompts = read_cuts(problems, path)
+    for prompt, original in zip(prompts, cuts.prompts, strict=True):
+        assert prompt.problem == original.problem
+        assert prompt.prefix == original.prefix
+        assert prompt.cut == original.cut
+        assert prompt.fraction == pytest.approx(original.fraction, abs=1e-4)
     row = json.loads(path.read_text(encoding="utf-8").split("\n")[0])
-    assert row["prompt"] == Words().text([1, 2]) and row["prefix"] == Words().text(
-        cuts.prompts[0].prefix
-    )
+    assert row["prompt"] == Words().text([1, 2])
+    assert row["prefix"] == Words().text(cuts.prompts[0].prefix)
 
 
 def test_a_prefix_of_an_unknown_problem_is_named(tmp_path):
     problems, _, cuts = cuts_of([20, 31])
-    write_cuts(Words(), Cuts(cuts.prompts[2:], 0, 0), tmp_path / "prefixes.jsonl")
-    with pytest.raises(
-        ValueError, match=r"prefixes\.jsonl, line 2: problem 'p1' is not in the hard set"
-    ):
-        read_cuts({"p0": problems["p0"]}, tmp_path / "prefixes.jsonl")
+    path = tmp_path / "prefixes.jsonl"
+    write_cuts(Words(), Cuts(cuts.prompts[2:], 0, 0), path)
+    message = r"prefixes\.jsonl, line 2: problem 'p1' is not in the hard set"
+    with pytest.raises(ValueError, match=message):
+        read_cuts({"p0": problems["p0"]}, path)
 
 
 @given(st.integers(2, 12), st.integers(0, 9))
@@ -198,19 +186,20 @@ def test_an_unrelated_prefix_is_of_another_problem_and_every_trace_serves_once(c
 
 
 def test_an_unrelated_prefix_that_could_begin_an_answer_is_drawn_again():
-    class Short(Words):
+    class ShortAnswers(Words):
         def could_begin(self, problem, prefix):
             return len(prefix) < 60
 
+    task = ShortAnswers()
     problems = {f"p{i}": Problem(f"p{i}", {}) for i in range(50)}
     pairs = sources([make_trace(name, 100) for name in problems], "unrelated", {}, 0)
-    cuts = draw_cuts(Short(), problems, pairs, CutSettings(3, (0.4, 0.8), 0, unrelated=True))
-    assert (len(cuts.prompts), cuts.dropped) == (150, 0) and all(
-        len(p.prefix) >= 60 for p in cuts.prompts
-    )
+    cuts = draw_cuts(task, problems, pairs, CutSettings(3, (0.4, 0.8), 0, unrelated=True))
+    assert (len(cuts.prompts), cuts.dropped) == (150, 0)
+    assert all(len(p.prefix) >= 60 for p in cuts.prompts)
     assert 75 < cuts.redrawn < 300  # each draw with probability 1/2
-    free = draw_cuts(Short(), problems, pairs, CutSettings(3, (0.4, 0.8), 0))
-    assert free.redrawn == 0 and any(len(p.prefix) < 60 for p in free.prompts)
+    unrestricted = draw_cuts(task, problems, pairs, CutSettings(3, (0.4, 0.8), 0))
+    assert unrestricted.redrawn == 0
+    assert any(len(p.prefix) < 60 for p in unrestricted.prompts)
 
 
 def test_a_wrong_prefix_is_of_a_wrong_response_to_the_same_problem():
@@ -243,5 +232,5 @@ def test_contents_that_cannot_be_had_are_named(traces, content, message):
 @given(st.integers(1, 60), st.floats(0, 0.99), st.integers(1, 60))
 def test_a_cut_before_a_fraction_is_the_longest_sound_one(length, fraction, answer_at):
     trace = list(range(length))
-    found = cut_before(Words(answer_at), Problem("a", {}), trace, fraction)
-    assert list(found) == trace[: min(fraction_cut(length, fraction), answer_at - 1)]
+    prefix = cut_before(Words(answer_at), Problem("a", {}), trace, fraction)
+    assert list(prefix) == trace[: min(fraction_cut(length, fraction), answer_at - 1)]

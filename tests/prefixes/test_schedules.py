@@ -1,6 +1,4 @@
-"""The stream keeps its share and its epochs, schedules give the lengths they promise, and what they
-learn is their memory.
-"""
+"""The stream keeps its share and its epochs; schedules give the lengths they promise, and learn."""
 
 import collections
 import json
@@ -24,15 +22,16 @@ from prefixrl_jax.tasks.prompt import Prompt
 from prefixrl_jax.tasks.task import Problem
 
 
-class Plain:
-    """As much of a task as a schedule needs: nothing leaks before the last token."""
+class LeaksAtTheEnd:
+    """The part of a task that schedules need: only a whole trace of 40 tokens leaks."""
 
     def leaks(self, problem, prefix):
         return len(prefix) >= 40
 
 
 def traces_of(count=5, length=40) -> TraceCutter:
-    return TraceCutter(Plain(), [(Problem(f"p{i}", {}), list(range(length))) for i in range(count)])
+    traces = [(Problem(f"p{i}", {}), list(range(length))) for i in range(count)]
+    return TraceCutter(LeaksAtTheEnd(), traces)
 
 
 def schedule_of(kind, count=5):
@@ -40,14 +39,11 @@ def schedule_of(kind, count=5):
 
 
 def make_stream(prefixed=9, plain=5, share=0.75, batch=8, seed=0, schedule=None):
-    first = [Prompt(Problem(f"p{i}", {}), (1,), i) for i in range(prefixed)]
-    return ContextStream(
-        schedule or Band(first, seed),
-        [Prompt(Problem(f"q{i}", {})) for i in range(plain)],
-        share,
-        batch,
-        seed,
-    )
+    """Return a stream of prefixed problems p0, p1, ... and plain problems q0, q1, ...."""
+    prefixed_prompts = [Prompt(Problem(f"p{i}", {}), (1,), i) for i in range(prefixed)]
+    plain_prompts = [Prompt(Problem(f"q{i}", {})) for i in range(plain)]
+    schedule = schedule or Band(prefixed_prompts, seed)
+    return ContextStream(schedule, plain_prompts, share, batch, seed)
 
 
 @settings(max_examples=40)
@@ -63,49 +59,58 @@ def test_every_batch_has_its_share_and_every_epoch_every_context(
 ):
     stream = make_stream(prefixed, plain, quarter / 4, batch, seed)
     batches = [stream.at(step, {}) for step in range(12)]
-    count = batch * quarter // 4
-    for part, size, of in (
-        ((0, count), prefixed, stream.prefixed.prompts),
-        ((count, batch), plain, stream.plain),
-    ):
-        drawn = [p.name.split("~")[0] for b in batches for p in b[slice(*part)]]
-        assert len(drawn) == 12 * (part[1] - part[0])
-        epochs = [drawn[i : i + size] for i in range(0, len(drawn), size)]
-        for epoch in epochs:
-            assert max(collections.Counter(epoch).values()) == 1
-            assert len(epoch) < size or set(epoch) == {p.name for p in of}
     assert all(len(b) == batch for b in batches)
-    # equal names would draw equal samples
+    # Prompts of equal names would draw equal samples.
     assert all(len({p.name for p in b}) == batch for b in batches)
+
+    split = batch * quarter // 4
+    assert_epochs([p for b in batches for p in b[:split]], stream.prefixed.prompts, 12 * split)
+    assert_epochs([p for b in batches for p in b[split:]], stream.plain, 12 * (batch - split))
+
+
+def assert_epochs(drawn, prompts, count):
+    """Check that `count` were drawn, and all the prompts before any comes again."""
+    assert len(drawn) == count
+    names = [p.name.split("~")[0] for p in drawn]  # without the mark of a repetition in a batch
+    size = len(prompts)
+    for start in range(0, count, size):
+        epoch = names[start : start + size]
+        assert max(collections.Counter(epoch).values()) == 1
+        assert len(epoch) < size or set(epoch) == {p.name for p in prompts}
 
 
 def test_contexts_that_occur_again_are_told_apart():
-    a, b = Prompt(Problem("a", {})), Prompt(Problem("a", {}), (1,), 2)
+    a = Prompt(Problem("a", {}))
+    b = Prompt(Problem("a", {}), (1,), 2)
     assert [p.name for p in number_repeats([a, b, a, a, b])] == ["a", "a#2", "a~1", "a~2", "a#2~1"]
 
 
 def test_a_batch_depends_on_seed_and_step_alone():
     stream = make_stream()
-    late = stream.at(7, {})
-    assert [stream.at(step, {}) for step in (3, 7, 0)][1] == late == make_stream().at(7, {})
-    assert make_stream(seed=1).at(7, {}) != late
+    batch = stream.at(7, {})
+    assert [stream.at(step, {}) for step in (3, 7, 0)][1] == batch
+    assert make_stream().at(7, {}) == batch
+    assert make_stream(seed=1).at(7, {}) != batch
+
+
+def test_the_order_is_shuffled_anew_every_epoch():
+    stream = make_stream()  # 9 prefixed contexts, 6 in each batch: 3 steps are 2 epochs
     orders = {
-        tuple(p.name for step in range(3 * e, 3 * e + 3) for p in stream.at(step, {})[:6])
-        for e in range(4)
+        tuple(p.name for step in range(first, first + 3) for p in stream.at(step, {})[:6])
+        for first in (0, 3, 6, 9)
     }
-    assert len(orders) == 4  # shuffled anew every epoch
+    assert len(orders) == 4
 
 
 def test_another_attempt_at_a_step_has_the_same_share_of_other_contexts():
     stream = make_stream(prefixed=500, plain=500)
-    first, again = stream.at(3, {}), stream.at(3, {}, attempt=1)
-    assert again == stream.at(3, {}, attempt=1)
-    assert (
-        [bool(p.prefix) for p in first]
-        == [bool(p.prefix) for p in again]
-        == [True] * 6 + [False] * 2
-    )
-    assert not {p.name for p in first} & {p.name for p in again}
+    first = stream.at(3, {})
+    second = stream.at(3, {}, attempt=1)
+    assert second == stream.at(3, {}, attempt=1)
+    share = [True] * 6 + [False] * 2
+    assert [bool(p.prefix) for p in first] == share
+    assert [bool(p.prefix) for p in second] == share
+    assert not {p.name for p in first} & {p.name for p in second}
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
@@ -121,9 +126,8 @@ def test_a_stream_without_prefixes_says_what_to_change():
 
 
 def test_an_unknown_schedule_is_named():
-    with pytest.raises(
-        ValueError, match=f"prefix.schedule='linear': one of {', '.join(SCHEDULES)}"
-    ):
+    message = f"prefix.schedule='linear': one of {', '.join(SCHEDULES)}"
+    with pytest.raises(ValueError, match=message):
         ScheduleSettings("linear", 0.8, 10, 0)
 
 
@@ -131,43 +135,45 @@ def test_an_unknown_schedule_is_named():
 def test_annealed_prefixes_shrink_to_none(kind):
     schedule = schedule_of(kind)
     sizes = [[len(p.prefix) for p in schedule.draw(step, 0, 500, {})] for step in range(12)]
-    top = {
-        "reverse": lambda s: 0.8 * max(1 - s / 10, 0),
-        "cosine": lambda s: 0.4 * (1 + math.cos(math.pi * min(s / 10, 1))),
+    largest_fraction = {
+        "reverse": lambda step: 0.8 * max(1 - step / 10, 0),
+        "cosine": lambda step: 0.4 * (1 + math.cos(math.pi * min(step / 10, 1))),
     }[kind]
     for step, drawn in enumerate(sizes[:10]):
-        longest = math.floor(top(step) * 40 + 1e-9)
+        longest = math.floor(largest_fraction(step) * 40 + 1e-9)
         assert max(drawn, default=0) <= longest
         if kind == "reverse":
             assert set(drawn) == {longest}
-        else:  # uniform below the cosine; those too short for a token are no prefixes
+        else:
+            # Uniform below the cosine; a fraction of less than one token gives no prefix.
             drawn += [0] * (500 - len(drawn))
-            assert sum(drawn) / 500 == pytest.approx(top(step) * 20 - 0.5, abs=1.5)
+            mean = largest_fraction(step) * 40 / 2
+            assert sum(drawn) / 500 == pytest.approx(mean - 0.5, abs=1.5)
     assert sizes[10] == sizes[11] == []
     batch = make_stream(share=0.5, batch=8, schedule=schedule).at(10, {})
-    # any plain problems take their places
-    assert len(batch) == 8 and {p.problem.id[0] for p in batch} == {"q"}
+    # Plain problems take the places of the prefixes.
+    assert len(batch) == 8
+    assert {p.problem.id[0] for p in batch} == {"q"}
 
 
 def test_the_groups_of_a_problem_count_as_one():
     stream = make_stream(share=1.0, batch=8, schedule=Adaptive(traces_of(1), 0.8, 0, gain=0.4))
     four = [{"problem": "p0", "fraction": 0.8, "solved": s} for s in (1.0, 1.0, 0.5, 0.5)]
-    # one move for their mean, not four
+    # The schedule moves once for their mean, not four times.
     assert stream.learn(four, {}) == {"p0": pytest.approx(0.8 - 0.4 * 0.25)}
 
 
 def test_a_failure_inside_the_interval_keeps_its_solvable_end():
-    schedule, memory = ShortestSolvable(traces_of(1), 0.8, 0), {"p0": [0.2, 0.4]}
+    schedule = ShortestSolvable(traces_of(1), 0.8, 0)
+    memory = {"p0": [0.2, 0.4]}
     schedule.learn("p0", 0.3, 0.0, memory)
     assert memory["p0"] == [0.3, 0.4]
-    schedule.learn("p0", 0.4, 0.0, memory)  # and at that end it begins again
+    schedule.learn("p0", 0.4, 0.0, memory)  # a failure at the solvable end: the search starts anew
     assert memory["p0"] == [0.4, 0.8]
 
 
 class Learner:
-    """A policy that solves a prefix of at least `skill` of the trace with probability one, a
-    shorter one never.
-    """
+    """A policy that always solves a prefix of at least `skill` of the trace, and never less."""
 
     def __init__(self, skill):
         self.skill = skill
@@ -192,24 +198,26 @@ def test_a_learning_schedule_finds_the_length_at_which_success_begins_and_follow
             memory = stream.learn(Learner(skill).groups(stream.at(step, memory)), memory)
             memory = json.loads(json.dumps(memory))  # as a checkpoint gives it back
         fractions = [p.fraction for step in range(4) for p in stream.at(step, memory)]
-        # adaptive swings by half its gain around the edge; the search ends within its precision
-        # above it.
-        low, high = (
-            (skill - 0.21, skill + 0.21) if kind == "adaptive" else (skill - 0.1, skill + 0.1)
-        )
-        assert all(low <= f <= high for f in fractions)
+        # Adaptive swings around the skill by half its gain; the search ends close above it.
+        tolerance = {"adaptive": 0.21, "shortest_solvable": 0.1}[kind]
+        assert all(skill - tolerance <= f <= skill + tolerance for f in fractions)
 
 
 @pytest.mark.parametrize("kind", ["adaptive", "shortest_solvable"])
 def test_a_problem_solved_without_a_prefix_needs_none_any_more(kind):
     stream = make_stream(share=0.5, batch=8, schedule=schedule_of(kind, count=4))
     solved = [{"problem": f"p{i}", "fraction": 0.0, "solved": 0.75} for i in range(4)]
-    some, every = stream.learn(solved[:3], {}), stream.learn(solved, {})
-    assert {p.problem.id for p in stream.at(0, some) if p.prefix} == {"p3"}
-    batch = stream.at(0, every)
-    assert len(batch) == 8 and not any(p.prefix for p in batch)  # plain problems take their places
-    # and that is final
-    assert stream.learn([{"problem": "p0", "fraction": 0.5, "solved": 0.0}], every) == every
+    three_solved = stream.learn(solved[:3], {})
+    assert {p.problem.id for p in stream.at(0, three_solved) if p.prefix} == {"p3"}
+
+    all_solved = stream.learn(solved, {})
+    batch = stream.at(0, all_solved)
+    assert len(batch) == 8
+    assert not any(p.prefix for p in batch)  # plain problems take their places
+
+    # A later failure with a prefix changes nothing.
+    failed_with_prefix = [{"problem": "p0", "fraction": 0.5, "solved": 0.0}]
+    assert stream.learn(failed_with_prefix, all_solved) == all_solved
     failed = [{"problem": "p0", "fraction": 0.0, "solved": 0.25}]
     assert stream.learn(failed, {}) == {}
 
@@ -221,6 +229,5 @@ def test_proposals_stay_within_the_trace_whatever_happens(outcomes):
         for plain, success in outcomes:
             prompts = schedule.draw(0, 0, 2, memory)
             assert all(0 < p.fraction <= 0.8 and 1 <= len(p.prefix) <= 32 for p in prompts)
-            schedule.learn(
-                "p0", 0.0 if plain or not prompts else prompts[0].fraction, success, memory
-            )
+            fraction = prompts[0].fraction if prompts and not plain else 0.0
+            schedule.learn("p0", fraction, success, memory)

@@ -26,12 +26,15 @@ def abstract(state):
 
 
 def same_bits(a, b):
-    bits = lambda tree: [(x.dtype, np.asarray(x).tobytes()) for x in jax.tree.leaves(tree)]  # noqa: E731
     return jax.tree.structure(a) == jax.tree.structure(b) and bits(a) == bits(b)
 
 
+def bits(tree):
+    return [(x.dtype, np.asarray(x).tobytes()) for x in jax.tree.leaves(tree)]
+
+
 def save(directory, scores, keep=2, first=1):
-    """One checkpoint a score, at consecutive steps; the state of step i is `make_state(i)`."""
+    """Save `make_state(step)` for each score, at consecutive steps; return the steps kept."""
     with Checkpoints(directory, keep) as checkpoints:
         for step, score in enumerate(scores, start=first):
             checkpoints.save(step, make_state(step), {"ledger": {"step": step}}, score)
@@ -44,9 +47,11 @@ def test_a_state_comes_back_bit_for_bit_with_its_sidecar(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(4, make_state(4), sidecar)
     with Checkpoints(tmp_path) as checkpoints:
-        step, state, found = checkpoints.restore(abstract(make_state(0)))
-    assert (step, found) == (4, sidecar)
-    assert same_bits(state, make_state(4)) and not same_bits(state, make_state(5))
+        step, state, restored_sidecar = checkpoints.restore(abstract(make_state(0)))
+    assert step == 4
+    assert restored_sidecar == sidecar
+    assert same_bits(state, make_state(4))
+    assert not same_bits(state, make_state(5))
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
@@ -54,7 +59,8 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore(abstract(make_state(0)))[0] == 5
         step, state, _ = checkpoints.restore(abstract(make_state(0)), step=2)
-    assert step == 2 and same_bits(state, make_state(2))
+    assert step == 2
+    assert same_bits(state, make_state(2))
 
 
 @pytest.mark.parametrize("score", [None, float("nan")])
@@ -69,7 +75,7 @@ def test_an_empty_directory_has_nothing_to_restore(tmp_path):
 
 
 def damage(directory, part):
-    """Truncates the files of one part of a checkpoint to half."""
+    """Truncate the files of one part of a checkpoint to half."""
     files = [p for p in (directory / part).rglob("*") if p.is_file()]
     assert files
     for path in files:
@@ -82,7 +88,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path, cap
     damage(tmp_path / "3", part)
     with caplog.at_level(logging.WARNING), Checkpoints(tmp_path, 3) as checkpoints:
         step, state, sidecar = checkpoints.restore(abstract(make_state(0)))
-    assert step == 2 and same_bits(state, make_state(2)) and sidecar == {"ledger": {"step": 2}}
+    assert step == 2
+    assert same_bits(state, make_state(2))
+    assert sidecar == {"ledger": {"step": 2}}
     assert any("/3 cannot be read and is dropped" in r.getMessage() for r in caplog.records)
 
 
@@ -94,7 +102,8 @@ def test_a_step_done_again_replaces_its_damaged_checkpoint(tmp_path):
         checkpoints.save(2, make_state(2), {"ledger": {"step": 2}})
     with Checkpoints(tmp_path, 3) as checkpoints:
         step, state, _ = checkpoints.restore(abstract(make_state(0)))
-    assert step == 2 and same_bits(state, make_state(2))
+    assert step == 2
+    assert same_bits(state, make_state(2))
 
 
 def test_all_damaged_is_an_error_that_names_the_directory(tmp_path):
@@ -116,14 +125,16 @@ def test_saving_a_step_twice_keeps_the_first(tmp_path):
         assert same_bits(checkpoints.restore(abstract(make_state(0)))[1], make_state(1))
 
 
-def test_a_save_that_another_process_has_left_is_not_told_as_a_failed_write(tmp_path, monkeypatch):
-    gone = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
+def test_a_process_that_is_gone_is_not_reported_as_a_failed_write(tmp_path, monkeypatch):
+    connection_lost = jax.errors.JaxRuntimeError(
+        "UNKNOWN: Gloo AllGather failed: Connection reset by peer"
+    )
 
-    def left(*_, **__):
-        raise gone
+    def failing_save(*_, **__):
+        raise connection_lost
 
     with Checkpoints(tmp_path) as checkpoints:
-        monkeypatch.setattr(checkpoints._manager, "save", left)
+        monkeypatch.setattr(checkpoints._manager, "save", failing_save)
         with pytest.raises(OSError, match="the checkpoint of step 0 could not be written"):
             checkpoints.save(1, make_state(1), {"ledger": {}})
         monkeypatch.setattr(jax, "process_count", lambda: 2)

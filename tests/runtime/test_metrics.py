@@ -13,6 +13,7 @@ from prefixrl_jax.runtime.metrics import Metrics, host_metrics
 
 
 def write(path, steps, resumed_at=0):
+    """Write the loss step / 4 at each step, after a resume from the checkpoint `resumed_at`."""
     metrics = Metrics(path, None, resumed_at)
     for step in steps:
         metrics.write(step, {"loss": step / 4})
@@ -42,7 +43,7 @@ def test_a_torn_last_line_is_dropped(tmp_path, torn):
     assert json.loads(path.read_text().splitlines()[-1])["loss"] == 0.75
 
 
-def test_what_is_not_finite_becomes_null(tmp_path):
+def test_values_that_are_not_finite_become_null(tmp_path):
     metrics = Metrics(tmp_path / "metrics.jsonl", None, 0)
     metrics.write(1, {"a": math.nan, "b": -math.inf, "c": np.float32(0.5), "d": 3})
     text = (tmp_path / "metrics.jsonl").read_text()  # on disk before the file is closed
@@ -61,14 +62,19 @@ def test_events_are_written_beside_the_lines(tmp_path):
     metrics.write(1, {"reward/mean": 0.25, "reward/plain": math.nan})
     metrics.close()
     written = b"".join(p.read_bytes() for p in (tmp_path / "events").iterdir())
-    assert b"reward/mean" in written and b"reward/plain" not in written
+    assert b"reward/mean" in written
+    assert b"reward/plain" not in written
 
 
-class Full(io.BytesIO):
-    """Takes half of what it is given, as a file does when the disk becomes full."""
+class FullDisk(io.BytesIO):
+    """Writes only half of the data, as a file does when the disk becomes full."""
 
     def write(self, data):
         return super().write(data[: len(data) // 2])
+
+
+def write_to_full_device():
+    os.write(os.open("/dev/full", os.O_WRONLY), b"x")
 
 
 @pytest.mark.parametrize("broken", ["line", "events"])
@@ -76,14 +82,11 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_the_step(tmp_path, brok
     metrics = Metrics(tmp_path / "metrics.jsonl", tmp_path / "events", 0)
     metrics.write(1, {"loss": 0.5})
     if broken == "line":
-        monkeypatch.setattr(metrics, "_file", Full())
+        monkeypatch.setattr(metrics, "_file", FullDisk())
     else:
-        monkeypatch.setattr(
-            metrics._writer, "flush", lambda: os.write(os.open("/dev/full", os.O_WRONLY), b"x")
-        )
-    with pytest.raises(
-        OSError, match=r"No space left on device: step 2 was not written.* intact: .*metrics"
-    ):
+        monkeypatch.setattr(metrics._writer, "flush", write_to_full_device)
+    message = r"No space left on device: step 2 was not written.* intact: .*metrics"
+    with pytest.raises(OSError, match=message):
         metrics.write(2, {"loss": 0.25})
     metrics.close()
     assert steps_in(tmp_path / "metrics.jsonl")[0] == 1

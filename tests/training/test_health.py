@@ -1,4 +1,4 @@
-"""Warnings first, then a stop."""
+"""A health check warns first, and stops the run when the problem persists."""
 
 import logging
 
@@ -18,14 +18,12 @@ def warnings(caplog):
 
 def test_a_gap_warns_twice_and_stops_at_the_third_step_in_a_row(warnings):
     check = HealthCheck(max_logp_diff=0.1, min_entropy=0.0)
-    # the third is in order: counting begins anew
+    # The third step is below the bound, so counting starts again.
     for step, gap in enumerate((0.2, 0.3, 0.05, 0.2, 0.2), start=1):
         check(step, {LOGP_DIFF: gap})
-    assert (
-        len(warnings.records) == 4
-        and "step 4: sampler_trainer/logp_diff_max is 0.2, above train.max_logp_diff=0.1"
-        in warnings.text
-    )
+    assert len(warnings.records) == 4
+    warning = "step 4: sampler_trainer/logp_diff_max is 0.2, above train.max_logp_diff=0.1"
+    assert warning in warnings.text
     with pytest.raises(Unhealthy, match=r"step 6: .* is 0\.4, above .*=0\.1, for 3 steps in a row"):
         check(6, {LOGP_DIFF: 0.4})
 

@@ -1,6 +1,4 @@
-"""The loop: what a non-finite step, a closed gate and a SIGTERM leave behind; it resumes; it never
-compiles twice.
-"""
+"""The loop resumes bit for bit, whatever ended it, and compiles its update once."""
 
 from __future__ import annotations
 
@@ -43,12 +41,16 @@ CONFIG = ModelConfig(
 
 
 def source(poisoned: int | None = None):
-    """Random groups, a pure function of the step; the poisoned step has a NaN reward."""
+    """Return a source of random groups, a pure function of the step.
+
+    The step `poisoned` has a NaN reward. The memory lists the steps done.
+    """
 
     def batch(params, step: int, ledger: Ledger, memory) -> Batch:
         rng = np.random.default_rng(step)
         rewards = rng.integers(0, 2, (4, 2)).astype(np.float32)
-        rewards[0, 0] = np.nan if step == poisoned else rewards[0, 0]
+        if step == poisoned:
+            rewards[0, 0] = np.nan
         group = Group(
             context=Context(jnp.asarray(rng.integers(0, 11, (4, 3)), jnp.int32), jnp.full(4, 3)),
             tokens=jnp.asarray(rng.integers(0, 11, (4, 2, 5)), jnp.int32),
@@ -56,18 +58,13 @@ def source(poisoned: int | None = None):
             logprobs=jnp.zeros((4, 2, 5)),
             rewards=jnp.asarray(rewards),
         )
-        named, metrics = (
-            f"of step {step + 1} (problems a, b)",
-            {"reward/plain": float(np.nanmean(rewards))},
-        )
-        remembered = {"steps": [*memory.get("steps", []), step]}
         return Batch(
-            group,
-            named,
-            40,
-            metrics,
-            lambda book, update: book.add("paper", "train", 1.0),
-            remembered,
+            group=group,
+            description=f"of step {step + 1} (problems a, b)",
+            tokens=40,
+            metrics={"reward/plain": float(np.nanmean(rewards))},
+            charge=lambda ledger, update: ledger.add("paper", "train", 1.0),
+            memory={"steps": [*memory.get("steps", []), step]},
         )
 
     return batch
@@ -75,123 +72,120 @@ def source(poisoned: int | None = None):
 
 @functools.cache
 def training():
-    """Mesh, optimizer and update of all runs here."""
-    mesh, optimizer = meshes.make_mesh(), make_optimizer(OptimizerSettings(learning_rate=1e-2))
-    return (
-        mesh,
-        optimizer,
-        make_train_step(CONFIG, optimizer, UpdateSettings(LossSettings()), mesh),
-    )
+    """Return the mesh, the optimizer and the jitted update that all runs share."""
+    mesh = meshes.make_mesh()
+    optimizer = make_optimizer(OptimizerSettings(learning_rate=1e-2))
+    update = make_train_step(CONFIG, optimizer, UpdateSettings(LossSettings()), mesh)
+    return mesh, optimizer, update
 
 
 def fit(directory, steps: int, poisoned: int | None = None, make_source=source, **options):
+    """Run the loop in a directory, and return the state at the end and the update."""
     mesh, optimizer, update = training()
+    options = {"save_every": 1} | options
     with jax.set_mesh(mesh):
-        loop = Loop(
-            "train",
-            update,
-            make_source(poisoned),
-            steps,
-            directory,
-            **({"save_every": 1} | options),
-        )
-        result = loop.run(
-            init_state(init_params(CONFIG, 0), CONFIG, optimizer, mesh),
-            abstract_state(CONFIG, optimizer, mesh),
-            Ledger(),
-        )
+        loop = Loop("train", update, make_source(poisoned), steps, directory, **options)
+        state = init_state(init_params(CONFIG, 0), CONFIG, optimizer, mesh)
+        result = loop.run(state, abstract_state(CONFIG, optimizer, mesh), Ledger())
         return result.state, update
 
 
-def test_a_source_finds_its_memory_again(tmp_path):
-    seen = []
-
-    def watching(poisoned):
-        batches = source(poisoned)
-        return lambda params, step, ledger, memory: (
-            seen.append(memory) or batches(params, step, ledger, memory)
-        )
-
-    for steps in (2, 4):  # the second goes on from the first one's checkpoint
-        fit(tmp_path, steps, make_source=watching)
-    assert seen == [{}, {"steps": [0]}, {"steps": [0, 1]}, {"steps": [0, 1, 2]}]
-    with pytest.raises(Diverged):
-        fit(tmp_path, 6, poisoned=5, make_source=watching)
-    fit(tmp_path, 6, make_source=watching)
-    # what was learnt of the step that failed is gone with it
-    assert seen[-1] == {"steps": [0, 1, 2, 3, 4]}
+def saved(directory) -> tuple[int, list[np.ndarray], dict]:
+    """Return step, leaves of the state, and ledger of the newest checkpoint."""
+    mesh, optimizer, _ = training()
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        step, state, sidecar = checkpoints.restore(abstract_state(CONFIG, optimizer, mesh))
+    return step, leaves(state), sidecar["ledger"]
 
 
 def leaves(tree) -> list[np.ndarray]:
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
 
+def assert_equal(a: list[np.ndarray], b: list[np.ndarray]) -> None:
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def read_metrics(directory) -> list[dict]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_resumed_source_has_the_memory_of_the_last_good_step(tmp_path):
+    memories = []
+
+    def recording_source(poisoned):
+        make_batch = source(poisoned)
+
+        def batch(params, step, ledger, memory):
+            memories.append(memory)
+            return make_batch(params, step, ledger, memory)
+
+        return batch
+
+    for steps in (2, 4):  # the second run resumes from the first one's checkpoint
+        fit(tmp_path, steps, make_source=recording_source)
+    assert memories == [{}, {"steps": [0]}, {"steps": [0, 1]}, {"steps": [0, 1, 2]}]
+    with pytest.raises(Diverged):
+        fit(tmp_path, 6, poisoned=5, make_source=recording_source)
+    fit(tmp_path, 6, make_source=recording_source)
+    # The failed step has left nothing in the memory.
+    assert memories[-1] == {"steps": [0, 1, 2, 3, 4]}
+
+
 def test_a_nan_stops_the_run_names_the_batch_and_keeps_the_last_good_state(tmp_path):
     good, _ = fit(tmp_path / "good", 2)
     with pytest.raises(Diverged, match=r"step 3: loss nan.*problems a, b.*saved as step 2"):
         fit(tmp_path / "bad", 5, poisoned=2)
-    mesh, optimizer = meshes.make_mesh(), make_optimizer(OptimizerSettings(learning_rate=1e-2))
-    with Checkpoints(tmp_path / "bad" / "checkpoints") as checkpoints:
-        step, state, _ = checkpoints.restore(abstract_state(CONFIG, optimizer, mesh))
+    step, state, _ = saved(tmp_path / "bad")
     assert step == 2
-    for a, b in zip(leaves(state), leaves(good), strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_equal(state, leaves(good))
 
 
 def test_more_steps_go_on_from_the_last_checkpoint_bit_for_bit(tmp_path):
     whole, _ = fit(tmp_path / "whole", 4)
     fit(tmp_path / "parts", 2)
     parts, _ = fit(tmp_path / "parts", 4)
-    for a, b in zip(leaves(whole), leaves(parts), strict=True):
-        np.testing.assert_array_equal(a, b)
-    rows = [
-        [json.loads(line) for line in (tmp_path / d / "metrics.jsonl").read_text().splitlines()]
-        for d in ("whole", "parts")
-    ]
-    assert [r["step"] for r in rows[1]] == [1, 2, 3, 4]
-    assert [r["loss"] for r in rows[0]] == [r["loss"] for r in rows[1]]
-
-
-def saved(directory) -> tuple[int, list[np.ndarray], dict]:
-    """Step, state and ledger of the newest checkpoint."""
-    mesh, optimizer = meshes.make_mesh(), make_optimizer(OptimizerSettings(learning_rate=1e-2))
-    with Checkpoints(directory / "checkpoints") as checkpoints:
-        step, state, sidecar = checkpoints.restore(abstract_state(CONFIG, optimizer, mesh))
-    return step, leaves(state), sidecar["ledger"]
+    assert_equal(leaves(whole), leaves(parts))
+    whole_rows = read_metrics(tmp_path / "whole")
+    parts_rows = read_metrics(tmp_path / "parts")
+    assert [row["step"] for row in parts_rows] == [1, 2, 3, 4]
+    assert [row["loss"] for row in parts_rows] == [row["loss"] for row in whole_rows]
 
 
 def test_sigterm_between_steps_saves_the_step_that_is_done(tmp_path, monkeypatch):
     good, _ = fit(tmp_path / "good", 2)
-    asked = iter([False, True])
-    monkeypatch.setattr(interrupt, "received", lambda: next(asked))
+    answers = iter([False, True])
+    monkeypatch.setattr(interrupt, "received", lambda: next(answers))
     with pytest.raises(interrupt.Interrupted):
         fit(tmp_path / "run", 9, save_every=0)
     step, state, ledger = saved(tmp_path / "run")
-    assert step == 2 and ledger["paper"]["train"] == 2
-    for a, b in zip(state, leaves(good), strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert step == 2
+    assert ledger["paper"]["train"] == 2
+    assert_equal(state, leaves(good))
 
 
 def test_sigterm_while_sampling_abandons_the_step_and_what_it_cost(tmp_path):
     def stopped_source(poisoned):
-        batches = source(poisoned)
+        make_batch = source(poisoned)
 
         def batch(params, step, ledger, memory):
             if step == 2:
                 ledger.add("paper", "decode", 100.0)
                 raise interrupt.Interrupted
-            return batches(params, step, ledger, memory)
+            return make_batch(params, step, ledger, memory)
 
         return batch
 
     with pytest.raises(interrupt.Interrupted):
         fit(tmp_path / "run", 9, make_source=stopped_source, save_every=0)
     step, _, ledger = saved(tmp_path / "run")
-    assert step == 2 and ledger["paper"]["decode"] == 0 and ledger["paper"]["train"] == 2
+    assert step == 2
+    assert ledger["paper"]["decode"] == 0
+    assert ledger["paper"]["train"] == 2
     whole, _ = fit(tmp_path / "whole", 4)
     resumed, _ = fit(tmp_path / "run", 4)
-    for a, b in zip(leaves(whole), leaves(resumed), strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_equal(leaves(whole), leaves(resumed))
 
 
 def test_an_evaluation_is_not_cut_short(tmp_path, monkeypatch):
@@ -203,13 +197,12 @@ def test_an_evaluation_is_not_cut_short(tmp_path, monkeypatch):
 
     with pytest.raises(interrupt.Interrupted):
         fit(tmp_path / "run", 3, evaluate=evaluate, evaluate_every=1)
-    (row,) = [
-        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert row["eval/train/avg@1"] == 0.5 and saved(tmp_path / "run")[0] == 1
+    (row,) = read_metrics(tmp_path / "run")
+    assert row["eval/train/avg@1"] == 0.5
+    assert saved(tmp_path / "run")[0] == 1
 
 
-def test_a_closed_gate_stops_after_the_step_is_saved(tmp_path):
+def test_a_failed_health_check_stops_after_the_step_is_saved(tmp_path):
     def check(step, values):
         if step == 2:
             raise Unhealthy(f"step {step}")
