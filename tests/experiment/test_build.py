@@ -370,7 +370,7 @@ def test_a_change_of_machine_within_a_stage_is_reported(tmp_path):
 
 
 def test_a_file_that_has_changed_is_refused_from_the_first_stage_that_reads_it(tmp_path):
-    finished(tmp_path, changed(), upto="base")
+    finish_stages(tmp_path, changed(), last="base")
     StageRecords(tmp_path, changed(), {"corpus": "b"}).check()
     StageRecords(tmp_path, changed(), {"corpus": "a"}).begin("corpus")
     message = "data (content of the problems): 'a' there, 'b' now (stage corpus)"
