@@ -23,7 +23,8 @@ from benchmarks.run import TrainStep, make_group, training_shape
 from configs import demo
 from prefixrl_jax.corpus.shared_log import SharedLog
 from prefixrl_jax.experiment.build import resolve
-from prefixrl_jax.experiment.run import Experiment
+from prefixrl_jax.experiment.run import Run
+from prefixrl_jax.experiment.workdir import Workdir
 from prefixrl_jax.runtime.checkpoint import Checkpoints
 
 UPDATES = 10  # between two checkpoints, as in the demo
@@ -77,7 +78,7 @@ def log_cost(finished: Path, directory: Path) -> tuple[float, float]:
     for name, method in methods.items():
         setattr(SharedLog, name, _timed(method, seconds_inside))
     started = time.perf_counter()
-    Experiment(config, directory).run("corpus")
+    Run(Workdir(config, directory)).run("corpus")
     seconds = time.perf_counter() - started
     for name, method in methods.items():
         setattr(SharedLog, name, method)

@@ -1,11 +1,14 @@
-r"""`python -m benchmarks.grading math500.jsonl ...`: how the graders judge gold answers.
+"""What the graders say of gold answers, and how fast.
 
-Each row's answer, as a response that boxes it, is graded against itself (all should be correct) and
-against the answer of the next row that is written otherwise (none should be, except where two
-writings mean the same: those pairs are listed, to be judged). A row whose answer is a worked
-solution (`#### 72`) is graded as it stands. The exact layer is timed apart from computer algebra.
+`python -m benchmarks.grading math500.jsonl gsm8k_test.jsonl ...` takes files with rows that have an
+answer, or a worked solution that ends in `#### 72`.
 
-Last come answers that would hang or flood a naive grader, each followed by ordinary ones: none may
+Each answer, put into a box, is graded as a response to its own row, which should be correct, and to
+another row with an answer that is written otherwise, which should be wrong. Pairs with another
+verdict are listed for a person to judge: two writings may mean the same. Worked solutions are
+graded as they stand. The exact layer is timed apart from computer algebra.
+
+Last come answers that would hang or flood a naive grader, each followed by ordinary ones. None may
 last beyond the timeout, and none of the ordinary ones may be lost.
 """
 
@@ -15,13 +18,13 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from prefixrl_jax.tasks.grading.answers import final_answer, normalise, same
 from prefixrl_jax.tasks.grading.grader import Grader
 from prefixrl_jax.tasks.task import Verdict
+
+Pair = tuple[str, str]  # gold answer, response
 
 PATHOLOGICAL = (
     "3^{400000000}",
@@ -35,91 +38,90 @@ PATHOLOGICAL = (
     "\\int_0^{\\infty} e^{e^{e^{x}}} dx",
     "\\sqrt{" * 800 + "2" + "}" * 800,
 )
-ORDINARY_AFTER_EACH = 9
+ORDINARY = (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}")  # equal, by computer algebra alone
 
 
-class Pair(NamedTuple):
-    """A gold answer and a response to be graded against it."""
-
-    gold: str
-    response: str
-
-
-# Equal, by computer algebra alone.
-ORDINARY = Pair(r"\frac{1}{\sqrt{2}}", r"so it is \boxed{\frac{\sqrt{2}}{2}}")
+def boxed(answer: str) -> str:
+    """Return a response that states an answer."""
+    return f"so it is \\boxed{{{answer}}}"
 
 
 def pairs(path: Path) -> tuple[list[Pair], list[Pair]]:
-    """Return a file's answers against themselves, and against another row's."""
+    """Return the answers of a file against themselves, and against another row's."""
     lines = path.read_text(encoding="utf-8").split("\n")
-    written = [str(json.loads(line)["answer"]) for line in lines if line.strip()]
-    golds = [final_answer(text) or text if "####" in text else text for text in written]
-    responses = [text if "####" in text else f"so it is \\boxed{{{text}}}" for text in written]
+    golds, responses = [], []
+    for line in filter(str.strip, lines):
+        answer = str(json.loads(line)["answer"])
+        if "####" in answer:
+            golds.append(final_answer(answer) or answer)
+            responses.append(answer)
+        else:
+            golds.append(answer)
+            responses.append(boxed(answer))
     crossed = []
     for i, gold in enumerate(golds):
         others = (j % len(golds) for j in range(i + 1, i + len(golds)))
         other = next((j for j in others if normalise(golds[j]) != normalise(gold)), None)
         if other is not None:
-            crossed.append(Pair(gold, responses[other]))
-    return list(map(Pair, golds, responses)), crossed
+            crossed.append((gold, responses[other]))
+    return list(zip(golds, responses, strict=True)), crossed
 
 
-def grade(grader: Grader, cases: Sequence[Pair]) -> tuple[list[Verdict], float]:
-    """Return the verdicts on all pairs, and the seconds that they took."""
+def grade_all(grader: Grader, cases: list[Pair]) -> tuple[list[Verdict], float]:
+    """Return the verdicts on all pairs, and pairs per second."""
     started = time.perf_counter()
-    futures = [grader.submit(case.gold, case.response) for case in cases]
+    futures = [grader.submit(gold, response) for gold, response in cases]
     verdicts = [future.result() for future in futures]
-    return verdicts, time.perf_counter() - started
+    return verdicts, len(cases) / (time.perf_counter() - started)
 
 
 def report(path: Path, grader: Grader) -> None:
-    """Print how one file's pairs are judged."""
-    themselves, crossed = pairs(path)
-    everything = themselves + crossed
+    """Print what became of one file's pairs."""
+    straight, crossed = pairs(path)
+    cases = straight + crossed
     started = time.perf_counter()
-    decided = sum(
-        same(case.gold, final_answer(case.response) or "") is not None for case in everything
-    )
-    rate = len(everything) / (time.perf_counter() - started)
+    decided = [same(gold, final_answer(response) or "") is not None for gold, response in cases]
+    rate = len(cases) / (time.perf_counter() - started)
     print(
-        f"{path.name}: {len(themselves)} answers; the exact layer decides"
-        f" {decided / len(everything):.1%} of the pairs, {rate:,.0f}/s"
+        f"{path.name}: {len(straight)} answers; the exact layer decides"
+        f" {sum(decided) / len(cases):.1%} of the pairs, {rate:,.0f}/s"
     )
-    report_pairs("themselves", themselves, grader, expected_correct=True)
-    report_pairs("another row's", crossed, grader, expected_correct=False)
+    report_verdicts("themselves", straight, Verdict.CORRECT, grader)
+    report_verdicts("another row's", crossed, Verdict.WRONG, grader)
 
 
-def report_pairs(name: str, cases: Sequence[Pair], grader: Grader, expected_correct: bool) -> None:
-    """Print the verdicts on pairs, and each pair whose verdict is not the expected one."""
-    verdicts, seconds = grade(grader, cases)
+def report_verdicts(name: str, cases: list[Pair], expected: Verdict, grader: Grader) -> None:
+    """Print how many pairs are correct, and those that are not as expected."""
+    verdicts, rate = grade_all(grader, cases)
     counts = Counter(verdict.value for verdict in verdicts)
-    correct = counts[Verdict.CORRECT.value] / len(cases)
-    rate = len(cases) / seconds
-    print(f"  against {name:14} {correct:8.3%} correct  {dict(counts)}  {rate:,.0f}/s", flush=True)
-    for case, verdict in zip(cases, verdicts, strict=True):
-        if (verdict is Verdict.CORRECT) != expected_correct:
-            answer = final_answer(case.response) or case.response
-            print(f"    {verdict.value}: {case.gold[:60]!r} and {answer[:60]!r}")
+    right = counts[Verdict.CORRECT.value] / len(cases)
+    print(
+        f"  against {name:14} {right:8.3%} correct  {dict(counts)}  {rate:,.0f}/s",
+        flush=True,
+    )
+    for (gold, response), verdict in zip(cases, verdicts, strict=True):
+        if (verdict is Verdict.CORRECT) != (expected is Verdict.CORRECT):
+            stated = final_answer(response) or response
+            print(f"    {verdict.value}: {gold[:60]!r} and {stated[:60]!r}")
 
 
 def survive(grader: Grader) -> None:
-    """Print the verdicts on pathological answers, and on the ordinary ones between them."""
+    """Print what became of the pathological answers, and of the ordinary ones between them."""
+    gold, answer = ORDINARY
     cases = []
-    for answer in PATHOLOGICAL:
-        cases.append(Pair("3", f"so it is \\boxed{{{answer}}}"))
-        cases.extend([ORDINARY] * ORDINARY_AFTER_EACH)
-    verdicts, seconds = grade(grader, cases)
-    pathological = Counter(verdict.value for verdict in verdicts[:: 1 + ORDINARY_AFTER_EACH])
-    correct = sum(verdict is Verdict.CORRECT for verdict in verdicts)
+    for pathological in PATHOLOGICAL:
+        cases += [("3", boxed(pathological)), *[(gold, boxed(answer))] * 9]
+    verdicts, rate = grade_all(grader, cases)
+    counts = Counter(verdict.value for verdict in verdicts[::10])
+    right = verdicts.count(Verdict.CORRECT)
     print(
-        f"{len(PATHOLOGICAL)} pathological answers: {dict(pathological)}; {correct} of the"
-        f" {len(cases) - len(PATHOLOGICAL)} ordinary ones beside them are correct;"
-        f" {len(cases) / seconds:,.1f}/s"
+        f"{len(PATHOLOGICAL)} pathological answers: {dict(counts)}; {right} of the"
+        f" {len(cases) - len(PATHOLOGICAL)} ordinary ones beside them are correct; {rate:,.1f}/s"
     )
 
 
 def main() -> None:
-    """Print the verdicts on each file and on the pathological answers."""
+    """Print one block for each file, and one for the pathological answers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--workers", type=int, default=2)

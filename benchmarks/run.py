@@ -19,9 +19,9 @@ from prefixrl_jax.experiment.build import Settings, resolve
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model.transformer import encode_context
 from prefixrl_jax.model.weights import init_params
-from prefixrl_jax.rl.step import init_state, make_optimizer, make_train_step
+from prefixrl_jax.rl.step import UpdateSettings, init_state, make_optimizer, make_train_step
 from prefixrl_jax.sampling import noise, sampler
-from prefixrl_jax.sampling.sampler import Sampling
+from prefixrl_jax.sampling.distribution import Sampling
 
 DECODE_STEPS = 24  # of the sampler, in one timed call
 
@@ -94,9 +94,8 @@ class TrainStep:
     ):
         model, mesh = settings.model, settings.mesh
         optimizer = make_optimizer(settings.optimizer("train", settings.config.train.steps))
-        self.update = make_train_step(
-            model, optimizer, settings.loss, advantage, micro_batches, mesh
-        )
+        update_settings = UpdateSettings(settings.loss, advantage, micro_batches)
+        self.update = make_train_step(model, optimizer, update_settings, mesh)
         self.state = init_state(init_params(model, 0), model, optimizer, mesh)
         self.group = group
 

@@ -1,9 +1,9 @@
-"""SmolLM2-135M-Instruct on sums it gets wrong: a real model and generated problems, small enough
-for two CPU cores.
+"""SmolLM2-135M-Instruct on sums that it gets wrong: a real model on two CPU cores.
 
-`--config.model.path=SmolLM2-135M-Instruct` (a folder, a hub id or a GGUF file). Three numbers up to
-20: one answer in a hundred is right. Answers are short, so that steps take seconds, but few: that
-shows what is learnt first, not how far it goes.
+`--config.model.path=SmolLM2-135M-Instruct` names the model: a folder, a hub id or a GGUF file. The
+problems are generated: three numbers up to 20, which it adds right once in a hundred answers.
+Answers are short, so that a step takes seconds. There are few steps: they show what is learnt
+first, not how far it goes.
 """
 
 from ml_collections import ConfigDict
@@ -12,9 +12,7 @@ from prefixrl_jax.configs import gsm8k_smollm2
 
 
 def get_config() -> ConfigDict:
-    """The training of gsm8k_smollm2 on generated problems, with shorter answers and more of
-    them.
-    """
+    """Return the configuration: gsm8k_smollm2 with more problems and shorter answers."""
     c = gsm8k_smollm2.get_config()
     c.task.name = "arithmetic"
     c.task.arithmetic.terms = 3
@@ -22,7 +20,7 @@ def get_config() -> ConfigDict:
     c.task.arithmetic.signs = "+"
     c.data.train_candidates = 56
     c.data.heldout_candidates = 30
-    # at 1 half of the answers of so small a model are about something else
+    # At 1 half of the answers of so small a model are about something else.
     c.sampling.temperature = 0.6
     c.sampling.max_new_tokens = 24
     c.sampling.context_buckets = (64, 84)

@@ -1,5 +1,6 @@
-"""Countdown: four numbers, three operations, one goal; planning that a small model has to learn, on
-one CPU in some minutes.
+"""Countdown: four numbers, three operations, one goal, on one CPU in some minutes.
+
+The base model knows the rules; planning is what it has to learn.
 """
 
 from ml_collections import ConfigDict
@@ -8,7 +9,7 @@ from prefixrl_jax.configs import demo
 
 
 def get_config() -> ConfigDict:
-    """The demo's training on another task."""
+    """Return the configuration: the demo's training on another task."""
     c = demo.get_config()
     c.task.name = "countdown"
     c.task.countdown.numbers = 4

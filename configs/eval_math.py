@@ -1,9 +1,9 @@
-"""pass@k of any model on any set of problems, with a report: nothing is screened, collected or
-trained.
+"""pass@k of any model on any set of problems, with a report; nothing is trained.
 
-`--config.model.path=MODEL --config.data.path=math500.jsonl`; a set with other field names:
-`--config.task.math.question_field`, `--config.task.math.answer_field`. Sampling as in the paper's
-evaluation (temperature 0.7, 256 samples).
+`--config.model.path=MODEL --config.data.path=math500.jsonl` name model and problems. For a set with
+other field names there are `--config.task.math.question_field` and
+`--config.task.math.answer_field`. Samples are drawn as in the paper's evaluation: 256 of each
+problem, at temperature 0.7.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from prefixrl_jax import config
 
 
 def get_config() -> ConfigDict:
-    """The configuration."""
+    """Return the configuration."""
     c = config.get_config()
     c.task.name = "math"
     c.data.heldout_fraction = 0.0
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     c.sampling.context_buckets = (512, 2048)
     c.sampling.rows = 32
     c.sampling.chunk = 32
-    c.select.samples = 0
+    c.select.samples = 0  # no screening: every problem is evaluated
     c.select.train_problems = 1_000_000  # all there are
     c.collect.cap = 0
     c.train.steps = 0

@@ -1,10 +1,10 @@
-"""SmolLM2-135M-Instruct on grade-school word problems it does not solve: a real model, small enough
-for two CPU cores.
+"""SmolLM2-135M-Instruct on word problems that it does not solve: a real model on two CPU cores.
 
-`--config.data.path=gsm8k_train.jsonl --config.model.path=SmolLM2-135M-Instruct` (a folder, a hub id
-or a GGUF file). Sizes are cut for a CPU: 16 hard problems, few samples, answers of at most 96
-tokens, a quarter of an hour on two cores. That shows every stage at work; to learn something takes
-an accelerator, more problems, longer answers and more steps.
+`--config.data.path=gsm8k_train.jsonl` names the problems, and
+`--config.model.path=SmolLM2-135M-Instruct` the model: a folder, a hub id or a GGUF file. Sizes are
+cut for a CPU: 16 hard problems, few samples, answers of at most 96 tokens, a quarter of an hour on
+two cores. That shows every stage at work. To learn something takes an accelerator, more problems,
+longer answers and more steps.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from prefixrl_jax import config
 
 
 def get_config() -> ConfigDict:
-    """The configuration."""
+    """Return the configuration."""
     c = config.get_config()
     c.task.name = "math"
     c.task.math.kind = "gsm8k"
@@ -26,8 +26,7 @@ def get_config() -> ConfigDict:
     c.sampling.max_new_tokens = 96
     c.sampling.context_buckets = (192, 272)
     c.sampling.rows = 8
-    # every count of samples below is a multiple of it, so that no slot is idle
-    c.sampling.slots = 8
+    c.sampling.slots = 8  # counts of samples below are multiples of it, so that no slot is idle
     c.sampling.chunk = 8
     c.select.samples = 8
     c.select.train_problems = 16

@@ -6,7 +6,7 @@ from prefixrl_jax.configs import demo
 
 
 def get_config() -> ConfigDict:
-    """The demo's training on rarer problems, with more samples to find their traces."""
+    """Return the configuration: the demo's, with rarer successes and more samples to find them."""
     c = demo.get_config()
     c.task.water_jugs.band = (1e-4, 1e-3)
     c.data.train_candidates = 340

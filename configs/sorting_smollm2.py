@@ -1,9 +1,8 @@
-"""SmolLM2-135M-Instruct on lists it does not sort: a real model and generated problems, small
-enough for two CPU cores.
+"""SmolLM2-135M-Instruct on lists that it sorts wrong: a real model on two CPU cores.
 
-`--config.model.path=SmolLM2-135M-Instruct` (a folder, a hub id or a GGUF file). Five different
-digits: one answer in sixty is right. Answers have about fifteen tokens, so that a step takes
-seconds.
+`--config.model.path=SmolLM2-135M-Instruct` names the model: a folder, a hub id or a GGUF file. The
+problems are generated: five different digits, which it sorts right once in sixty answers. Answers
+have about fifteen tokens, so that a step takes seconds.
 """
 
 from ml_collections import ConfigDict
@@ -12,9 +11,7 @@ from prefixrl_jax.configs import gsm8k_smollm2
 
 
 def get_config() -> ConfigDict:
-    """The training of gsm8k_smollm2 on generated problems, with shorter answers and more of
-    them.
-    """
+    """Return the configuration: gsm8k_smollm2 with more problems and shorter answers."""
     c = gsm8k_smollm2.get_config()
     c.task.name = "sorting"
     c.data.train_candidates = 60

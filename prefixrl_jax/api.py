@@ -27,11 +27,13 @@ from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.weights import Params, flop_costs
 from prefixrl_jax.rl.loss import token_logprobs
 from prefixrl_jax.runtime import mesh as meshes
+from prefixrl_jax.sampling.job import FixedJob, Sample
 from prefixrl_jax.sampling.noise import stream_key
-from prefixrl_jax.sampling.refill import Engine, FixedJob
+from prefixrl_jax.sampling.refill import Engine
 from prefixrl_jax.sampling.sampler import Sampling
 
 Message = dict[str, str]  # {"role": "user", "content": ...}
+CHUNK = 8  # tokens decoded between refills of finished slots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +59,25 @@ class LM:
     stop_ids: tuple[int, ...]
 
     def logits(self, ids: Any) -> jax.Array:
-        """float32 [B, T, V] of token ids int [B, T]; those at column t predict token t + 1."""
+        """Return the logits of whole texts.
+
+        Args:
+            ids: token ids int [B, T].
+
+        Returns:
+            float32 [B, T, V]; those at column t predict token t + 1.
+        """
         with jax.set_mesh(self.mesh):
             return _logits(self.params, self.config, jnp.asarray(ids, jnp.int32))
 
     def logprobs(self, ids: Any) -> jax.Array:
-        """float32 [B, T - 1]: the log-prob of each token of ids int [B, T] but the first, given
-        those before it.
+        """Return the log-prob of each token but the first, given those before it.
+
+        Args:
+            ids: token ids int [B, T].
+
+        Returns:
+            float32 [B, T - 1].
         """
         with jax.set_mesh(self.mesh):
             return _logprobs(self.params, self.config, jnp.asarray(ids, jnp.int32))
@@ -77,43 +91,42 @@ class LM:
         prefix: str | list[int] | None = None,
         seed: int = 0,
     ) -> list[Completion]:
-        """n samples of every prompt, those of one prompt side by side: len(prompts) * n
-        completions.
+        """Sample n completions of every prompt.
 
         Args:
             prompts: texts, or conversations that the chat template renders with the assistant's
                 turn left open.
+            n: completions a prompt.
+            max_new_tokens: tokens a completion may have.
             temperature: 0 is greedy.
             prefix: how every answer begins, as text or token ids; it is not part of the
                 completions.
+            seed: of the sampling noise.
+
+        Returns:
+            len(prompts) * n completions, those of one prompt side by side.
         """
-        begin = (
-            self.tokenizer.encode(prefix, add_special_tokens=False)
-            if isinstance(prefix, str)
-            else list(prefix or [])
-        )
-        contexts = [[*self.render(prompt), *begin] for prompt in prompts]
+        if isinstance(prefix, str):
+            prefix = self.tokenizer.encode(prefix, add_special_tokens=False)
+        contexts = [[*self.render(prompt), *(prefix or [])] for prompt in prompts]
         if not contexts:
             return []
-        rows = -(-len(contexts) // (step := meshes.batch_divisor(self.mesh))) * step
-        bucket = max(16, 1 << (max(map(len, contexts)) - 1).bit_length())
-        engine = Engine(self.config, self.mesh, flop_costs(self.config), rows, n, 8, (bucket,))
+        divisor = meshes.batch_divisor(self.mesh)
+        rows = -(-len(contexts) // divisor) * divisor  # every device gets as many
+        longest = max(map(len, contexts))
+        bucket = max(16, 1 << (longest - 1).bit_length())  # powers of two: few shapes to compile
+        engine = Engine(self.config, self.mesh, flop_costs(self.config), rows, n, CHUNK, (bucket,))
         jobs = [FixedJob(str(i), ids, n) for i, ids in enumerate(contexts)]
         sampling = Sampling(max_new_tokens, self.stop_ids, temperature)
+        stream = stream_key(seed, "generate")
         with jax.set_mesh(self.mesh):
-            engine.run(
-                self.params,
-                list(jobs),
-                sampling,
-                stream_key(seed, "generate"),
-                Ledger(),
-                ("eval", "eval"),
-            )
+            engine.run(self.params, list(jobs), sampling, stream, Ledger(), ("eval", "eval"))
         return [self._completion(job.samples[i]) for job in jobs for i in range(n)]
 
     def render(self, prompt: str | list[Message]) -> list[int]:
-        """The token ids of a text, or of a conversation with the assistant's turn left open; raises
-        ValueError if empty.
+        """Return the token ids of a text, or of a conversation with the assistant's turn left open.
+
+        Raises ValueError for a prompt without tokens, and for a conversation without a template.
         """
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt)
@@ -130,13 +143,14 @@ class LM:
             raise ValueError(f"prompt {prompt!r} has no tokens; at least one is needed")
         return list(ids)
 
-    def _completion(self, sample) -> Completion:
+    def _completion(self, sample: Sample) -> Completion:
         ids = sample.token_ids.tolist()
-        text = str(self.tokenizer.decode(ids[:-1] if sample.finish_reason == "stop" else ids))
+        without_stop = ids[:-1] if sample.finish_reason == "stop" else ids
+        text = str(self.tokenizer.decode(without_stop))
         return Completion(text, ids, sample.logprobs.tolist(), sample.finish_reason)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """A folder that transformers loads."""
+        """Write a folder that transformers loads."""
         export_hf(
             self.params,
             self.config,
@@ -147,16 +161,23 @@ class LM:
 
 
 def load(path_or_id: str | Path, mesh: Mesh | None = None, dtype: str = "float32") -> LM:
-    """The model of a Hugging Face folder, hub id or GGUF file, on `mesh` (default: all devices,
-    data-parallel).
+    """Load a model: a Hugging Face folder, a hub id, or a GGUF file.
 
-    dtype: of weights and computation, "float32" or "bfloat16". Raises ValueError or
-    FileNotFoundError saying what is missing.
+    Args:
+        path_or_id: the model.
+        mesh: where to place it; all devices, data-parallel, by default.
+        dtype: of weights and computation, "float32" or "bfloat16".
+
+    Raises:
+        ValueError, FileNotFoundError: saying what is missing.
     """
-    path, mesh = find_model(path_or_id), meshes.make_mesh() if mesh is None else mesh
-    params, config = import_hf(path, dtype, lambda config: param_shardings(config, mesh, "decode"))
+    path = find_model(path_or_id)
+    chosen_mesh = meshes.make_mesh() if mesh is None else mesh
+    params, config = import_hf(
+        path, dtype, lambda config: param_shardings(config, chosen_mesh, "decode")
+    )
     tokenizer = tokenizer_of(path)
-    return LM(params, config, tokenizer, mesh, stop_ids(path, tokenizer))
+    return LM(params, config, tokenizer, chosen_mesh, stop_ids(path, tokenizer))
 
 
 _logits = jax.jit(transformer.text_logits, static_argnums=1)

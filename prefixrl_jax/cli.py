@@ -1,108 +1,108 @@
-"""What the commands share: flags, one clear line for a bad input, an orderly stop."""
+"""The shell of every command: flags, help, one clear line for a bad input, exit status.
+
+Status 0 is success (or an orderly stop), 2 a bad input, 3 a failure of the machine: a full disk, a
+lost process, a run that diverged.
+"""
 
 from __future__ import annotations
 
 import logging as standard_logging
 import os
 import sys
+import textwrap
 import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from absl import flags, logging
-from ml_collections import config_flags
+from absl import app, flags, logging
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A configuration file, e.g. configs/demo.py.", lock_config=True
-)
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where everything is written; an interrupted run goes on there."
-)
-MULTIHOST = flags.DEFINE_bool(
-    "multihost", False, "Run as one of several processes; see `prefixrl_jax/runtime/processes.py`."
-)
+Rewrite = Callable[[str], str]
 
 
-def given_fields() -> Mapping[str, Any]:
-    """The configuration's fields that the command line sets, by dotted name."""
-    return config_flags.get_override_values(flags.FLAGS["config"])
+def start(
+    command: Callable[[], None],
+    doc: str,
+    required: Sequence[str] = (),
+    rewrite: Rewrite = lambda argument: argument,
+) -> None:
+    """Parse the flags of the process and call the command; the process ends with it.
 
-
-def guarded(command: Callable[[Path], None]) -> None:
-    """Calls `command` with the work directory; a bad input ends with one clear line and exit status
-    2.
+    Args:
+        command: does what the flags say; its ValueError, OSError and RuntimeError end the process
+            with one line.
+        doc: the command's description, shown by --help.
+        required: names of flags that must be there.
+        rewrite: is applied to every argument before it is parsed; may raise OSError.
     """
-    # that PyTorch is not there is as it should be
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    import jax
 
-    from prefixrl_jax.runtime import interrupt, processes
-    from prefixrl_jax.runtime.metrics import say
-    from prefixrl_jax.training.health import Unsound
-    from prefixrl_jax.training.loop import Diverged
+    def parse(argv: list[str]) -> list[str]:
+        if {"--help", "-h", "-help"} & set(argv[1:]):
+            print(usage(doc))
+            sys.exit(0)
+        return _parse([*argv[:1], *map(rewrite_or_leave, argv[1:])])
 
+    def rewrite_or_leave(argument: str) -> str:
+        try:
+            return rewrite(argument)
+        except OSError as error:
+            _leave(error, 2)
+
+    def run(argv: list[str]) -> None:
+        if len(argv) > 1:
+            _leave(f"unexpected arguments {argv[1:]}; flags are written --name=value", 2)
+        if missing := [f"--{name}" for name in required if flags.FLAGS[name].value is None]:
+            _leave(f"{' and '.join(missing)} must be given; --help shows all flags", 2)
+        _quieten_libraries()
+        try:
+            command()
+        except ValueError as error:
+            _leave(error, 2)
+        except OSError as error:
+            _leave(error, 3)
+
+    app.run(run, flags_parser=parse)
+
+
+def usage(doc: str) -> str:
+    """Return the help of a command: its description, and the flags of this program alone."""
+    lines = [doc.strip(), "", "Flags:"]
+    for module, module_flags in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("prefixrl_jax") or module == sys.argv[0]:
+            for flag in module_flags:
+                name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+                default = "" if flag.default is None else f" Default: {flag.default_as_str}."
+                help_text = " ".join(f"{flag.help}{default}".split())
+                lines += [f"  {name}", _indented(help_text.replace("'", ""))]
+    return "\n".join(lines)
+
+
+def _indented(text: str) -> str:
+    return textwrap.indent(textwrap.fill(text, 90), "      ")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parse the flags; an unknown or ill-typed one ends with a line that names the nearest."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        _leave(str(error).strip("\"'").replace("\\'", "'").replace("\\n", ": "), 2)
+
+
+def _leave(problem: object, status: int) -> NoReturn:
+    logging.debug("refused", exc_info=True)
+    print(f"error: {problem}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _quieten_libraries() -> None:
+    """Keep libraries from printing what no user can act on."""
     logging.set_verbosity(logging.WARNING)
-    # Of a failed save, which Orbax also raises and which ends in one line here, it and asyncio log
+    # That PyTorch is not there is as it should be.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    # Of a failed save, which Orbax also raises and which ends in one line, Orbax and asyncio log
     # every traceback.
     logging.get_absl_logger().addFilter(
         lambda record: "orbax" not in record.pathname or not record.exc_info
     )
     standard_logging.getLogger("asyncio").setLevel(standard_logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited")
-    workdir = Path(str(WORKDIR.value))
-    jax.config.update(
-        "jax_compilation_cache_dir",
-        os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir / "xla_cache")),
-    )
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    try:
-        if MULTIHOST.value:
-            processes.join()
-        command(workdir)
-    except interrupt.Interrupted:
-        say(
-            f"stopped as asked; everything finished is in {workdir}, and the same command goes on"
-            " from there"
-        )
-    except (ValueError, OSError, Diverged, Unsound) as error:
-        logging.debug("refused", exc_info=True)
-        processes.leave(f"error: {error}", 2 if isinstance(error, ValueError) else 3)
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
-            raise
-        processes.leave(
-            f"error: process {jax.process_index()} has lost another one ({error}); start all again"
-            f" with the same command, and the run goes on from what is in {workdir}",
-            3,
-        )
-
-
-def find_config(argument: str) -> str:
-    """`--config=configs/x.py` as typed if that file exists here, else the copy that is installed
-    with the package.
-    """
-    name, _, path = argument.partition("=")
-    file = Path(path.partition(":")[0])
-    if name != "--config" or file.exists():
-        return argument
-    if not (installed := Path(__file__).parent / file).exists():
-        own = (
-            ", ".join(sorted(f.stem for f in (Path(__file__).parent / "configs").glob("[a-z]*.py")))
-            or "none is installed"
-        )
-        raise OSError(f"--config={path}: no such file here, nor among the package's own ({own})")
-    return f"--config={installed.parent / Path(path).name}"
-
-
-def parse(argv: list[str]) -> list[str]:
-    """Parses the flags; an unknown or ill-typed field ends with one line that names it and the
-    nearest valid name.
-    """
-    try:
-        rest = flags.FLAGS(list(map(find_config, argv)))
-        return rest
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        message = str(error).strip("\"'").replace("\\'", "'").replace("\\n", ": ")
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)

@@ -1,36 +1,37 @@
-"""`python -m prefixrl_jax.export --workdir=DIR --out=HF_DIR [--step=N] [--dtype=bfloat16]`: a
-Hugging Face folder of a run.
+"""Export a run to a Hugging Face folder.
 
-The newest checkpoint by default, or that of a training step which is still kept; made on any number
-of devices.
+    python -m prefixrl_jax.export --workdir=DIR --out=HF_DIR [--step=N] [--dtype=bfloat16]
+
+It takes the newest checkpoint, or that of a training step which is still kept, on any number of
+devices.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of a run.", required=True)
-OUT = flags.DEFINE_string(
-    "out", None, "The folder to write; an earlier export there is replaced.", required=True
-)
-STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; the newest by default.")
+from prefixrl_jax import cli
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of a run.")
+OUT = flags.DEFINE_string("out", None, "The folder to write; an earlier export is replaced.")
+STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; else the newest.")
 DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     ["float32", "bfloat16", "float16"],
-    "Of the stored weights; as trained by default.",
+    "Of the stored weights; else as trained.",
 )
 
 
 def export(workdir: Path, out: Path, step: int | None, dtype: str | None) -> int:
-    """Writes the folder and returns the step; raises ValueError naming the steps there are when
-    `step` is none of them.
+    """Write the folder and return the step.
+
+    Raises ValueError naming the steps that are kept when `step` is none of them.
     """
     import jax
 
@@ -42,58 +43,48 @@ def export(workdir: Path, out: Path, step: int | None, dtype: str | None) -> int
 
     config = saved_config(workdir / "config.json")
     config.mesh.update({"data": -1, "fsdp": 1, "tensor": 1})  # whatever it was trained on
-    s = resolve(config)
-    with jax.set_mesh(s.mesh), Checkpoints(workdir / "checkpoints") as checkpoints:
-        if not (kept := checkpoints.steps()):
+    settings = resolve(config)
+    optimizer = make_optimizer(settings.optimizer("train", 1))
+    with jax.set_mesh(settings.mesh), Checkpoints(workdir / "checkpoints") as checkpoints:
+        kept = checkpoints.steps()
+        if not kept:
             raise ValueError(f"{workdir}: no checkpoint of the train stage here")
         if step is not None and step not in kept:
-            raise ValueError(
-                f"--step={step}: the checkpoints kept are those of steps"
-                f" {', '.join(map(str, kept))}"
-            )
-        found = checkpoints.restore(
-            abstract_state(s.model, make_optimizer(s.optimizer("train", 1)), s.mesh), step
-        )
-        assert found is not None
-        card = f"PrefixRL, training step {found[0]}.\n{_figures(workdir)}"
+            steps = ", ".join(map(str, kept))
+            raise ValueError(f"--step={step}: the checkpoints kept are those of steps {steps}")
+        saved = checkpoints.restore(abstract_state(settings.model, optimizer, settings.mesh), step)
+        assert saved is not None
+        restored_step, state, _ = saved
         export_hf(
-            found[1].params,
-            s.model,
-            s.task.tokenizer,
+            state.params,
+            settings.model,
+            settings.task.tokenizer,
             out,
-            dtype,
-            generation=s.generation_config(),
-            card=card,
+            dtype=dtype,
+            generation=settings.generation_config(),
+            card=f"PrefixRL, training step {restored_step}.\n{_accuracy_lines(workdir)}",
         )
-    return found[0]
+    return restored_step
 
 
-def _figures(workdir: Path) -> str:
+def _accuracy_lines(workdir: Path) -> str:
     """Plain accuracy in the run's summary, which is of its last step."""
     path = workdir / "summary.json"
     summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return "\n".join(
-        f"- plain pass@1 of the finished run, {name} hard set: {x['before']:.4f} ->"
-        f" {x['after']:.4f}"
-        for name, x in summary.get("plain_pass_at_1", {}).items()
-    )
+    lines = [
+        f"- plain pass@1 of the finished run, {name} hard set: {accuracy['before']:.4f} ->"
+        f" {accuracy['after']:.4f}"
+        for name, accuracy in summary.get("plain_pass_at_1", {}).items()
+    ]
+    return "\n".join(lines)
 
 
-def run(argv: list[str]) -> None:
-    """Exports as the flags say; bad input ends with one line and status 2."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    logging.set_verbosity(logging.WARNING)
+def run() -> None:
+    """Export as the flags say."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # no accelerator is needed to copy weights
-    # that PyTorch is not there is as it should be
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    try:
-        step = export(Path(WORKDIR.value), Path(OUT.value), STEP.value, DTYPE.value)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    step = export(Path(str(WORKDIR.value)), Path(str(OUT.value)), STEP.value, DTYPE.value)
     print(f"step {step} of {WORKDIR.value} is in {OUT.value}")
 
 
 if __name__ == "__main__":
-    app.run(run)
+    cli.start(run, str(__doc__), required=("workdir", "out"))

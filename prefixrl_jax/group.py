@@ -1,9 +1,9 @@
 """The unit of everything here: a context asked G times, and the group of its continuations.
 
 A *context* is a problem rendered to token ids, or a problem followed by the first tokens of one of
-its correct traces (an unfinished assistant turn). A *group* is G continuations of one context.
-Every array below leads with P, the number of contexts in the batch; padding stands on the right and
-is known by lengths, never by token id.
+its correct traces (an unfinished assistant turn). A *group* is the G continuations of one context.
+The first axis of every array below is P, the number of contexts in the batch. Padding stands on the
+right and is told by lengths, never by token id.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Array = jax.Array | np.ndarray  # on the devices, or on the host before it goes 
 class Context:
     """P contexts.
 
-    The last token of each is not encoded with the rest: it is the first input of every continuation
-    row.
+    The last token of each is the first input of every continuation row (`row_inputs`), which
+    attends to the keys of the tokens before it.
     """
 
     tokens: Array  # int32 [P, S]
@@ -32,15 +32,15 @@ class Context:
 
 @flax.struct.dataclass
 class Group:
-    """G continuations of each of P contexts."""
+    """G continuations of each of P contexts, with what the loss needs."""
 
     context: Context
     tokens: Array  # int32 [P, G, T] continuation, the stop id included
     lengths: Array  # int32 [P, G], 0 for a row that must count for nothing
     logprobs: Array  # float32 [P, G, T] of the sampled tokens when they were sampled
     rewards: Array  # float32 [P, G]
-    # What some methods need besides; None otherwise.
-    # bool [P, G]: rows that are traces; `logprobs` are then those of the trace's policy
+    # What only some methods need; else None.
+    # bool [P, G]: rows that are traces; their `logprobs` are those of the policy that wrote them
     off_policy: Array | None = None
     # float32 [P, G, T]: log-probs of the tokens under the reference model
     reference: Array | None = None
@@ -48,20 +48,20 @@ class Group:
     prefix_lengths: Array | None = None
 
     def mask(self) -> jax.Array:
-        """float32 [P, G, T]: 1 where a sampled token stands."""
+        """float32 [P, G, T]: 1 where a token of a continuation stands, 0 on padding."""
         return length_mask(self.lengths, self.tokens.shape[-1]).astype(jnp.float32)
 
 
 def length_mask(lengths, size: int):
-    """bool [..., size]: position < length."""
+    """bool [..., size]: position < length, for lengths [...]."""
     return jnp.arange(size) < lengths[..., None]
 
 
 def row_inputs(context: Context, continuations: Array) -> jax.Array:
-    """What a continuation row is fed: [last context token, c1, ..., c(T-1)].
+    """Inputs of the continuation rows: [last context token, c1, ..., c(T-1)], int32 [P, G, T].
 
-    continuations: int32 [P, G, T]. Returns int32 [P, G, T]; the logits at column t predict
-    continuation token t.
+    Of continuations int32 [P, G, T] = [c1, ..., cT]; the logits at column t (from 0) predict
+    c(t+1).
     """
     last = jnp.take_along_axis(context.tokens, context.lengths[:, None] - 1, axis=1)  # [P, 1]
     first = jnp.broadcast_to(last[:, :, None], (*continuations.shape[:2], 1))
@@ -71,9 +71,9 @@ def row_inputs(context: Context, continuations: Array) -> jax.Array:
 def pad_rows(
     rows: Sequence[Sequence[int] | np.ndarray], size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Right-pads token lists.
+    """N token lists, padded on the right: tokens int32 [N, size] and lengths int32 [N].
 
-    Returns int32 [N, size] and lengths int32 [N]; a row longer than size is an error.
+    Raises ValueError for a list longer than size.
     """
     out = np.zeros((len(rows), size), np.int32)
     lengths = np.array([len(row) for row in rows], np.int32)
@@ -85,7 +85,10 @@ def pad_rows(
 
 
 def bucket(length: int, buckets: tuple[int, ...]) -> int:
-    """The smallest bucket that holds `length` tokens: shapes stay few, so each compiles once."""
+    """The smallest bucket that holds `length` tokens; raises ValueError if none does.
+
+    Arrays are padded to buckets so that shapes stay few, since each is compiled once.
+    """
     for size in sorted(buckets):
         if length <= size:
             return size

@@ -104,56 +104,55 @@ _DEFAULTS = flatten(get_config())
 
 
 def preset(method: str) -> dict[str, Any]:
-    """The fields that a method sets, by dotted name.
+    """Return the fields that a method sets, by dotted name.
 
-    Raises ValueError for a name that is none, with those that are, and for a field that there is
-    not or a value that does not fit it.
+    Raises ValueError for an unknown name, an unknown field, or a value that does not fit its field.
     """
     fields: dict[str, Any] = {}
     for name in method.split("+"):
         if "=" in name:
-            fields |= _single(*name.split("=", 1))
-            continue
-        if name not in PRESETS:
-            kinds = {
-                "methods": METHODS,
-                "schedules": SCHEDULES,
-                "losses": LOSSES,
-                "options": OPTIONS,
-            }
-            known = "; ".join(f"{kind} {', '.join(presets)}" for kind, presets in kinds.items())
+            fields |= _single_field(*name.split("=", 1))
+        elif name in PRESETS:
+            fields |= PRESETS[name]
+        else:
             raise ValueError(
-                f"method={method!r}: {name!r} is none of the {known}; several are joined by +"
+                f"method={method!r}: {name!r} is none of the {_preset_names()}; several are joined"
+                " by +"
             )
-        fields |= PRESETS[name]
     return fields
 
 
-def _single(field: str, text: str) -> dict[str, Any]:
-    """One field as it is written in a method's name."""
+def _preset_names() -> str:
+    kinds = {"methods": METHODS, "schedules": SCHEDULES, "losses": LOSSES, "options": OPTIONS}
+    return "; ".join(f"{kind} {', '.join(presets)}" for kind, presets in kinds.items())
+
+
+def _single_field(field: str, text: str) -> dict[str, Any]:
+    """A field and its value as they are written in a method's name."""
     if field not in _DEFAULTS:
-        near = (
-            ", ".join(difflib.get_close_matches(field, _DEFAULTS, 3))
-            or "the fields of prefixrl_jax/config.py"
-        )
-        raise ValueError(f"method: there is no field {field!r}; near it: {near}")
+        near = difflib.get_close_matches(field, _DEFAULTS, 3)
+        names = ", ".join(near) or "the fields of prefixrl_jax/config.py"
+        raise ValueError(f"method: there is no field {field!r}; near it: {names}")
+    default = _DEFAULTS[field]
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    wanted = tuple if isinstance(_DEFAULTS[field], list) else type(_DEFAULTS[field])
-    value = float(value) if wanted is float and isinstance(value, int) else value
+    wanted = tuple if isinstance(default, list) else type(default)
+    if wanted is float and isinstance(value, int):
+        value = float(value)
     if not isinstance(value, wanted):
-        raise ValueError(f"method: {field}={text}: a value like {_DEFAULTS[field]!r} is expected")
+        raise ValueError(f"method: {field}={text}: a value like {default!r} is expected")
     return {field: value}
 
 
-def configure(config: ConfigDict, method: str, given: Mapping[str, Any]) -> ConfigDict:
-    """A copy of the configuration with the method's fields, and over them those that were given on
-    the command line.
+def configure(config: ConfigDict, method: str, overrides: Mapping[str, Any]) -> ConfigDict:
+    """Return a copy of the configuration with the method's fields.
+
+    overrides: fields by dotted name that win over the method's, such as the command line's.
     """
     out = ConfigDict(config.to_dict())
     out.method = method
     with out.unlocked():
-        out.update_from_flattened_dict({**preset(method), **given, "method": method})
+        out.update_from_flattened_dict({**preset(method), **overrides, "method": method})
     return out

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 import transformers
-from conftest import TINY, continuation_logprobs, random_params
 from families import words
+from tiny_models import TINY, continuation_logprobs, random_params
 
 import prefixrl_jax as prl
 from prefixrl_jax.group import Context

@@ -7,9 +7,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import TINY, as_context, random_contexts, random_params
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import TINY, as_context, random_contexts, random_params
 
 from prefixrl_jax.flops import (
     ACCOUNTINGS,

@@ -1,6 +1,4 @@
-"""Masks come from lengths, a row is fed its context's last token, and buckets are chosen or
-refused.
-"""
+"""Masks come from lengths, rows begin with the last context token, buckets hold or refuse."""
 
 import numpy as np
 import pytest
@@ -72,7 +70,6 @@ def test_no_smaller_bucket_would_hold_it(buckets, length):
         with pytest.raises(ValueError, match=f"{length} tokens"):
             bucket(length, buckets)
     else:
-        found = bucket(length, buckets)
-        assert (
-            found in buckets and found >= length and not any(length <= b < found for b in buckets)
-        )
+        size = bucket(length, buckets)
+        assert size in buckets and size >= length
+        assert not any(length <= other < size for other in buckets)

@@ -21,13 +21,20 @@ from prefixrl_jax.model.hf import export_hf, import_hf
 from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.tokenizer import word_tokenizer
 from prefixrl_jax.model.weights import Params, flop_costs, init_params
-from prefixrl_jax.rl.step import OptimizerSettings, init_state, make_optimizer, make_train_step
+from prefixrl_jax.rl.step import (
+    OptimizerSettings,
+    UpdateSettings,
+    init_state,
+    make_optimizer,
+    make_train_step,
+)
 from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.runtime.mesh import make_mesh, to_global
 from prefixrl_jax.runtime.metrics import host_metrics
+from prefixrl_jax.sampling.distribution import Sampling
+from prefixrl_jax.sampling.job import FixedJob
 from prefixrl_jax.sampling.noise import stream_key
-from prefixrl_jax.sampling.refill import Engine, FixedJob
-from prefixrl_jax.sampling.sampler import Sampling
+from prefixrl_jax.sampling.refill import Engine
 
 
 def export_models(folder: Path) -> None:
@@ -142,7 +149,8 @@ class Ours:
         sample = self._rollouts(case, model, mesh)
         steps = itertools.count()
         loss = LossSettings(kind="ppo_clip", logprob_chunk=case.new)
-        update = make_train_step(config, self._optimizer, loss, "std_normalised", 1, mesh)
+        settings = UpdateSettings(loss, "std_normalised")
+        update = make_train_step(config, self._optimizer, settings, mesh)
         shardings = param_shardings(config, mesh, "decode")
         state = in_mesh(mesh, lambda: init_state(model.params, config, self._optimizer, mesh))()
 
@@ -173,8 +181,8 @@ class Ours:
             rewards=jnp.asarray(np.arange(case.rows) % 2 - 0.5, jnp.float32).reshape(p, g),
         )
         mesh = self.mesh("step", case)
-        loss = LossSettings(logprob_chunk=case.new)
-        update = make_train_step(config, self._optimizer, loss, "none", 1, mesh)
+        settings = UpdateSettings(LossSettings(logprob_chunk=case.new), "none")
+        update = make_train_step(config, self._optimizer, settings, mesh)
         state = in_mesh(mesh, lambda: init_state(model.params, config, self._optimizer, mesh))()
 
         def call():

@@ -3,91 +3,102 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jax
 
-from prefixrl_jax.flops import Ledger
+from prefixrl_jax.experiment.workdir import Workdir
+from prefixrl_jax.flops import Ledger, format_flops
+from prefixrl_jax.model.cache import KVCache
 from prefixrl_jax.model.weights import count_params
 from prefixrl_jax.rl.step import abstract_state, make_optimizer
-from prefixrl_jax.runtime.metrics import human_flops
-from prefixrl_jax.sampling.sampler import empty_cache
-
-if TYPE_CHECKING:
-    from prefixrl_jax.experiment.run import Experiment
 
 
-def tree_bytes(tree) -> int:
-    """Bytes of all leaves of a pytree of shapes."""
+def tree_bytes(tree: Any) -> int:
+    """Return the bytes of all leaves of a pytree of shapes."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def estimate(e: Experiment) -> Ledger:
-    """An upper estimate of the FLOPs, every sample as long as it may be and every hard problem
-    capped.
+def estimate(workdir: Workdir) -> Ledger:
+    """Return an upper estimate of the FLOPs.
+
+    Every sample is as long as it may be, and every hard problem uses up the cap.
     """
-    c, cost, ledger = e.config, e.s.cost, Ledger()
-    short, long = min(c.sampling.context_buckets), max(c.sampling.context_buckets)
-    new = c.sampling.max_new_tokens
-    screened = sum(map(len, e.candidates.values()))
+    config, cost, ledger = workdir.config, workdir.settings.cost, Ledger()
+    prompt = min(config.sampling.context_buckets)
+    new_tokens = config.sampling.max_new_tokens
+    candidates = sum(map(len, workdir.candidates.values()))
+    hard = config.select.train_problems
     for phase, problems, samples in (
-        ("select", screened, c.select.samples),
-        ("collect", c.select.train_problems, c.collect.cap),
+        ("select", candidates, config.select.samples),
+        ("collect", hard, config.collect.cap),
     ):
         for _ in range(problems):
-            ledger.add_group(cost, (phase, phase), short, [new] * samples)
-    for _ in range(0 if c.model.path else c.base.batch):
-        ledger.add_training(cost, "base", short, [new] * c.base.steps)
-    for _ in range(c.sft.epochs * c.select.train_problems if c.sft.enabled else 0):
-        ledger.add_training(cost, "train", short, [new])
-    group = Ledger()  # one, with all that is done with it
-    for _ in range(1 + c.train.refills * (c.train.filter == "refill")):
-        group.add_group(cost, ("prefill", "decode"), long, [new] * c.train.group)
-    for _ in range(c.train.updates_per_batch):
-        group.add_training(cost, "train", long, [new] * c.train.group)
-    if c.train.kl_coef:
-        group.add_scoring(cost, long, [new] * c.train.group)
-    for accounting, phases in group.state.items():
+            ledger.add_group(cost, (phase, phase), prompt, [new_tokens] * samples)
+    for _ in range(0 if config.model.path else config.base.batch):
+        ledger.add_training(cost, "base", prompt, [new_tokens] * config.base.steps)
+    for _ in range(config.sft.epochs * hard if config.sft.enabled else 0):
+        ledger.add_training(cost, "train", prompt, [new_tokens])
+    groups = config.rounds * config.train.steps * config.train.batch
+    for accounting, phases in _one_group(workdir).state.items():
         for phase, flops in phases.items():
-            ledger.add(accounting, phase, flops * c.rounds * c.train.steps * c.train.batch)
+            ledger.add(accounting, phase, flops * groups)
     return ledger
 
 
-def describe(e: Experiment) -> str:
-    """The resolved configuration, parameters, shapes, memory and FLOPs as text."""
-    c, s = e.config, e.s
-    counts = count_params(s.model)
-    state = abstract_state(s.model, make_optimizer(s.optimizer("train", c.train.steps)), s.mesh)
-    caches = jax.eval_shape(
-        lambda: empty_cache(s.model, s.engine.rows, s.engine.slots, s.sampling.max_new_tokens)
-    )
-    ledger = estimate(e)
-    gib = 1 / 2**30
-    lines = [
-        json.dumps(c.to_dict(), indent=1),
-        (
-            f"model       {s.model.family}: {counts['total']:,} parameters, N ="
-            f" {counts['matmul']:,} in matmuls, vocabulary {s.model.vocab_size}"
+def _one_group(workdir: Workdir) -> Ledger:
+    """The bill of one group of RL: sampling, scoring and all its updates."""
+    config, cost, ledger = workdir.config, workdir.settings.cost, Ledger()
+    train = config.train
+    context = max(config.sampling.context_buckets)
+    rows = [config.sampling.max_new_tokens] * train.group
+    refills = train.refills if train.filter == "refill" else 0
+    for _ in range(1 + refills):
+        ledger.add_group(cost, ("prefill", "decode"), context, rows)
+    for _ in range(train.updates_per_batch):
+        ledger.add_training(cost, "train", context, rows)
+    if train.kl_coef:
+        ledger.add_scoring(cost, context, rows)
+    return ledger
+
+
+def describe(workdir: Workdir) -> str:
+    """Return the resolved configuration, parameters, shapes, memory and FLOPs as text."""
+    config, settings = workdir.config, workdir.settings
+    model, engine = settings.model, settings.engine
+    counts = count_params(model)
+    optimizer = make_optimizer(settings.optimizer("train", config.train.steps))
+    state = abstract_state(model, optimizer, settings.mesh)
+    new_tokens = settings.sampling.max_new_tokens
+    cache = jax.eval_shape(lambda: KVCache.empty(model, engine.rows * engine.slots, new_tokens))
+    flops = estimate(workdir).summary()["paper"]
+    rows = {
+        "model": (
+            f"{model.family}: {counts['total']:,} parameters, N = {counts['matmul']:,} in matmuls,"
+            f" vocabulary {model.vocab_size}"
         ),
-        (
-            f"mesh        data x fsdp x tensor = {tuple(s.mesh.shape.values())} on"
+        "mesh": (
+            f"data x fsdp x tensor = {tuple(settings.mesh.shape.values())} on"
             f" {jax.device_count()} {jax.devices()[0].platform} device(s), {jax.process_count()}"
             " process(es)"
         ),
-        f"problems    {', '.join(f'{len(v)} {k}' for k, v in e.candidates.items())} candidates",
-        (
-            f"sampler     {s.engine.rows} contexts x {s.engine.slots} slots, contexts of"
-            f" {tuple(s.engine.buckets)} tokens, {s.sampling.max_new_tokens} new tokens"
+        "problems": ", ".join(f"{len(v)} {k}" for k, v in workdir.candidates.items())
+        + " candidates",
+        "sampler": (
+            f"{engine.rows} contexts x {engine.slots} slots, contexts of {tuple(engine.buckets)}"
+            f" tokens, {new_tokens} new tokens"
         ),
-        (
-            f"train step  {c.train.batch} contexts x {c.train.group} rollouts in"
-            f" {c.train.micro_batches} micro-batch(es)"
+        "train step": (
+            f"{config.train.batch} contexts x {config.train.group} rollouts in"
+            f" {config.train.micro_batches} micro-batch(es)"
         ),
-        (
-            f"memory      train state {tree_bytes(state) * gib:.3f} GiB, rows' cache "
-            f"{tree_bytes(caches) * gib:.3f} GiB (all devices together)"
-        ),
-        "FLOPs       at most, paper accounting: "
-        + ", ".join(f"{k} {human_flops(v)}" for k, v in ledger.summary()["paper"].items() if v),
-    ]
-    return "\n".join(lines)
+        "memory": (f"train state {_gib(state)}, rows' cache {_gib(cache)} (all devices together)"),
+        "FLOPs": "at most, paper accounting: "
+        + ", ".join(f"{phase} {format_flops(value)}" for phase, value in flops.items() if value),
+    }
+    lines = [f"{name:<12}{text}" for name, text in rows.items()]
+    return "\n".join([json.dumps(config.to_dict(), indent=1), *lines])
+
+
+def _gib(tree: Any) -> str:
+    return f"{tree_bytes(tree) / 2**30:.3f} GiB"

@@ -1,367 +1,313 @@
-"""The story of a run: base -> corpus (select, collect) -> prefixes -> sft -> train -> evaluate ->
-export -> report.
+"""The story of a run: base -> corpus (select, collect) -> prefixes -> sft -> train -> measurements.
 
-Every stage writes what it made into the work directory and is reused when it is complete; an
-interrupted one goes on where it was. `Experiment.run` tells the order; each method below is one
-stage.
+`Run` tells the order; below it each stage is one function of (work directory, ledger), which
+returns its result as JSON values. A stage writes what it made into the work directory and is reused
+when it is complete; an interrupted one goes on where it was.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
-from prefixrl_jax.corpus import collect as corpus
-from prefixrl_jax.corpus.collect import Attempts
-from prefixrl_jax.corpus.shared_log import SharedLog
-from prefixrl_jax.experiment.build import needs_corpus
-from prefixrl_jax.experiment.rl_source import Materials, on_policy
-from prefixrl_jax.experiment.stages import NAMES
+from prefixrl_jax.experiment.checks import needs_corpus
+from prefixrl_jax.experiment.corpus_stage import make_corpus
+from prefixrl_jax.experiment.fit import Fit, fit_text
+from prefixrl_jax.experiment.measure import measure, short_evaluation
+from prefixrl_jax.experiment.rl_source import on_policy
+from prefixrl_jax.experiment.stages import STAGES
 from prefixrl_jax.experiment.summary import summary
-from prefixrl_jax.experiment.workdir import Workbench
+from prefixrl_jax.experiment.workdir import Workdir
 from prefixrl_jax.flops import Ledger
-from prefixrl_jax.model import tokenizer as tokenizers
 from prefixrl_jax.model.hf import export_hf
-from prefixrl_jax.model.sharding import param_shardings
-from prefixrl_jax.model.weights import Params, init_params, params_fingerprint
-from prefixrl_jax.prefixes import cuts as prefixes
+from prefixrl_jax.model.weights import init_params, params_fingerprint
+from prefixrl_jax.prefixes.cuts import CutSettings, draw_cuts, write_cuts
+from prefixrl_jax.rl.step import UpdateSettings
+from prefixrl_jax.runtime.console import heartbeat, say
 from prefixrl_jax.runtime.files import write_json
-from prefixrl_jax.runtime.metrics import say
 from prefixrl_jax.runtime.processes import on_primary, primary
-from prefixrl_jax.tasks.task import Problem
-from prefixrl_jax.training.health import Gates
+from prefixrl_jax.training.health import HealthCheck
 from prefixrl_jax.training.loop import progress_note
 from prefixrl_jax.training.supervised import base_texts, trace_texts
 
 
-class Experiment(Workbench):
-    """A run in a work directory."""
+class Run:
+    """The stages of a run, in order, over one work directory and one bill."""
 
-    def run(self, last: str = NAMES[-1]) -> Path:
-        """Runs the stages in order, up to and including `last`; returns the work directory."""
-        if last not in NAMES:
-            raise ValueError(f"--stage={last!r}: one of {', '.join(NAMES)}")
-        return self.run_stages(NAMES[: NAMES.index(last) + 1])
+    def __init__(self, workdir: Workdir):
+        self.workdir = workdir
+        self.ledger = Ledger()
 
-    def run_stages(self, names: Sequence[str]) -> Path:
-        """Runs just these stages; what they build on must be there.
+    def run(self, last: str = STAGES[-1]) -> None:
+        """Run the stages in order, up to and including `last`."""
+        if last not in STAGES:
+            raise ValueError(f"--stage={last!r}: one of {', '.join(STAGES)}")
+        self.run_stages(STAGES[: STAGES.index(last) + 1])
 
-        Those done before are taken as they are.
-        """
-        on_primary(write_json, self.workdir / "config.json", self.config.to_dict())
-        self._tell_left_out()
-        with jax.set_mesh(self.s.mesh):
+    def run_stages(self, names: Sequence[str]) -> None:
+        """Run just these stages; what they build on must be there. Complete ones are reused."""
+        workdir = self.workdir
+        on_primary(write_json, workdir.path / "config.json", workdir.config.to_dict())
+        _tell_left_out(workdir)
+        with jax.set_mesh(workdir.settings.mesh):
             for name in names:
-                if moved := on_primary(self.stages.moved, name):
+                if moved := on_primary(workdir.records.moved, name):
                     say(
                         f"{name} was begun elsewhere ({moved}): it goes on, but its last bits may"
                         " be others"
                     )
-                result = on_primary(self.stages.begin, name)
+                result = on_primary(workdir.records.begin, name)
                 if result is None:
-                    result = self._do(name)
-                self._enter(name, result)
-        return self.workdir
+                    result = self._run_stage(name)
+                self._take_over(name, result)
 
-    def _enter(self, name: str, result: dict[str, Any]) -> None:
-        """Takes over a finished stage's bill."""
-        if name == "base" and self.previous:
-            self.ledger = Ledger(self.previous.stages.result("train")["ledger"])
+    def _run_stage(self, name: str) -> dict[str, Any]:
+        """Run one stage from where it is to its end, and put its result on record."""
+        records, started = self.workdir.records, time.monotonic()
+        try:
+            with heartbeat(name):
+                result = STAGE_FUNCTIONS[name](self.workdir, self.ledger)
+        except BaseException:
+            if primary():
+                # A full disk loses these seconds; the first error is the one to tell.
+                with contextlib.suppress(OSError):
+                    records.add_seconds(name, time.monotonic() - started)
+            raise
+        seconds = time.monotonic() - started
+        on_primary(records.finish, name, result, seconds)
+        say(f"{name} done in {seconds:.0f} s" + (f": {result['line']}" if "line" in result else ""))
+        return result
+
+    def _take_over(self, name: str, result: dict[str, Any]) -> None:
+        """Take over the bill of a finished stage."""
+        workdir = self.workdir
+        if name == "base" and workdir.previous:
+            self.ledger = Ledger(workdir.previous.records.result("train")["ledger"])
         elif "ledger" in result:
             self.ledger = Ledger(result["ledger"])
         for accounting, phases in result.get("spent", {}).items():
             for phase, flops in phases.items():
-                self.ledger.state[accounting][phase] += flops
-        if name == "corpus" and self.shared != self.workdir and not needs_corpus(self.config):
-            # an arm that shares a corpus it does not use
+                self.ledger.add(accounting, phase, flops)
+        shares_corpus = workdir.shared != workdir.path
+        if name == "corpus" and shares_corpus and not needs_corpus(workdir.config):
+            # The arm of a comparison does not pay for a corpus it does not use.
             self.ledger = self.ledger.without("collect")
 
-    def _tell_left_out(self) -> None:
-        """Says which rows were malformed and which held-out problems are trained on; all of them
-        stand in left_out.json.
-        """
-        found = {
-            "malformed rows": self.sets.skipped,
-            "held-out problems that are trained on": self.sets.overlap,
-        }
-        for what, sentences in found.items():
-            if sentences:
-                say(
-                    f"data: {len(sentences)} {what} left out; all are in"
-                    f" {self.workdir}/left_out.json, the first: {sentences[0]}"
-                )
-        if any(found.values()):
-            on_primary(write_json, self.workdir / "left_out.json", found)
 
-    def _do(self, name: str) -> dict[str, Any]:
-        """One stage from where it is to its end; returns its result, which is then on record."""
-        started = time.monotonic()
-        try:
-            result = getattr(self, name)()
-        except BaseException:
-            if primary():
-                # a full disk loses these seconds; the first error is the one to tell
-                with contextlib.suppress(OSError):
-                    self.stages.add_seconds(name, time.monotonic() - started)
-            raise
-        seconds = time.monotonic() - started
-        on_primary(self.stages.finish, name, result, seconds)
-        say(f"{name} done in {seconds:.0f} s" + (f": {result['line']}" if "line" in result else ""))
-        return result
+def run_rounds(config: ConfigDict, path: Path, last: str = STAGES[-1]) -> None:
+    """Run an experiment with all its rounds, each up to and including the stage `last`.
 
-    # Stages
+    Every later round samples the unsolved problems with the policy it goes on from.
+    """
+    workdir = Workdir(config, path)
+    Run(workdir).run(last)
+    trains = last in STAGES and STAGES.index(last) >= STAGES.index("train")
+    for number in range(2, config.rounds + 1 if trains else 2):
+        say(f"round {number} of {config.rounds}")
+        workdir = Workdir(config, path / f"round-{number}", previous=workdir)
+        Run(workdir).run(last)
 
-    def base(self) -> dict[str, Any]:
-        """Trains the base model on the task's text, unless a pretrained one is given, which is read
-        where it lies.
-        """
-        c, s = self.config, self.s
-        if c.model.path:
-            line = f"{s.model.family} from {c.model.path}"
-            return {"ledger": self.ledger.state, "line": line, "model": self._model_fingerprint()}
-        params = init_params(s.model, c.seed, param_shardings(s.model, s.mesh, "train"))
-        texts = base_texts(s.task, c.base.batch, c.seed)
-        last = self._fit_text("base", texts, c.base.steps, self.shared / "base", params)
+
+def _tell_left_out(workdir: Workdir) -> None:
+    """Say which rows are not used; all of them stand in left_out.json."""
+    left_out = {
+        "malformed rows": workdir.sets.skipped,
+        "held-out problems that are trained on": workdir.sets.overlap,
+    }
+    path = workdir.path / "left_out.json"
+    for kind, sentences in left_out.items():
+        if sentences:
+            say(
+                f"data: {len(sentences)} {kind} left out; all are in {path}, the first:"
+                f" {sentences[0]}"
+            )
+    if any(left_out.values()):
+        on_primary(write_json, path, left_out)
+
+
+# The stages.
+
+
+def train_base(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
+    """Train the base model on the task's text; a pretrained one is read where it lies."""
+    config, settings = workdir.config, workdir.settings
+    if config.model.path:
         return {
-            "ledger": self.ledger.state,
-            "line": f"loss {last.get('loss', float('nan')):.3f} per token",
+            "ledger": ledger.state,
+            "line": f"{settings.model.family} from {config.model.path}",
+            "model": params_fingerprint(workdir.base_params()),
         }
+    params = init_params(settings.model, config.seed, settings.shardings("train"))
+    texts = base_texts(settings.task, config.base.batch, config.seed)
+    directory = workdir.shared / "base"
+    fitted = fit_text(settings, "base", texts, config.base.steps, directory, params, ledger)
+    return {"ledger": fitted.ledger.state, "line": _loss_line(fitted.metrics)}
 
-    def corpus(self) -> dict[str, Any]:
-        """Screens the candidates, then samples the hard problems until their first correct
-        trace.
-        """
-        c, directory = self.config, self.corpus_directory
-        params = self._params("start")
-        header = {
-            "model": params_fingerprint(params),
-            "tokenizer": tokenizers.fingerprint(self.s.task.tokenizer),
-        }
-        params = self._decode_params(params)
-        with SharedLog(directory / "log.jsonl", header) as log:
-            for line in log.dropped:
-                say(f"corpus: {line}")
-            hard = self._select(params, log)
-            collected = self._collect(hard["train"], params, log)
-        traces = corpus.first_traces(collected, self.s.cost)
-        inherited = len(self.previous.traces()) if self.previous else 0
-        summary = (
-            header
-            | corpus.summarise(
-                collected, None if c.collect.traces_path else c.collect.cap, inherited
-            )
-            | {
-                "candidates": {k: len(v) for k, v in self.candidates.items()},
-                "hard": {k: len(v) for k, v in hard.items()},
-                "k": c.select.samples,
-                "strategies": corpus.strategies(
-                    traces, {p.id: p for p in hard["train"]}, self.s.task
-                ),
-                "collect_flops": self.ledger.state["paper"]["collect"],
-            }
-        )
-        on_primary(corpus.save, directory, traces, summary)
-        earlier = self.previous.wrong() if self.previous else {}
-        on_primary(
-            write_json, directory / "wrong.json", earlier | corpus.wrong_responses(collected)
-        )
-        on_primary(write_json, directory / "problems.json", corpus.statistics(collected))
-        line = (
-            f"{summary['solved']} of {summary['problems']} hard problems solved in"
-            f" {summary['samples']} samples"
-        )
-        return {
-            "ledger": self.ledger.state,
-            "summary": summary,
-            "line": line,
-            "hard": {k: [p.id for p in v] for k, v in hard.items()},
-        }
 
-    def _select(self, params: Params, log: SharedLog) -> dict[str, list[Problem]]:
-        """The hard problems of both sets; those of the first round stay."""
-        if self.previous:
-            return {name: list(self.previous.hard(name).values()) for name in self.candidates}
-        c, hard = self.config.select, {}
-        for name, wanted in (("train", c.train_problems), ("heldout", c.heldout_problems)):
-            screened = self._attempts(
-                "select", list(self.candidates[name].values()), c.samples, params, log
-            )
-            hard[name] = corpus.hard_set(screened, tuple(c.band), wanted)
-        if not hard["train"]:
-            raise ValueError(
-                f"select.band={tuple(c.band)}: none of {len(self.candidates['train'])} candidates"
-                f" has a pass rate inside it after {c.samples} samples; widen it or change the"
-                " problems"
-            )
-        return hard
+def draw_prefixes(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
+    """Draw the cuts of the traces, once, and freeze them in a file."""
+    prefix = workdir.config.prefix
+    task = workdir.settings.task
+    settings = CutSettings(
+        count=prefix.cuts,
+        band=tuple(prefix.band),
+        seed=workdir.config.seed,
+        hinted=prefix.place == "user",
+        unrelated=prefix.content == "unrelated",
+    )
+    cuts = draw_cuts(task, workdir.hard("train"), workdir.cut_sources(), settings)
+    on_primary(write_cuts, task, cuts, workdir.prefixes_path)
+    return {
+        "contexts": len(cuts.prompts),
+        "redrawn": cuts.redrawn,
+        "dropped_leaks": cuts.dropped,
+        "line": (
+            f"{len(cuts.prompts)} prefixes, {cuts.redrawn} cuts drawn again, {cuts.dropped} given"
+            " up"
+        ),
+    }
 
-    def _collect(self, hard: list[Problem], params: Params, log: SharedLog) -> dict[str, Attempts]:
-        """Traces from a file; or sampled, in a later round for the problems that have none yet."""
-        if self.config.collect.traces_path and not self.previous:
-            return self._import_traces(hard, log)
-        known = (
-            corpus.inherit(self.previous.traces(), hard, self.s.task, log) if self.previous else {}
-        )
-        open_ = [p for p in hard if p.id not in known]
-        return known | self._attempts("collect", open_, self.config.collect.cap, params, log)
 
-    def baseline(self) -> dict[str, Any]:
-        """The base model's plain pass@k and its success by prefix fraction."""
-        return self._measure("before", "base")
+def fine_tune(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
+    """Fine-tune on the traces, if the method does; its FLOPs count as training."""
+    sft, steps = workdir.config.sft, workdir.sft_steps()
+    if not sft.enabled:
+        return {"ledger": ledger.state, "line": "none"}
+    if not steps:
+        raise ValueError(
+            "sft.enabled: the corpus has no trace to train on (raise collect.cap, or choose easier"
+            " problems)"
+        )
+    fitted = fit_text(
+        workdir.settings,
+        "sft",
+        trace_texts(workdir.traces(), sft.batch, workdir.config.train.seed),
+        steps,
+        workdir.path / "sft",
+        workdir.start_params(),
+        ledger,
+        evaluate_every=steps,
+        evaluate=short_evaluation(workdir, "sft during"),
+    )
+    line = f"{sft.epochs} epochs, {_loss_line(fitted.metrics)}"
+    return {"ledger": fitted.ledger.state, "line": line}
 
-    def prefixes(self) -> dict[str, Any]:
-        """Draws the cuts, once, and freezes them in a file."""
-        p, hard = self.config.prefix, self.hard("train")
-        place, unrelated = p.place == "user", p.content == "unrelated"
-        cuts = prefixes.draw_cuts(
-            self.s.task,
-            hard,
-            self._pairs(),
-            p.cuts,
-            tuple(p.band),
-            self.config.seed,
-            hinted=place,
-            unrelated=unrelated,
-        )
-        on_primary(
-            prefixes.write_cuts, self.s.task, cuts, self.workdir / "prefixes" / "prefixes.jsonl"
-        )
-        counts = {
-            "contexts": len(cuts.prompts),
-            "redrawn": cuts.redrawn,
-            "dropped_leaks": cuts.dropped,
-        }
-        return counts | {
-            "line": (
-                f"{len(cuts.prompts)} prefixes, {cuts.redrawn} cuts drawn again, {cuts.dropped}"
-                " given up"
-            )
-        }
 
-    def sft(self) -> dict[str, Any]:
-        """Supervised fine-tuning on the traces; its FLOPs count as training."""
-        c = self.config.sft
-        if not c.enabled:
-            return {"ledger": self.ledger.state, "line": "none"}
-        if not (steps := self._sft_steps()):
-            raise ValueError(
-                "sft.enabled: the corpus has no trace to train on (raise collect.cap, or choose"
-                " easier problems)"
-            )
-        texts = trace_texts(self.traces(), c.batch, self.config.train.seed)
-        how: dict[str, Any] = {
-            "phase": "train",
-            "evaluate_every": steps,
-            "evaluate": partial(self._short_evaluation, "sft during"),
-        }
-        last = self._fit_text(
-            "sft", texts, steps, self.workdir / "sft", self._params("start"), **how
-        )
-        return {
-            "ledger": self.ledger.state,
-            "line": f"{c.epochs} epochs, loss {last.get('loss', float('nan')):.3f} per token",
-        }
+def _loss_line(metrics: dict[str, float]) -> str:
+    return f"loss {metrics.get('loss', float('nan')):.3f} per token"
 
-    def train(self) -> dict[str, Any]:
-        """On-policy rollouts from prefixes and from plain problems, as the method says."""
-        c, s = self.config, self.s
-        if not c.train.steps:
-            return {
-                "ledger": self.ledger.state,
-                "last": {},
-                "line": "no step of reinforcement learning",
-            }
-        materials = Materials(
-            self.hard("train"),
-            self.traces(),
-            self._pairs(),
-            self.workdir / "prefixes" / "prefixes.jsonl",
-            partial(self._params, "base"),
-            self._decode_shardings(),
-        )
-        source = on_policy(s, materials, self.workdir / "samples", self.stream("rollouts"))
-        budget = c.train.flops_budget
-        last = self._fit(
-            "train",
-            source,
-            s.loss,
-            c.train.advantage,
-            self.workdir,
-            self._params("sft"),
-            c.train.micro_batches,
-            c.train.steps,
-            s.schedule_steps,
-            updates_per_batch=c.train.updates_per_batch,
-            save_every=c.checkpoint.every,
-            keep=c.checkpoint.keep,
-            evaluate_every=c.eval.every,
-            evaluate=partial(self._short_evaluation, "during"),
-            note=progress_note,
-            stop=lambda ledger: 0 < budget <= ledger.total(),
-            memory=self._memory(),
-            # Trained at another context than they were sampled from, log-probs differ for a reason.
-            gates=Gates(0.0 if c.train.at_plain else c.train.max_logp_diff, c.train.min_entropy),
-            omit=("sampler_trainer/",) if c.train.at_plain else (),
-        )
-        line = progress_note(last) if last else "no step"
-        return {"ledger": self.ledger.state, "last": last, "line": line, "memory": self.memory}
 
-    def evaluate(self) -> dict[str, Any]:
-        """The trained model beside the base model: plain pass@k on both hard sets, and success by
-        prefix fraction.
-        """
-        before = self.stages.result("baseline")
-        trained = self.config.train.steps or self.config.sft.enabled
-        after = self._measure("after", "train") if trained else before
-        plain = {
-            name: {"before": x, "after": after["plain"][name]}
-            for name, x in before["plain"].items()
-        }
-        line = (
-            f"plain pass@1 of the hard set {plain['train']['before']['avg@1']:.2%} ->"
-            f" {plain['train']['after']['avg@1']:.2%}"
-        )
-        fractions = {"before": before["by_fraction"], "after": after["by_fraction"]}
-        return {
-            "plain": plain,
-            "by_fraction": fractions,
-            "spent": after["spent"] if trained else {},
-            "line": line,
-        }
+def train_policy(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
+    """Reinforcement learning: on-policy rollouts from prefixes and from plain problems."""
+    config, train = workdir.config, workdir.config.train
+    settings = workdir.settings
+    if not train.steps:
+        return {"ledger": ledger.state, "last": {}, "line": "no step of reinforcement learning"}
+    fit = Fit(
+        section="train",
+        directory=workdir.path,
+        steps=train.steps,
+        schedule_steps=settings.schedule_steps,
+        update=UpdateSettings(settings.loss, train.advantage, train.micro_batches),
+    )
+    # Trained at another context than they were sampled from, log-probs differ for a reason.
+    max_logp_diff = 0.0 if train.at_plain else train.max_logp_diff
+    trained = fit.run(
+        settings,
+        on_policy(workdir),
+        workdir.sft_params(),
+        ledger,
+        updates_per_batch=train.updates_per_batch,
+        save_every=config.checkpoint.every,
+        keep=config.checkpoint.keep,
+        evaluate_every=config.eval.every,
+        evaluate=short_evaluation(workdir, "during"),
+        stop=partial(_budget_is_spent, train.flops_budget),
+        check_health=HealthCheck(max_logp_diff, train.min_entropy),
+        omit=("sampler_trainer/",) if train.at_plain else (),
+        note=progress_note,
+        memory=workdir.schedule_memory(),
+    )
+    return {
+        "ledger": trained.ledger.state,
+        "last": trained.metrics,
+        "line": progress_note(trained.metrics) if trained.metrics else "no step",
+        "memory": trained.memory,
+    }
 
-    def export(self) -> dict[str, Any]:
-        """The trained model as a Hugging Face folder."""
-        after = self.stages.result("evaluate")["plain"]
-        card = "\n".join(
-            f"- plain pass@1, {name} hard set: {x['before']['avg@1']:.4f} ->"
-            f" {x['after']['avg@1']:.4f}"
-            for name, x in after.items()
-        )
-        directory, generation = self.workdir / "hf", self.s.generation_config()
-        export_hf(
-            self._params("train"),
-            self.s.model,
-            self.s.task.tokenizer,
-            directory,
-            generation=generation,
-            card=card,
-        )
-        return {"line": f"{self.s.model.family} in {directory}"}
 
-    def report(self) -> dict[str, Any]:
-        """summary.json and report.html."""
-        # here: importing matplotlib takes half a second
-        from prefixrl_jax.report.run_report import write_report
+def _budget_is_spent(budget: float, ledger: Ledger) -> bool:
+    return 0 < budget <= ledger.total()
 
-        on_primary(
-            write_json,
-            self.workdir / "summary.json",
-            summary(self.s, self.stages, self.ledger, self.sets),
-        )
-        return {"line": on_primary(lambda: str(write_report(self.workdir)))}
+
+def measure_base(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
+    """Measure the base model's plain pass@k and its success by prefix fraction."""
+    return measure(workdir, "before", workdir.base_params())
+
+
+def evaluate(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
+    """Measure the trained model in the same way, and set it beside the base model."""
+    before = workdir.records.result("baseline")
+    trained = workdir.config.train.steps or workdir.config.sft.enabled
+    after = measure(workdir, "after", workdir.trained_params()) if trained else before
+    plain = {
+        name: {"before": accuracy, "after": after["plain"][name]}
+        for name, accuracy in before["plain"].items()
+    }
+    first, last = (plain["train"][when]["avg@1"] for when in ("before", "after"))
+    return {
+        "plain": plain,
+        "by_fraction": {"before": before["by_fraction"], "after": after["by_fraction"]},
+        "spent": after["spent"] if trained else {},
+        "line": f"plain pass@1 of the hard set {first:.2%} -> {last:.2%}",
+    }
+
+
+def export(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
+    """Export the trained model as a Hugging Face folder."""
+    settings, directory = workdir.settings, workdir.path / "hf"
+    plain = workdir.records.result("evaluate")["plain"]
+    lines = [
+        f"- plain pass@1, {name} hard set: {accuracy['before']['avg@1']:.4f} ->"
+        f" {accuracy['after']['avg@1']:.4f}"
+        for name, accuracy in plain.items()
+    ]
+    export_hf(
+        workdir.trained_params(),
+        settings.model,
+        settings.task.tokenizer,
+        directory,
+        generation=settings.generation_config(),
+        card="\n".join(lines),
+    )
+    return {"line": f"{settings.model.family} in {directory}"}
+
+
+def report(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
+    """Write summary.json, report.html and the figures."""
+    # Imported here: matplotlib takes half a second.
+    from prefixrl_jax.report.run_report import write_report
+
+    values = summary(workdir.settings, workdir.records, ledger, workdir.sets)
+    on_primary(write_json, workdir.path / "summary.json", values)
+    return {"line": on_primary(lambda: str(write_report(workdir.path)))}
+
+
+STAGE_FUNCTIONS: dict[str, Callable[[Workdir, Ledger], dict[str, Any]]] = {
+    "base": train_base,
+    "corpus": make_corpus,
+    "prefixes": draw_prefixes,
+    "sft": fine_tune,
+    "train": train_policy,
+    "baseline": measure_base,
+    "evaluate": evaluate,
+    "export": export,
+    "report": report,
+}

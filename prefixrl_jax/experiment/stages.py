@@ -2,14 +2,13 @@
 
 Every stage has a fingerprint: the configuration fields that it and the stages before it read. A
 complete stage of the same fingerprint is reused; one of another fingerprint is refused, the
-differing fields named, since silently mixing them would make the results of no configuration at
-all.
+differing fields named, since silently mixing them would make the results of no configuration.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,22 @@ from ml_collections import ConfigDict
 from prefixrl_jax.config import flatten, get_config
 from prefixrl_jax.runtime.files import write_json
 
-NAMES = ("base", "corpus", "prefixes", "sft", "train", "baseline", "evaluate", "export", "report")
-SHARED = ("base", "corpus", "baseline")  # what the arms of a comparison have in common
-_SAMPLING = ("sampling.temperature", "sampling.top_p", "sampling.top_k", "sampling.max_new_tokens")
-# Stages whose fields a stage has beside its own, and theirs in turn.
-AFTER = {
+# In the order in which they run.
+STAGES = (
+    "base",
+    "corpus",
+    "prefixes",
+    "sft",
+    "train",
+    "baseline",
+    "evaluate",
+    "export",
+    "report",
+)
+# What the arms of a comparison have in common.
+SHARED_STAGES = ("base", "corpus", "baseline")
+# The stages that a stage builds on directly; it depends on their fields too.
+AFTER: dict[str, tuple[str, ...]] = {
     "base": (),
     "corpus": ("base",),
     "prefixes": ("corpus",),
@@ -33,10 +43,18 @@ AFTER = {
     "export": ("evaluate",),
     "report": ("export",),
 }
-# Sections (or single fields) that each stage reads itself.
-READS = {
+# Sections, or single fields, that a stage reads itself.
+READS: dict[str, tuple[str, ...]] = {
     "base": ("seed", "task", "model", "base"),
-    "corpus": ("data", *_SAMPLING, "select", "collect"),
+    "corpus": (
+        "data",
+        "sampling.temperature",
+        "sampling.top_p",
+        "sampling.top_k",
+        "sampling.max_new_tokens",
+        "select",
+        "collect",
+    ),
     "baseline": (
         "eval.samples",
         "eval.temperature",
@@ -52,193 +70,208 @@ READS = {
     "export": (),
     "report": (),
 }
-# Fields that change how much is done, or how it is computed, but not what: another value is no
-# difference.
-EXTENT = (
+# The corpus reads these too when traces are imported: a trace must fit the context buckets with the
+# longest prefix that is cut from it.
+READS_OF_IMPORT = ("prefix.band", "eval.fractions", "sampling.context_buckets")
+# Fields that change how much is done, or how it is computed, but not what: no difference.
+NOT_COMPARED = (
     "train.steps",
     "train.flops_budget",
     "train.micro_batches",
     "train.logprob_chunk",
+    "train.max_logp_diff",
+    "train.min_entropy",
     "model.remat",
     "model.unroll_layers",
     "eval.every",
     "eval.every_samples",
-    "train.max_logp_diff",
-    "train.min_entropy",
 )
-
-
-# What a stage's files hold, as a person is told.
-FILES = {
-    "base": "task (content of the base text's file)",
-    "corpus": "data (content of the problems)",
-}
+# What the files that a stage reads hold, as a person is told.
+FILES = {"corpus": "data (content of the problems)"}
+ABSENT = "not on record"
 
 
 class WorkdirMismatch(ValueError):
     """The work directory holds a stage of another configuration."""
 
 
-def inputs(stage: str) -> set[str]:
-    """The stage itself and all that come before it."""
-    return {stage}.union(*map(inputs, AFTER[stage]))
+def with_inputs(stage: str) -> set[str]:
+    """Return the stage and all stages it builds on."""
+    return {stage}.union(*map(with_inputs, AFTER[stage]))
 
 
 def fields_of(config: ConfigDict, stage: str) -> dict[str, Any]:
-    """The fields that a stage and its inputs depend on."""
-    reads = [name for s in inputs(stage) for name in READS[s]]
-    own_task = f"task.{config.task.name}."
-    flat = flatten(config)
+    """Return the fields that a stage and its inputs depend on, by dotted name."""
+    stages = with_inputs(stage)
+    reads = [name for s in stages for name in READS[s]]
+    if "corpus" in stages and config.collect.traces_path:
+        reads += READS_OF_IMPORT
     unread = _unread(config, stage)
     return {
-        k: v
-        for k, v in flat.items()
-        if any(k == r or k.startswith(r + ".") for r in reads)
-        and (not k.startswith("task.") or k == "task.name" or k.startswith(own_task))
-        and k not in unread
+        name: value
+        for name, value in flatten(config).items()
+        if name not in unread and any(name == r or name.startswith(r + ".") for r in reads)
     }
 
 
 def _unread(config: ConfigDict, stage: str) -> set[str]:
-    """Fields of sections that the configuration switches off."""
-    unread: set[str] = set()
+    """Fields in the sections a stage reads that the configuration switches off."""
+    other_tasks = [task for task in config.task if task not in ("name", config.task.name)]
+    unread = {f"task.{task}.{name}" for task in other_tasks for name in config.task[task]}
     if not config.sft.enabled:
-        unread |= {f"sft.{name}" for name in config.sft if name != "enabled"} | (
-            {"train.seed"} if stage == "sft" else set()
-        )
-    if config.train.schedule == "constant" and config.prefix.schedule not in ("reverse", "cosine"):
+        unread |= {f"sft.{name}" for name in config.sft if name != "enabled"}
+        if stage == "sft":
+            unread.add("train.seed")
+    anneals = config.prefix.schedule in ("reverse", "cosine")
+    if config.train.schedule == "constant" and not anneals:
         unread.add("train.schedule_steps")
     return unread
+
+
+def _compared(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
+    """The fields of two fingerprints that must agree, in order."""
+    names = {*now, *then} - set(NOT_COMPARED)
+    if now.get("collect.traces_path") != then.get("collect.traces_path"):
+        # One of them imports no traces, so that these stand on one side alone.
+        names -= {name for name in READS_OF_IMPORT if (name in now) != (name in then)}
+    return sorted(names)
 
 
 _DEFAULTS = flatten(get_config())
 
 
-class Stages:
-    """The record of stages in a work directory: stages/NAME.json with fields, result and whether it
-    is complete.
+class StageRecords:
+    """The records of stages in a work directory: stages/NAME.json.
+
+    A record has the stage's fields, its result, the seconds it took, and whether it is complete.
     """
 
     def __init__(
         self,
         workdir: Path,
         config: ConfigDict,
-        files: dict[str, str] | None = None,
-        machine: dict[str, Any] | None = None,
+        files: Mapping[str, str] | None = None,
+        machine: Mapping[str, Any] | None = None,
         shared: Path | None = None,
-        of_shared: Sequence[str] = SHARED,
+        shared_stages: Sequence[str] = SHARED_STAGES,
     ):
-        """files: a fingerprint, by the first stage that reads them, of the files that a
-        configuration only names.
-        machine: what the last bits of a result depend on (versions, devices), as JSON values.
-        shared: another work directory, in which the stages `of_shared` are complete and are only
-        read.
+        """Open the records of `workdir` for a configuration; nothing is written.
+
+        Args:
+            workdir: the run's directory.
+            config: its configuration.
+            files: fingerprints of files that the configuration only names, by the first stage that
+                reads them.
+            machine: what the last bits of a result depend on (versions, devices), JSON values.
+            shared: another work directory, in which `shared_stages` are complete and only read.
+            shared_stages: see `shared`.
         """
-        self._directory, self._machine = workdir / "stages", machine or {}
+        self._directory, self._machine = workdir / "stages", dict(machine or {})
         self._shared = shared / "stages" if shared else None
-        self._of_shared = tuple(of_shared) if shared else ()
-        self._fields = {stage: fields_of(config, stage) for stage in NAMES}
+        self._shared_stages = tuple(shared_stages) if shared else ()
+        self._fields = {stage: fields_of(config, stage) for stage in STAGES}
         for first, digest in (files or {}).items():
-            for stage in (s for s in NAMES if digest and first in inputs(s)):
-                self._fields[stage][FILES[first]] = digest
+            for stage in STAGES:
+                if digest and first in with_inputs(stage):
+                    self._fields[stage][FILES[first]] = digest
 
     def _path(self, stage: str) -> Path:
-        return (
-            self._shared if self._shared and stage in self._of_shared else self._directory
-        ) / f"{stage}.json"
+        in_shared = self._shared is not None and stage in self._shared_stages
+        directory = self._shared if in_shared else self._directory
+        assert directory is not None
+        return directory / f"{stage}.json"
 
     def record(self, stage: str) -> dict[str, Any] | None:
-        """What is on record of a stage, or None."""
+        """Return what is on record of a stage, or None.
+
+        A field that did not exist when the record was written is taken to have had its default.
+        """
         path = self._path(stage)
         if not path.exists():
             return None
         record = json.loads(path.read_text())
-        # A field that the version of then did not have had what is its default now.
-        absent = {
-            k: v
-            for k, v in _DEFAULTS.items()
-            if k in self._fields[stage] and k not in record["fields"]
+        defaults = {
+            name: value
+            for name, value in _DEFAULTS.items()
+            if name in self._fields[stage] and name not in READS_OF_IMPORT
         }
-        return record | {"fields": absent | record["fields"]}
+        return record | {"fields": defaults | record["fields"]}
 
     def result(self, stage: str) -> dict[str, Any]:
-        """What a complete stage returned; raises ValueError if it is not complete."""
+        """Return the result of a complete stage; raise ValueError if it is not complete."""
         record = self.record(stage)
         if record is None or "result" not in record:
             raise ValueError(f"{self._path(stage)}: the {stage} stage is not complete")
         return record["result"]
 
     def check(self) -> None:
-        """Raises WorkdirMismatch when any stage on record has other fields than the configuration
-        gives it.
-        """
-        differing: dict[str, tuple[str, Any, Any]] = {}
-        for stage in NAMES:
-            if stage in self._of_shared or (record := self.record(stage)) is None:
+        """Raise WorkdirMismatch if any stage on record has other fields than it would have now."""
+        lines: dict[str, str] = {}
+        for stage in STAGES:
+            record = None if stage in self._shared_stages else self.record(stage)
+            if record is None:
                 continue
             now, then = self._fields[stage], record["fields"]
-            for k in sorted({*now, *then}):
-                if k not in EXTENT and now.get(k) != then.get(k):
-                    differing.setdefault(k, (stage, then.get(k), now.get(k)))
-        if differing:
-            lines = [
-                f"  {k}: {then!r} there, {now!r} now (stage {stage})"
-                for k, (stage, then, now) in differing.items()
-            ]
+            for name in _compared(now, then):
+                if now.get(name) != then.get(name):
+                    before = repr(then[name]) if name in then else ABSENT
+                    after = repr(now[name]) if name in now else ABSENT
+                    line = f"  {name}: {before} there, {after} now (stage {stage})"
+                    lines.setdefault(name, line)
+        if lines:
             head = f"the work directory {self._directory.parent} is of another configuration:"
-            raise WorkdirMismatch(
-                "\n".join([head, *lines, "Use another --workdir, or set these fields back."])
-            )
+            advice = "Use another --workdir, or set these fields back."
+            raise WorkdirMismatch("\n".join([head, *lines.values(), advice]))
 
     def begin(self, stage: str) -> dict[str, Any] | None:
-        """The result of a complete stage; otherwise notes that it has begun and returns None."""
-        record, fields = self.record(stage), self._fields[stage]
-        if stage in self._of_shared:
+        """Return the result of a complete stage, or note that it has begun and return None."""
+        if stage in self._shared_stages:
             return self.result(stage)
+        record, fields = self.record(stage), self._fields[stage]
         if record is not None and record["complete"] and record["fields"] == fields:
             return record["result"]
-        self._write(stage, {"complete": False, "fields": fields, "seconds": self.seconds(stage)})
+        begun = {"complete": False, "fields": fields, "seconds": self.seconds(stage)}
+        self._write(stage, begun)
         return None
 
-    def _write(self, stage: str, record: dict[str, Any]) -> None:
-        write_json(self._path(stage), record | {"machine": self._machine})
-
     def moved(self, stage: str) -> str:
-        """How the machine differs from the one an unfinished stage was last worked on, for a person
-        to read; or "".
+        """Return how the machine differs from that on which a stage was begun; "" if it does not.
+
+        Only for a stage that is not complete.
         """
         record = self.record(stage)
         if record is None or record["complete"]:
             return ""
         then = record.get("machine", {})
-        names = [
+        changed = [
             name for name in {**then, **self._machine} if then.get(name) != self._machine.get(name)
         ]
         return ", ".join(
-            f"{name} {then.get(name)} before, {self._machine.get(name)} now" for name in names
+            f"{name} {then.get(name)} before, {self._machine.get(name)} now" for name in changed
         )
 
     def finish(self, stage: str, result: dict[str, Any], seconds: float) -> None:
-        """Marks a stage complete, with its (JSON) result; seconds are added to those of interrupted
-        attempts.
+        """Mark a stage complete; seconds are added to those of interrupted attempts.
+
+        result: JSON values.
         """
-        fields = self._fields[stage]
-        self._write(
-            stage,
-            {
-                "complete": True,
-                "fields": fields,
-                "result": result,
-                "seconds": self.seconds(stage) + seconds,
-            },
-        )
+        finished = {
+            "complete": True,
+            "fields": self._fields[stage],
+            "result": result,
+            "seconds": self.seconds(stage) + seconds,
+        }
+        self._write(stage, finished)
 
     def add_seconds(self, stage: str, seconds: float) -> None:
-        """Books time spent on a stage that was interrupted."""
+        """Book the time spent on a stage that was interrupted."""
         record = self.record(stage) or {"complete": False, "fields": self._fields[stage]}
         self._write(stage, record | {"seconds": self.seconds(stage) + seconds})
 
     def seconds(self, stage: str) -> float:
-        """Wall time spent on a stage so far."""
+        """Return the wall time spent on a stage so far."""
         record = self.record(stage)
         return float(record.get("seconds", 0.0)) if record else 0.0
+
+    def _write(self, stage: str, record: dict[str, Any]) -> None:
+        write_json(self._path(stage), record | {"machine": self._machine})

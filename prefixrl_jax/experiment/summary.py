@@ -7,41 +7,44 @@ import resource
 from typing import Any
 
 from prefixrl_jax.experiment.build import Settings
-from prefixrl_jax.experiment.stages import NAMES, Stages
+from prefixrl_jax.experiment.stages import STAGES, StageRecords
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.model.weights import count_params
 from prefixrl_jax.tasks.sources import Sets
 
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
-def summary(settings: Settings, stages: Stages, ledger: Ledger, sets: Sets) -> dict[str, Any]:
-    """JSON values; the stages up to evaluate must be complete."""
-    results = {name: (stages.record(name) or {}).get("result", {}) for name in NAMES}
+
+def summary(
+    settings: Settings, records: StageRecords, ledger: Ledger, sets: Sets
+) -> dict[str, Any]:
+    """Return the figures as JSON values; the stages up to evaluate must be complete."""
+    results = {name: (records.record(name) or {}).get("result", {}) for name in STAGES}
     plain = results["evaluate"]["plain"]
+    corpus = results["corpus"]["summary"]
 
-    def pick(key: str) -> dict[str, dict[str, Any]]:
-        return {name: {when: x[key] for when, x in times.items()} for name, times in plain.items()}
+    def before_and_after(key: str) -> dict[str, dict[str, Any]]:
+        return {
+            name: {when: accuracy[key] for when, accuracy in measured.items()}
+            for name, measured in plain.items()
+        }
 
-    found = results["corpus"]["summary"]
-    flops = ledger.summary()
     return {
-        "plain_pass_at_1": pick("avg@1"),
-        "plain_pass_at_1_interval": pick("interval"),
-        "pass_at_k": pick("pass@k"),
+        "plain_pass_at_1": before_and_after("avg@1"),
+        "plain_pass_at_1_interval": before_and_after("interval"),
+        "pass_at_k": before_and_after("pass@k"),
         "success_by_prefix_fraction": results["evaluate"]["by_fraction"],
-        "flops": flops,
-        "seconds": {name: stages.seconds(name) for name in NAMES},
+        "flops": ledger.summary(),
+        "seconds": {name: records.seconds(name) for name in STAGES},
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "left_out": {"malformed": len(sets.skipped), "overlap": len(sets.overlap)},
-        "corpus": found,
-        "hard_set": {**found["hard"], "candidates": found["candidates"], "k": found["k"]},
+        "corpus": corpus,
+        "hard_set": {**corpus["hard"], "candidates": corpus["candidates"], "k": corpus["k"]},
         "prefixes": {k: v for k, v in results["prefixes"].items() if k != "line"},
         "model": {
             "parameters": count_params(settings.model)["total"],
             "family": settings.model.family,
         },
         "task": settings.config.task.name,
-        "versions": {
-            p: importlib.metadata.version(p)
-            for p in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
-        },
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     }

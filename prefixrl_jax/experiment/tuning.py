@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from prefixrl_jax.experiment.stages import EXTENT, SHARED, fields_of
+from prefixrl_jax.experiment.stages import NOT_COMPARED, SHARED_STAGES, fields_of
 from prefixrl_jax.methods import preset
 
 SEED = 1000  # of the runs that choose
@@ -30,13 +30,13 @@ class Grid:
 
     @classmethod
     def parse(cls, text: str) -> Grid:
-        """Of "train.learning_rate=2e-4,5e-4".
+        """Parse "train.learning_rate=2e-4,5e-4".
 
         Raises ValueError for anything else, and for a field or value that does not fit.
         """
-        field, found, values = text.partition("=")
+        field, equals, values = text.partition("=")
         grid = cls(field.strip(), tuple(value.strip() for value in values.split(",")))
-        if not found or len(grid.values) < 2 or len(set(grid.values)) < len(grid.values):
+        if not equals or len(grid.values) < 2 or len(set(grid.values)) < len(grid.values):
             raise ValueError(
                 f"--tune={text}: a field and two or more values are expected, e.g."
                 " train.learning_rate=2e-4,5e-4"
@@ -46,40 +46,46 @@ class Grid:
         return grid
 
     def suffix(self, value: str) -> str:
-        """What to add to a method's name for a value."""
+        """Return what a value adds to a method's name."""
         return f"+{self.field}={value}"
 
     def matters(self, method: str, config: ConfigDict) -> bool:
-        """Whether the method, whose configuration this is, reads the field and does not fix it
-        itself.
+        """Return whether a method reads the field and does not fix it itself.
+
+        config: the method's configuration.
         """
-        trains = config.train.steps or not self.field.startswith(("train.", "prefix."))
-        cuts = config.prefix.share or not self.field.startswith("prefix.")
-        return bool(
-            trains
-            and cuts
-            and self.field in fields_of(config, "evaluate")
-            and self.field not in preset(method)
-        )
+        if self.field.startswith(("train.", "prefix.")) and not config.train.steps:
+            return False
+        if self.field.startswith("prefix.") and not config.prefix.share:
+            return False
+        return self.field in fields_of(config, "evaluate") and self.field not in preset(method)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What one run with one value came to."""
+    """What one run with one value came to.
 
-    accuracy: float  # plain, of the validation half
-    interval: tuple[float, float]  # 95 %, over problems
-    flops: float  # in all, paper accounting
-
-
-def check(grids: Sequence[Grid], base: ConfigDict, methods: Mapping[str, ConfigDict]) -> None:
-    """Raises ValueError for a field that is not a method's to choose, that none of the methods
-    reads, or that is given twice.
+    Attributes:
+        accuracy: plain, of the validation half.
+        interval: 95 %, over problems.
+        flops: in all, paper accounting.
     """
+
+    accuracy: float
+    interval: tuple[float, float]
+    flops: float
+
+
+def check_grids(grids: Sequence[Grid], base: ConfigDict, methods: Mapping[str, ConfigDict]) -> None:
+    """Raise ValueError for a field that cannot be tuned.
+
+    That is one that is the same for all methods, that none of them reads, or that is given twice.
+    """
+    shared = {name for stage in SHARED_STAGES for name in fields_of(base, stage)}
     for number, grid in enumerate(grids):
         if grid.field in [earlier.field for earlier in grids[:number]]:
             raise ValueError(f"--tune={grid.field}: given twice; name all its values at once")
-        if any(grid.field in fields_of(base, stage) for stage in SHARED) or grid.field in EXTENT:
+        if grid.field in shared or grid.field in NOT_COMPARED:
             raise ValueError(
                 f"--tune={grid.field}: the base model, the hard set, the corpus, the evaluation and"
                 " the budget are the same for all methods; tune what comes after, such as"
@@ -95,9 +101,16 @@ def check(grids: Sequence[Grid], base: ConfigDict, methods: Mapping[str, ConfigD
 def choose(
     method: str, grids: Sequence[Grid], measure: Callable[[str], Outcome]
 ) -> tuple[str, list[dict[str, Any]]]:
-    """What to add to the method's name, and a record of each field tuned: {"method", "field",
-    "chosen", "tried": [{"value", "accuracy", "interval", "flops"}]}. measure(suffix): of a run of
-    the method with a suffix. Of equal values the first wins.
+    """Choose a method's fields one after another; of equal values the first wins.
+
+    Args:
+        method: the method's name.
+        grids: fields and values.
+        measure: the outcome of a run of the method with a suffix to its name.
+
+    Returns:
+        What to add to the method's name, and a record of each field: {"method", "field", "chosen",
+        "tried": [{"value", "accuracy", "interval", "flops"}]}.
     """
     suffix, record = "", []
     for grid in grids:
@@ -105,7 +118,7 @@ def choose(
             {"value": value, **dataclasses.asdict(measure(suffix + grid.suffix(value)))}
             for value in grid.values
         ]
-        best = max(tried, key=lambda x: x["accuracy"])["value"]
+        best = max(tried, key=lambda outcome: outcome["accuracy"])["value"]
         record.append({"method": method, "field": grid.field, "chosen": best, "tried": tried})
         suffix += grid.suffix(best)
     return suffix, record

@@ -1,6 +1,4 @@
-"""Shape and precision of the decoder family: Llama 3.x, Qwen2/2.5, Qwen3 and SmolLM2 are settings
-of it.
-"""
+"""Shape and precision of the decoder; Llama 3.x, Qwen2/2.5, Qwen3, SmolLM2 are settings of it."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only transformer: pre-norm RMSNorm, GQA with RoPE, gated SiLU MLP.
+    """A decoder-only transformer: RMSNorm before each part, GQA with RoPE, gated SiLU MLP.
 
     Raises ValueError when the sizes do not fit each other.
     """
@@ -86,12 +84,14 @@ class ModelConfig:
 
 
 def model_config(fields: dict[str, Any], vocab_size: int) -> ModelConfig:
-    """The `model` section of a run's configuration as a ModelConfig; the vocabulary comes from the
-    tokenizer.
+    """The ModelConfig of the `model` section of a run's configuration.
+
+    Args:
+        fields: the section; what a ModelConfig has no field for is left out.
+        vocab_size: that of the tokenizer.
     """
     names = {f.name for f in dataclasses.fields(ModelConfig)} - {"vocab_size"}
+    values = {name: value for name, value in fields.items() if name in names}
     scaling = fields.get("rope_scaling")
-    values = {k: v for k, v in fields.items() if k in names} | {
-        "rope_scaling": RopeScaling(**scaling) if scaling else None
-    }
+    values["rope_scaling"] = RopeScaling(**scaling) if scaling else None
     return ModelConfig(vocab_size=vocab_size, **values)

@@ -1,8 +1,7 @@
-"""GGUF files of Llama, Qwen2 and Qwen3 models, as if they were Hugging Face folders: config.json,
-tensors and tokenizer.
+"""GGUF files of Llama, Qwen2 and Qwen3 models, read as if they were Hugging Face folders.
 
-Quantised tensors are dequantised with numpy, one at a time, as they are asked for. Needs the [gguf]
-extra.
+A file holds config.json, tensors and tokenizer. Quantised tensors are dequantised with numpy, one
+at a time, as they are asked for. Needs the [gguf] extra.
 """
 
 from __future__ import annotations
@@ -15,7 +14,11 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from prefixrl_jax.model.sentencepiece import CONTROL, USER_DEFINED
+
+# general.architecture of a file, and the class of transformers.
 FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+# llama.cpp's names of tensors, and Hugging Face's.
 TENSORS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 LAYER = {
     "attn_norm": "input_layernorm",
@@ -30,25 +33,35 @@ LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-# How text is split before byte-pair merging, by tokenizer.ggml.pre; {} stands for how many digits
-# go together.
+# How text is split before byte-pair merging; {} stands for how many digits go together.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# The tokenizers (tokenizer.ggml.pre) that split so; "smollm" takes each digit alone, and then
+# splits as GPT-2 does.
 DIGITS = {"llama-bpe": "{1,3}", "qwen2": ""}
-CONTROL, USER_DEFINED = 3, 4  # token types
+SPECIAL_TOKENS = {
+    "bos_token": "bos",
+    "eos_token": "eos",
+    "unk_token": "unknown",
+    "pad_token": "padding",
+}
 
 
 @functools.lru_cache(maxsize=1)
 def open_gguf(path: Path) -> GGUF:
-    """The file, read once for its weights and its tokenizer."""
+    """Return the open file, which is read once for its weights and its tokenizer."""
     return GGUF(path)
 
 
 class GGUF:
-    """An open GGUF file. Raises ValueError for a file, family or tokenizer that is not
-    supported.
+    """An open GGUF file.
+
+    Raises ValueError for a file, a family or a tokenizer that is not supported.
+
+    Attributes:
+        config_json: what the config.json of the model would hold.
     """
 
     def __init__(self, path: Path):
@@ -58,7 +71,8 @@ class GGUF:
             raise ValueError(
                 f"{path}: GGUF files need the [gguf] extra: pip install 'prefixrl_jax[gguf]'"
             ) from error
-        self._path, self._gguf = path, gguf
+        self._path = path
+        self._gguf = gguf
         try:
             reader = gguf.GGUFReader(path)
         except (ValueError, OSError) as error:
@@ -68,6 +82,7 @@ class GGUF:
         self.config_json = self._config_json()
 
     def _hf_name(self, name: str) -> str:
+        """Return Hugging Face's name of a tensor."""
         stem, _, kind = name.rpartition(".")
         if stem in TENSORS:
             return f"{TENSORS[stem]}.{kind}"
@@ -80,18 +95,20 @@ class GGUF:
         return f"model.layers.{block}.{LAYER[part]}.{kind}"
 
     def _config_json(self) -> dict[str, Any]:
-        kind = self._fields.get("general.architecture")
-        if kind not in FAMILIES:
+        architecture = self._fields.get("general.architecture")
+        if architecture not in FAMILIES:
             raise ValueError(
-                f"{self._path}: general.architecture={kind!r}; supported are {', '.join(FAMILIES)}"
+                f"{self._path}: general.architecture={architecture!r}; supported are"
+                f" {', '.join(FAMILIES)}"
             )
 
         def get(name: str, default: Any = None) -> Any:
-            return self._fields.get(f"{kind}.{name}", default)
+            return self._fields.get(f"{architecture}.{name}", default)
 
         heads = get("attention.head_count")
+        scaling = get("rope.scaling.type", "none")
         return {
-            "architectures": [FAMILIES[kind]],
+            "architectures": [FAMILIES[architecture]],
             "vocab_size": int(self._tensors["model.embed_tokens.weight"].shape[1]),
             "hidden_size": get("embedding_length"),
             "intermediate_size": get("feed_forward_length"),
@@ -100,89 +117,87 @@ class GGUF:
             "num_key_value_heads": get("attention.head_count_kv", heads),
             "head_dim": get("attention.key_length", get("embedding_length") // heads),
             "rope_theta": get("rope.freq_base", 10000.0),
-            "rope_scaling": self._rope_scaling(kind),
-            # stored in float32
+            # Any kind of scaling is refused by name where config.json is read.
+            "rope_scaling": None if scaling == "none" else {"rope_type": scaling},
+            # Stored in float32: six digits are what was written.
             "rms_norm_eps": float(f"{get('attention.layer_norm_rms_epsilon'):.6g}"),
             "tie_word_embeddings": "lm_head.weight" not in self._tensors,
         }
 
-    def _rope_scaling(self, kind: str) -> dict[str, Any] | None:
-        scaling = self._fields.get(f"{kind}.rope.scaling.type", "none")
-        # which the reader of config.json refuses by name
-        return None if scaling == "none" else {"rope_type": scaling}
+    # Tensors
 
     def keys(self) -> list[str]:
-        """The Hugging Face names of the tensors."""
+        """Return the Hugging Face names of the tensors."""
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of one tensor, in Hugging Face's order."""
+        """Return the shape of one tensor, in Hugging Face's order."""
         return tuple(int(n) for n in reversed(self._tensors[name].shape))
 
     def get_tensor(self, name: str) -> np.ndarray:
-        """float32 values of one tensor, in Hugging Face's layout."""
+        """Return the values of one tensor, float32, in Hugging Face's layout."""
         tensor = self._tensors[name]
-        value = self._gguf.dequantize(tensor.data, tensor.tensor_type).astype(
-            np.float32, copy=False
+        value = self._gguf.dequantize(tensor.data, tensor.tensor_type)
+        value = value.astype(np.float32, copy=False)
+        if self.config_json["architectures"] != ["LlamaForCausalLM"]:
+            return value
+        heads_field = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(
+            name.split(".")[-2]
         )
-        if self.config_json["architectures"] == ["LlamaForCausalLM"] and name.split(".")[-2] in (
-            "q_proj",
-            "k_proj",
-        ):
-            heads = self.config_json[
-                "num_attention_heads" if "q_proj" in name else "num_key_value_heads"
-            ]
-            # llama.cpp turns neighbouring pairs of a head, Hugging Face its two halves.
-            value = (
-                value.reshape(heads, -1, 2, *value.shape[1:]).swapaxes(1, 2).reshape(value.shape)
-            )
-        return value
+        if heads_field is None:
+            return value
+        # For Llama, llama.cpp rotates neighbouring pairs of a head, Hugging Face its two halves.
+        heads = self.config_json[heads_field]
+        pairs = value.reshape(heads, -1, 2, *value.shape[1:])
+        return pairs.swapaxes(1, 2).reshape(value.shape)
+
+    # Tokenizer
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The byte-level BPE tokenizer in the file, chat template included."""
-
-        def field(name: str) -> Any:
-            return self._fields.get(f"tokenizer.ggml.{name}")
-
-        if field("model") != "gpt2" or field("pre") not in ("smollm", *DIGITS):
+        """Return the byte-level BPE tokenizer in the file, chat template included."""
+        kind = self._tokenizer_field("model")
+        splitting = self._tokenizer_field("pre")
+        if kind != "gpt2" or splitting not in ("smollm", *DIGITS):
             raise ValueError(
-                f"{self._path}: tokenizer.ggml.model={field('model')!r}, pre={field('pre')!r}:"
-                f" supported is 'gpt2' with smollm, {', '.join(DIGITS)}; give a folder with"
-                " tokenizer.json instead"
+                f"{self._path}: tokenizer.ggml.model={kind!r}, pre={splitting!r}: supported is"
+                f" 'gpt2' with smollm, {', '.join(DIGITS)}; give a folder with tokenizer.json"
+                " instead"
             )
-        tokens = field("tokens")
-        merges = [tuple(merge.split(" ")) for merge in field("merges")]
+        tokens = self._tokenizer_field("tokens")
+        merges = [tuple(merge.split(" ")) for merge in self._tokenizer_field("merges")]
         backend = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
-        split: Any = pre_tokenizers.Digits(individual_digits=True)
-        if field("pre") in DIGITS:
-            split = pre_tokenizers.Split(
-                Regex(WORDS.replace("{}", DIGITS[field("pre")], 1)), "isolated"
-            )
-        if field("pre") == "qwen2":
+        if splitting == "qwen2":
             backend.normalizer = normalizers.NFC()
-        level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=field("pre") == "smollm")
-        backend.pre_tokenizer, backend.decoder = (
-            pre_tokenizers.Sequence([split, level]),
-            decoders.ByteLevel(),
-        )
-        for token, kind in zip(tokens, field("token_type"), strict=True):
-            if kind in (CONTROL, USER_DEFINED):
-                backend.add_tokens([AddedToken(token, special=kind == CONTROL, normalized=False)])
-        names = {
-            "bos_token": "bos",
-            "eos_token": "eos",
-            "unk_token": "unknown",
-            "pad_token": "padding",
-        }
-        special = {
-            name: tokens[i]
-            for name, key in names.items()
-            if (i := field(f"{key}_token_id")) is not None
-        }
-        template = self._fields.get("tokenizer.chat_template")
+        backend.pre_tokenizer = _pre_tokenizer(splitting)
+        backend.decoder = decoders.ByteLevel()
+        for token, token_type in zip(tokens, self._tokenizer_field("token_type"), strict=True):
+            if token_type in (CONTROL, USER_DEFINED):
+                special = token_type == CONTROL
+                backend.add_tokens([AddedToken(token, special=special, normalized=False)])
+        named_tokens = {}
+        for name, key in SPECIAL_TOKENS.items():
+            token_id = self._tokenizer_field(f"{key}_token_id")
+            if token_id is not None:
+                named_tokens[name] = tokens[token_id]
         return PreTrainedTokenizerFast(
             tokenizer_object=backend,
-            chat_template=template,
+            chat_template=self._fields.get("tokenizer.chat_template"),
             clean_up_tokenization_spaces=False,
-            **special,
+            **named_tokens,
         )
+
+    def _tokenizer_field(self, name: str) -> Any:
+        return self._fields.get(f"tokenizer.ggml.{name}")
+
+
+def _pre_tokenizer(splitting: str) -> pre_tokenizers.PreTokenizer:
+    """Return what splits text before byte-pair merging, for a value of tokenizer.ggml.pre."""
+    split: pre_tokenizers.PreTokenizer
+    if splitting in DIGITS:
+        pattern = WORDS.replace("{}", DIGITS[splitting], 1)
+        split = pre_tokenizers.Split(Regex(pattern), "isolated")
+    else:
+        split = pre_tokenizers.Digits(individual_digits=True)
+    by_gpt2 = splitting not in DIGITS
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=by_gpt2)
+    return pre_tokenizers.Sequence([split, level])

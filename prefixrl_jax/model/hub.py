@@ -1,5 +1,6 @@
-"""Where a model comes from: a folder, a GGUF file or a hub id; its tokenizer, and the ids that end
-its turn.
+"""Where a model comes from: a folder, a GGUF file or a hub id.
+
+Its tokenizer and the ids that end its turn are read here too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from prefixrl_jax.model.gguf import open_gguf
 from prefixrl_jax.model.tokenizer import load_tokenizer
 
+# What is fetched from the hub.
 FILES = [
     "config.json",
     "generation_config.json",
@@ -24,16 +26,18 @@ FILES = [
 
 
 def find_model(name: str | Path) -> Path:
-    """The local path of a folder, a GGUF file, or a model that the hub sends; raises ValueError
-    saying which files to bring.
+    """Return the local path of a folder, of a GGUF file, or of a model fetched from the hub.
+
+    Raises ValueError saying which files to bring when there is no such model.
     """
-    if (path := Path(name)).exists():
+    path = Path(name)
+    if path.exists():
         return path
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(str(name), allow_patterns=FILES))
-    # no network, no such model, no right to it: the hub raises its own kinds
+    # No network, no such model, no right to it: the hub raises kinds of its own.
     except Exception as error:
         raise ValueError(
             f"model {str(name)!r}: neither a folder nor a file here, and the hub did not send it"
@@ -43,21 +47,23 @@ def find_model(name: str | Path) -> Path:
 
 
 def tokenizer_of(path: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in a model's folder or GGUF file."""
+    """Return the tokenizer in a model's folder or GGUF file."""
     return open_gguf(path).tokenizer() if path.suffix == ".gguf" else load_tokenizer(path)
 
 
 def stop_ids(path: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
-    """The ids that end a text: eos_token_id of generation_config.json (one or several) and the
-    tokenizer's own.
+    """Return the ids that end a text, in order.
+
+    They are eos_token_id of generation_config.json (one or several) and the tokenizer's own. Raises
+    ValueError when there is none.
     """
     file = path / "generation_config.json"
     named = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
     ids = named if isinstance(named, list) else [named]
-    found = sorted({i for i in (*ids, tokenizer.eos_token_id) if i is not None})
-    if not found:
+    stops = sorted({i for i in (*ids, tokenizer.eos_token_id) if i is not None})
+    if not stops:
         raise ValueError(
             f"{path}: neither generation_config.json nor the tokenizer names an eos token; no text"
             " could end"
         )
-    return tuple(found)
+    return tuple(stops)

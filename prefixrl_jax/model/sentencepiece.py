@@ -1,7 +1,6 @@
-"""A SentencePiece model as a Hugging Face fast tokenizer, rebuilt from what the model file itself
-says.
+"""A SentencePiece model as a fast tokenizer, rebuilt from what the model file says.
 
-The classes of transformers fit some families' files each; here the file's own normaliser,
+The classes of transformers fit some families' files each. Here the file's own normaliser,
 vocabulary and algorithm are taken, and the result is compared with SentencePiece before it is used.
 """
 
@@ -14,8 +13,8 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-# Spaces at the ends and in a row, newlines, digits, bytes, accents: what conversions get wrong, if
-# anything.
+# What conversions get wrong, if anything: spaces at the ends and in a row, newlines, digits, bytes,
+# accents.
 PROBES = (
     "The 12 ducks lay 1,234.5 eggs.",
     "  two  spaces \n\n\tend ",
@@ -24,36 +23,48 @@ PROBES = (
     "\\frac{1}{2}",
 )
 UNIGRAM, BPE = 1, 2  # model_type in the file
-CONTROL, USER_DEFINED = 3, 4  # types of pieces
-# taken from tokenizer_config.json
-NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "chat_template")
+CONTROL, USER_DEFINED = 3, 4  # types of pieces, which GGUF files have too
+# What tokenizer_config.json may say of a tokenizer.
+CONFIG_FIELDS = ("bos_token", "eos_token", "unk_token", "pad_token", "chat_template")
 
 
 def from_sentencepiece(path: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in the folder `path`: tokenizer.model, and special tokens and chat template of
-    tokenizer_config.json.
+    """Return the tokenizer in a folder with a tokenizer.model.
 
-    In a model with user-defined symbols text that begins with a space or a symbol gets no prefix,
-    as in transformers.
+    Special tokens and chat template are those of tokenizer_config.json, if there is one. In a model
+    with user-defined symbols, text that begins with a space or a symbol gets no prefix, as in
+    transformers.
 
-    Raises ValueError for an algorithm other than BPE and unigram, or if any probe gets other ids
-    than SentencePiece gives it.
+    Raises ValueError for an algorithm other than BPE and unigram, or if a probe gets other ids than
+    SentencePiece gives it.
     """
-    from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+    from sentencepiece import sentencepiece_model_pb2
 
-    file = path / "tokenizer.model"
-    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # protobuf makes it when imported
-    proto.ParseFromString(file.read_bytes())
-    backend = Tokenizer(_model(proto))
+    # protobuf makes this class when the module is imported
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    proto.ParseFromString((path / "tokenizer.model").read_bytes())
     symbols = [p.piece for p in proto.pieces if p.type == USER_DEFINED]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_backend(proto, symbols),
+        clean_up_tokenization_spaces=False,
+        **_named_tokens(path, proto),
+    )
+    _compare(tokenizer, path / "tokenizer.model", symbols)
+    return tokenizer
+
+
+def _backend(proto: Any, symbols: list[str]) -> Tokenizer:
+    """Return the pipeline: normaliser, vocabulary and algorithm, decoder."""
+    adds_prefix = proto.normalizer_spec.add_dummy_prefix
+    backend = Tokenizer(_model(proto))
     backend.normalizer = _normalizer(proto.normalizer_spec, bool(symbols))
-    # text is divided at symbols, and only its beginning gets a prefix
-    if symbols and proto.normalizer_spec.add_dummy_prefix:
+    # Text is divided at symbols, and only its beginning gets a prefix.
+    if symbols and adds_prefix:
         backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
     undo = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    backend.decoder = decoders.Sequence(
-        undo + [decoders.Strip(" ", 1, 0)] * proto.normalizer_spec.add_dummy_prefix
-    )
+    if adds_prefix:
+        undo.append(decoders.Strip(" ", 1, 0))
+    backend.decoder = decoders.Sequence(undo)
     backend.add_tokens(
         [
             AddedToken(p.piece, normalized=False, special=p.type == CONTROL)
@@ -61,26 +72,28 @@ def from_sentencepiece(path: Path) -> PreTrainedTokenizerFast:
             if p.type in (CONTROL, USER_DEFINED)
         ]
     )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, clean_up_tokenization_spaces=False, **_named(path, proto)
-    )
+    return backend
+
+
+def _compare(tokenizer: PreTrainedTokenizerFast, file: Path, symbols: list[str]) -> None:
+    """Raise ValueError if a probe gets other ids than SentencePiece gives it."""
+    from sentencepiece import SentencePieceProcessor
+
     original = SentencePieceProcessor(model_file=str(file))
-    for text in [
-        *(probe.lstrip() if symbols else probe for probe in PROBES),
-        *(f"a {symbol} b" for symbol in symbols),
-    ]:
-        if (found := tokenizer.encode(text, add_special_tokens=False)) != (
-            expected := original.encode(text)
-        ):
+    probes = [probe.lstrip() if symbols else probe for probe in PROBES]
+    for text in [*probes, *(f"a {symbol} b" for symbol in symbols)]:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        expected = original.encode(text)
+        if ids != expected:
             raise ValueError(
-                f"rebuilt from tokenizer.model it gives {text!r} the ids {found}, SentencePiece"
+                f"rebuilt from tokenizer.model it gives {text!r} the ids {ids}, SentencePiece"
                 f" {expected}; bring the tokenizer.json that belongs to the model"
             )
-    return tokenizer
 
 
 def _model(proto: Any) -> models.Model:
-    spec, pieces = proto.trainer_spec, [(p.piece, p.score) for p in proto.pieces]
+    spec = proto.trainer_spec
+    pieces = [(p.piece, p.score) for p in proto.pieces]
     if spec.model_type == UNIGRAM:
         return models.Unigram(pieces, spec.unk_id, spec.byte_fallback)
     if spec.model_type != BPE:
@@ -103,29 +116,31 @@ def _model(proto: Any) -> models.Model:
     )
 
 
-def _normalizer(spec: Any, symbols: bool) -> normalizers.Normalizer:
+def _normalizer(spec: Any, has_symbols: bool) -> normalizers.Normalizer:
     steps: list[normalizers.Normalizer] = []
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
         steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-    if spec.add_dummy_prefix and not symbols:
+    if spec.add_dummy_prefix and not has_symbols:
         steps.append(normalizers.Prepend("▁"))
     return normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
 
 
-def _named(path: Path, proto: Any) -> dict[str, str]:
-    """Special tokens and chat template: those of the folder's files, else the model file's own."""
-    spec, config = proto.trainer_spec, path / "tokenizer_config.json"
-    found: dict[str, Any] = {"unk_token": spec.unk_piece}
-    found |= {
-        f"{name}_token": proto.pieces[i].piece
-        for name in ("bos", "eos", "pad")
-        if (i := getattr(spec, f"{name}_id")) >= 0
-    }
-    for name, value in (json.loads(config.read_text()) if config.is_file() else {}).items():
-        if name in NAMED and value:
-            found[name] = value["content"] if isinstance(value, dict) else value
-    if (template := path / "chat_template.jinja").is_file():
-        found["chat_template"] = template.read_text()
-    return found
+def _named_tokens(path: Path, proto: Any) -> dict[str, str]:
+    """Return special tokens and chat template: the folder's, else those of the model file."""
+    spec = proto.trainer_spec
+    named: dict[str, Any] = {"unk_token": spec.unk_piece}
+    for name in ("bos", "eos", "pad"):
+        piece_id = getattr(spec, f"{name}_id")
+        if piece_id >= 0:
+            named[f"{name}_token"] = proto.pieces[piece_id].piece
+    config = path / "tokenizer_config.json"
+    if config.is_file():
+        for name, value in json.loads(config.read_text()).items():
+            if name in CONFIG_FIELDS and value:
+                named[name] = value["content"] if isinstance(value, dict) else value
+    template = path / "chat_template.jinja"
+    if template.is_file():
+        named["chat_template"] = template.read_text()
+    return named

@@ -10,10 +10,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from prefixrl_jax.model.config import ModelConfig
-from prefixrl_jax.model.weights import Params, tree_from, weight_table
+from prefixrl_jax.model.weights import Params, Weight, tree_from, weight_table
 
-# Logical axis of a weight (`weights.Weight.axes`) -> mesh axis; None: not cut.
-RULES = {
+# The mesh axis that a logical axis of weights (`weights.Weight.axes`) is cut over; None: not cut.
+RULES: dict[str, dict[str, str | None]] = {
     "train": {
         "embed": "fsdp",
         "vocab": "tensor",
@@ -32,22 +32,23 @@ RULES = {
 
 
 def param_shardings(config: ModelConfig, mesh: Mesh, rules: str) -> Params:
-    """A NamedSharding for every weight under the "train" or "decode" rules; an axis that does not
-    divide stays whole.
+    """A tree like the parameters, with the NamedSharding of every weight.
+
+    A dimension that the mesh axis does not divide stays whole.
+
+    Args:
+        config: of the model.
+        mesh: with the axes of `runtime.mesh`.
+        rules: "train" or "decode".
     """
-    table = RULES[rules]
+    mesh_axes = RULES[rules]
 
-    def leaf(w):
-        spec = [table.get(axis) if axis else None for axis in w.full_axes()]
-        shape = w.full_shape(config)
-        return NamedSharding(
-            mesh,
-            Spec(
-                *(
-                    a if a and n % mesh.shape[a] == 0 else None
-                    for a, n in zip(spec, shape, strict=True)
-                )
-            ),
-        )
+    def cut(logical_axis: str | None, size: int) -> str | None:
+        axis = mesh_axes[logical_axis] if logical_axis else None
+        return axis if axis and size % mesh.shape[axis] == 0 else None
 
-    return tree_from(weight_table(config), leaf)
+    def sharding(w: Weight) -> NamedSharding:
+        dimensions = zip(w.full_axes(), w.full_shape(config), strict=True)
+        return NamedSharding(mesh, Spec(*(cut(axis, size) for axis, size in dimensions)))
+
+    return tree_from(weight_table(config), sharding)

@@ -1,9 +1,14 @@
-"""The forward pass: pure functions of (params, arrays), with one layer function for prefill, decode
-and training.
+"""The forward pass: pure functions of (params, arrays), one layer for prefill, decode and training.
 
-`encode_context` turns contexts into per-layer keys and values; `continue_group` runs whole
-continuations over them (the train step); `decode_token` runs one token of every row over them (the
-sampler). A token's logits always come from the row that holds its predecessor.
+The context is encoded once for a group: `encode_context` turns P contexts into keys and values of
+every layer, and the G rows of a context attend to that one copy, in sampling and in training alike.
+The last context token is carried by the rows: it is the first input of each of them and hidden from
+them in the context's keys, so a token's logits always come from the row that holds its predecessor.
+
+`continue_group` runs whole continuations over encoded contexts (the train step); `decode_token`
+runs one token of every row over them (the sampler). Shapes: P contexts of S positions, G rows to a
+context, T tokens to a row, d the hidden size, V the vocabulary; those of keys and values are in
+`cache`.
 """
 
 from __future__ import annotations
@@ -17,257 +22,268 @@ import jax.numpy as jnp
 
 from prefixrl_jax.group import Array, Context, length_mask
 from prefixrl_jax.model.attention import causal_attention, shared_attention
+from prefixrl_jax.model.cache import KVCache, MaskedKV, head_major
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.runtime import mesh
 
-# Keys and values of every layer, head-major. Stacked arrays [L, ...] when the layers are scanned,
-# else a tuple of L pairs: an unrolled loop then updates each layer's buffer in place.
-KV = Any
+Rope = tuple[jax.Array, jax.Array]  # cos and sin, float32 [..., D/2]
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """Root-mean-square norm over the last axis, statistics in float32."""
+    """Root-mean-square norm over the last axis, its statistics in float32."""
     x32 = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
     return (normed * scale.astype(x32.dtype)).astype(x.dtype)
 
 
-def rope_angles(config: ModelConfig, positions: Array) -> tuple[jax.Array, jax.Array]:
-    """cos and sin, float32 [..., D/2], of rotary embeddings at integer positions [...] (with Llama
-    3.1's scaling if set).
+def rope_angles(config: ModelConfig, positions: Array) -> Rope:
+    """cos and sin, float32 [..., D/2], of the rotary embeddings at integer positions [...].
+
+    With `config.rope_scaling` the low frequencies are stretched as in Llama 3.1.
     """
     half = config.head_dim // 2
     freq = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    if s := config.rope_scaling:
-        turns = s.original_max_position * freq / (2 * math.pi)
-        smooth = jnp.clip(
-            (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor), 0, 1
+    if scaling := config.rope_scaling:
+        turns = scaling.original_max_position * freq / (2 * math.pi)
+        smooth = (turns - scaling.low_freq_factor) / (
+            scaling.high_freq_factor - scaling.low_freq_factor
         )
-        freq = freq * (smooth + (1 - smooth) / s.factor)
+        smooth = jnp.clip(smooth, 0, 1)
+        freq = freq * (smooth + (1 - smooth) / scaling.factor)
     angle = positions[..., None].astype(jnp.float32) * freq
     return jnp.cos(angle), jnp.sin(angle)
 
 
-def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates the two halves of each head.
-
-    x: [..., heads, D]; cos, sin: [..., D/2] without the heads axis.
-    """
+def apply_rope(x: jax.Array, rope: Rope) -> jax.Array:
+    """Rotates the two halves of each head: x [..., heads, D], angles without the axis of heads."""
+    cos, sin = rope
     cos = jnp.concatenate([cos, cos], axis=-1)[..., None, :].astype(x.dtype)
     sin = jnp.concatenate([-sin, sin], axis=-1)[..., None, :].astype(x.dtype)
     return x * cos + jnp.roll(x, x.shape[-1] // 2, axis=-1) * sin
 
 
 def _dense(x: jax.Array, w: Params, out_dims: int) -> jax.Array:
-    """x [..., inputs] times a kernel whose last `out_dims` axes are outputs, in x's dtype."""
+    """x [..., inputs] times a kernel whose last `out_dims` axes are outputs, in the dtype of x."""
     kernel = w["kernel"].astype(x.dtype)
     inputs, outputs = kernel.shape[:-out_dims], kernel.shape[-out_dims:]
-    rows = x.shape[: x.ndim - len(inputs)]
-    # Flattened by hand: with several row axes XLA's CPU backend transposes the activations for the
-    # weight gradient.
-    out = x.reshape(math.prod(rows), -1) @ kernel.reshape(math.prod(inputs), -1)
-    out = out.reshape(*rows, *outputs)
+    leading = x.shape[: x.ndim - len(inputs)]
+    # Flattened by hand: with several leading axes XLA's CPU backend transposes the activations for
+    # the weight gradient.
+    out = x.reshape(math.prod(leading), -1) @ kernel.reshape(math.prod(inputs), -1)
+    out = out.reshape(*leading, *outputs)
     return out + w["bias"].astype(x.dtype) if "bias" in w else out
 
 
 def layer(
-    x: jax.Array, w: Params, config: ModelConfig, cos, sin, attend: Callable
+    x: jax.Array, w: Params, config: ModelConfig, rope: Rope, attend: Callable
 ) -> tuple[jax.Array, Any]:
-    """One block.
+    """One block: attention and MLP, each behind a norm and added to x.
 
-    x: [..., d]; `attend(q, k, v) -> (out, kept)` gets [..., heads, D] and decides what is attended
-    to and kept.
+    Args:
+        x: [..., d].
+        w: the weights of this layer.
+        rope: angles of the positions of x.
+        attend: (q [..., H, D], k [..., K, D], v [..., K, D]) -> (attended values [..., H, D],
+            anything to return with x); q and k are rotated already. Prefill, decode and training
+            differ in this function alone.
+
+    Returns:
+        x above the block, and the second value of `attend`.
     """
     y = rms_norm(x, w["attn_norm"]["scale"], config.norm_eps)
     q, k, v = (_dense(y, w["attn"][name], 2) for name in ("q", "k", "v"))
     if config.qk_norm:
         q = rms_norm(q, w["attn"]["q_norm"]["scale"], config.norm_eps)
         k = rms_norm(k, w["attn"]["k_norm"]["scale"], config.norm_eps)
-    out, kept = attend(apply_rope(q, cos, sin), apply_rope(k, cos, sin), v)
+    out, kept = attend(apply_rope(q, rope), apply_rope(k, rope), v)
     x = mesh.constrain_batch(x + _dense(out, w["attn"]["o"], 1))
     y = rms_norm(x, w["mlp_norm"]["scale"], config.norm_eps)
     gate, up = _dense(y, w["mlp"]["gate"], 1), _dense(y, w["mlp"]["up"], 1)
     return mesh.constrain_batch(x + _dense(jax.nn.silu(gate) * up, w["mlp"]["down"], 1)), kept
 
 
+def _layer_weights(layers: Params | list[Params], i: int | jax.Array) -> Params:
+    """The weights of layer i, from stacked leaves or from a list with a tree for each layer."""
+    return layers[i] if isinstance(layers, list) else jax.tree.map(lambda leaf: leaf[i], layers)
+
+
 def _run_layers(
-    body: Callable, x: jax.Array, weights: Params, per_layer: Any, config: ModelConfig
-) -> tuple[jax.Array, KV]:
-    """Applies `body(x, (layer weights, layer input)) -> (x, layer output)` to every layer in
-    order.
+    body: Callable, x: jax.Array, layers: Params, config: ModelConfig, kv: KVCache | None = None
+) -> tuple[jax.Array, Any]:
+    """Whole sequences through all layers.
+
+    Args:
+        body: (x, (weights of a layer, its LayerKV or None)) -> (x, output of the layer).
+        x: [..., d] below the first layer.
+        layers: stacked weights.
+        kv: what each layer gets besides its weights.
+
+    Returns:
+        x above the last layer, and the outputs of the layers: stacked where the layers are scanned,
+        else a tuple.
     """
     if config.remat:
         body = jax.checkpoint(body)
     if not config.unroll_layers:
-        return jax.lax.scan(body, x, (weights, per_layer))
-    kept = []
+        return jax.lax.scan(body, x, (layers, None if kv is None else kv.layers))
+    outputs = []
     for i in range(config.num_layers):
-        x, out = body(
-            x,
-            (
-                jax.tree.map(lambda p, i=i: p[i], weights),
-                None if per_layer is None else per_layer[i],
-            ),
-        )
-        kept.append(out)
-    return x, tuple(kept)
+        x, output = body(x, (_layer_weights(layers, i), None if kv is None else kv.layer(i)))
+        outputs.append(output)
+    return x, tuple(outputs)
 
 
 def embed(params: Params, config: ModelConfig, tokens: Array) -> jax.Array:
-    """Token embeddings [..., d] in the compute dtype."""
+    """Embeddings [..., d] of int32 tokens [...], in the compute dtype."""
     table = mesh.constrain_table(params["embed"]["embedding"])
     return mesh.constrain_batch(table[tokens].astype(config.compute_dtype))
 
 
 def logits(params: Params, config: ModelConfig, hidden: jax.Array) -> jax.Array:
-    """Output head: hidden [..., d] (after the last layer) to float32 logits [..., V]."""
+    """Final norm and output head: hidden [..., d] above the last layer to float32 [..., V]."""
     x = rms_norm(hidden, params["final_norm"]["scale"], config.norm_eps)
     head = params["embed"]["embedding"].T if config.tie_embeddings else params["head"]["kernel"]
-    return jnp.tensordot(
-        x,
-        head.astype(x.dtype),
-        axes=1,
-        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
-    )
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.tensordot(x, head.astype(x.dtype), axes=1, preferred_element_type=wide)
 
 
-def encode_context(params: Params, config: ModelConfig, context: Context) -> KV:
-    """Keys and values of every context position, each context once.
+def encode_context(params: Params, config: ModelConfig, context: Context) -> KVCache:
+    """Keys [P, K, D, S] and values [P, K, S, D] of all layers: each context once for its group.
 
-    Per layer: k [P, K, D, S], v [P, K, S, D].
+    They are those of every position. The last token's are masked where rows attend to them, since
+    the rows carry that token.
     """
     return encode(params, config, context)[1]
 
 
-def encode(params: Params, config: ModelConfig, context: Context) -> tuple[jax.Array, KV]:
-    """Hidden states [P, S, d] of every context position, before the final norm, and its keys and
-    values.
+def encode(params: Params, config: ModelConfig, context: Context) -> tuple[jax.Array, KVCache]:
+    """Hidden states [P, S, d] of the context positions, before the final norm, and their KVCache.
+
+    Only a loss on the prefixes' own likelihood needs the hidden states.
     """
-    cos, sin = rope_angles(config, jnp.arange(context.tokens.shape[1]))
+    rope = rope_angles(config, jnp.arange(context.tokens.shape[1]))
 
     def body(x, inputs):
         def attend(q, k, v):
-            k, v = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)
-            return causal_attention(q, k, v), (k, v)
+            kv = head_major(k, v)
+            return causal_attention(q, kv), kv
 
-        return layer(x, inputs[0], config, cos, sin, attend)
+        return layer(x, inputs[0], config, rope, attend)
 
-    return _run_layers(body, embed(params, config, context.tokens), params["layers"], None, config)
+    x = embed(params, config, context.tokens)
+    hidden, layers = _run_layers(body, x, params["layers"], config)
+    return hidden, KVCache(layers)
+
+
+def encoded_mask(context: Context) -> jax.Array:
+    """bool [P, S]: the context positions that rows attend to, all but the last token and padding.
+
+    The last token is the first input of the rows, which hold its keys and values themselves.
+    """
+    return length_mask(context.lengths - 1, context.tokens.shape[1])
 
 
 def continue_group(
-    params: Params, config: ModelConfig, context: Context, context_kv: KV, inputs: jax.Array
+    params: Params, config: ModelConfig, context: Context, context_kv: KVCache, inputs: jax.Array
 ) -> jax.Array:
-    """Hidden states of whole continuations over their shared context.
+    """Hidden states [P, G, T, d] of whole continuations over shared contexts, before the norm.
 
-    inputs: int32 [P, G, T] as `group.row_inputs` gives them. Returns [P, G, T, d], before the final
-    norm.
+    Gradients reach the parameters through `context_kv` too, from all rows of the group.
+
+    Args:
+        context: P contexts, and `context_kv` from `encode_context`.
+        inputs: int32 [P, G, T] as `group.row_inputs` makes them: the last context token, then the
+            continuation but its last token. The state at column t predicts continuation token t.
     """
     t = inputs.shape[-1]
-    context_mask = length_mask(context.lengths - 1, context.tokens.shape[1])
-    # [P, T]: row column t continues where the context stopped
+    context_mask = encoded_mask(context)
+    # [P, T]: column t of a row continues where the encoded context stops
     positions = context.lengths[:, None] - 1 + jnp.arange(t)
-    cos, sin = rope_angles(config, positions[:, None, :])
+    rope = rope_angles(config, positions[:, None, :])
     causal = jnp.tril(jnp.ones((t, t), bool))
 
-    def body(x, layer_inputs):
-        w, (context_k, context_v) = layer_inputs
+    def body(x, inputs):
+        weights, shared = inputs
 
         def attend(q, k, v):
-            k, v = (x.reshape(-1, *x.shape[2:]) for x in (k, v))  # [P·G, T, K, D]
-            k, v = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)
-            return shared_attention(q, context_k, context_v, context_mask, k, v, causal), None
+            k, v = (a.reshape(-1, *a.shape[2:]) for a in (k, v))  # [P·G, T, K, D]
+            return shared_attention(q, shared, context_mask, head_major(k, v), causal), None
 
-        return layer(x, w, config, cos, sin, attend)
+        return layer(x, weights, config, rope, attend)
 
-    return _run_layers(body, embed(params, config, inputs), params["layers"], context_kv, config)[0]
+    return _run_layers(body, embed(params, config, inputs), params["layers"], config, context_kv)[0]
 
 
 def layers_apart(params: Params, config: ModelConfig) -> Params:
-    """The parameters with the layers' weights as one tree a layer where layers are unrolled, to be
-    made before a loop over
-    tokens: a slice of a stacked leaf inside the loop would be copied at every token.
+    """The parameters with a list of trees for the layers, if these are unrolled; else unchanged.
+
+    To be made before a loop over tokens: inside it, a slice of a stacked leaf would be copied at
+    every token.
     """
     if not config.unroll_layers:
         return params
-    layers = [jax.tree.map(lambda p, i=i: p[i], params["layers"]) for i in range(config.num_layers)]
+    layers = [_layer_weights(params["layers"], i) for i in range(config.num_layers)]
     return {**params, "layers": layers}
 
 
 def decode_token(
-    params, config, tokens, positions, context_kv, context_mask, own_kv, own_mask, column
-) -> tuple[jax.Array, KV]:
-    """One token of every row: writes its keys and values at `column` of the rows' cache and attends
-    to both parts.
+    params: Params,
+    config: ModelConfig,
+    tokens: jax.Array,
+    positions: jax.Array,
+    context: MaskedKV,
+    rows: MaskedKV,
+    column: jax.Array,
+) -> tuple[jax.Array, KVCache]:
+    """One token of every row: writes its keys and values and attends to context and row.
 
     Args:
         params: as `layers_apart` gives them.
-        tokens, positions: int32 [P, G]; a row's token and its absolute position.
-        context_kv: as from `encode_context`; context_mask: bool [P, S].
-        own_kv: per layer k [P·G, K, D, U], v [P·G, K, U, D]; the column is scalar: where a key lies
-            says nothing about its position.
-        own_mask: bool [P, G, U], true on the columns of the row's present sample, `column`
-            included.
+        tokens, positions: int32 [P, G], the token of each row and its place in the text.
+        context: from `encode_context`, with mask [P, S] from `encoded_mask`.
+        rows: cache of the rows, and mask [P, G, U], true at the columns of the sample that the row
+            holds now, `column` included.
+        column: int32 [], where every row writes. A key carries its rotary position with it, so
+            where it lies says nothing about its position.
 
-    Returns hidden [P, G, d] and the updated cache (in place when the caller donates or loops over
-    it).
+    Returns:
+        Hidden states [P, G, d] before the final norm, and the cache of the rows with the column
+        written (in place when the caller donates it or carries it round a loop).
     """
-    cos, sin = rope_angles(config, positions)
+    rope = rope_angles(config, positions)
 
-    def attend_over(context_k, context_v, write):
+    def body(i, carry):
+        x, row_kv = carry
+
         def attend(q, k, v):
-            k, v = (x.reshape(-1, *x.shape[2:]) for x in (k, v))  # [P·G, K, D]
-            own_k, own_v, kept = write(k[..., None], v[..., None, :])
+            k, v = (a.reshape(-1, *a.shape[2:]) for a in (k, v))  # [P·G, K, D]
+            written = row_kv.write(i, column, k, v)
             out = shared_attention(
                 q[:, :, None],
-                context_k,
-                context_v,
-                context_mask,
-                own_k,
-                own_v,
-                own_mask[:, :, None],
+                context.kv.layer(i),
+                context.mask,
+                written.layer(i),
+                rows.mask[:, :, None],
             )
-            return out[:, :, 0], kept
+            return out[:, :, 0], written
 
-        return attend
+        return layer(x, _layer_weights(params["layers"], i), config, rope, attend)
 
-    x = embed(params, config, tokens)
+    carry = embed(params, config, tokens), rows.kv
     if config.unroll_layers:
-        new_kv = []
-        for i, ((ck, cv), (k_cache, v_cache)) in enumerate(zip(context_kv, own_kv, strict=True)):
-
-            def write(k, v, k_cache=k_cache, v_cache=v_cache):
-                k = jax.lax.dynamic_update_slice_in_dim(k_cache, k, column, axis=3)
-                v = jax.lax.dynamic_update_slice_in_dim(v_cache, v, column, axis=2)
-                return k, v, (k, v)
-
-            x, kept = layer(x, params["layers"][i], config, cos, sin, attend_over(ck, cv, write))
-            new_kv.append(kept)
-        return x, tuple(new_kv)
-
-    # the cache is carried, not scanned over: a scanned cache would be copied every token
-    def body(i, carry):
-        x, (k_all, v_all) = carry
-
-        def write(k, v):
-            k_new = jax.lax.dynamic_update_slice(k_all, k[None], (i, 0, 0, 0, column))
-            v_new = jax.lax.dynamic_update_slice(v_all, v[None], (i, 0, 0, column, 0))
-            return k_new[i], v_new[i], (k_new, v_new)
-
-        w = jax.tree.map(lambda p: p[i], params["layers"])
-        return layer(x, w, config, cos, sin, attend_over(context_kv[0][i], context_kv[1][i], write))
-
-    return jax.lax.fori_loop(0, config.num_layers, body, (x, own_kv))
+        for i in range(config.num_layers):
+            carry = body(i, carry)
+        return carry
+    # The cache is carried round the loop, not scanned over: a scanned cache would be copied at
+    # every token.
+    return jax.lax.fori_loop(0, config.num_layers, body, carry)
 
 
 def text_logits(params: Params, config: ModelConfig, tokens: jax.Array) -> jax.Array:
-    """Logits float32 [B, T, V] of whole texts int32 [B, T]; those at column t predict token t +
-    1.
-    """
+    """Logits float32 [B, T, V] of whole texts, int32 [B, T]; column t predicts token t + 1."""
     # A context of one token is carried by the row itself, so the row is the whole text.
     context = Context(tokens[:, :1], jnp.ones(tokens.shape[0], jnp.int32))
-    kv = encode_context(params, config, context)
-    return logits(
-        params, config, continue_group(params, config, context, kv, tokens[:, None])[:, 0]
-    )
+    context_kv = encode_context(params, config, context)
+    hidden = continue_group(params, config, context, context_kv, tokens[:, None])
+    return logits(params, config, hidden[:, 0])

@@ -1,5 +1,4 @@
-"""Every weight of the model, declared once: name, shape, logical axes, initialiser and Hugging Face
-name.
+"""Every weight of the model, declared once: shape, logical axes, initialiser, Hugging Face name.
 
 Initialisation, sharding, parameter counts, import and export all iterate `weight_table`, so a
 tensor that is missing, left over or of another shape is an error by construction.
@@ -10,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,23 +25,22 @@ Params = dict[str, Any]  # nested dict of arrays, in Flax layout
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One leaf of the parameter tree.
+    """The declaration of one leaf of the parameter tree.
 
-    Leaves below "layers" are stacked: a leading axis of num_layers.
+    Leaves below "layers" are stacked: in the tree they have a leading axis of num_layers.
     """
 
     path: tuple[str, ...]
     shape: tuple[int, ...]  # of one layer
-    axes: tuple[str | None, ...]  # logical axis of each dimension; mesh.py maps them to mesh axes
+    axes: tuple[str | None, ...]  # logical axis of each dimension; see `sharding.RULES`
     hf: str  # name in a Hugging Face checkpoint, {} standing for the layer
     init: str = "normal"  # "normal" (std 1/sqrt(inputs)), "embedding" (std 0.02), "ones", "zeros"
-    # leading dimensions that are contracted over; Hugging Face stores [outputs, inputs] transposed
-    inputs: int = 1
-    linear: bool = False
+    inputs: int = 1  # how many leading dimensions are contracted over
+    linear: bool = False  # a projection, which Hugging Face stores as [outputs, inputs]
 
     @property
     def stacked(self) -> bool:
-        """Whether every layer has one."""
+        """Whether every layer has such a weight."""
         return self.path[0] == "layers"
 
     def full_shape(self, config: ModelConfig) -> tuple[int, ...]:
@@ -54,16 +53,16 @@ class Weight:
 
     @property
     def hf_shape(self) -> tuple[int, ...]:
-        """The tensor's shape in a Hugging Face checkpoint: projections [outputs, inputs], biases
-        flat.
-        """
+        """The tensor's shape in a checkpoint: [outputs, inputs] of projections, biases flat."""
         if self.linear:
             fan_in = math.prod(self.shape[: self.inputs])
             return (math.prod(self.shape) // fan_in, fan_in)
-        return (math.prod(self.shape),) if self.path[-1] == "bias" else self.shape
+        if self.path[-1] == "bias":
+            return (math.prod(self.shape),)
+        return self.shape
 
     def to_hf(self, value: np.ndarray) -> np.ndarray:
-        """One layer's value in Hugging Face layout."""
+        """One layer's value, of shape `shape`, in the layout of a Hugging Face checkpoint."""
         if not self.linear:
             return value.reshape(self.hf_shape)
         return np.ascontiguousarray(value.reshape(self.hf_shape[::-1]).T)
@@ -79,82 +78,73 @@ class Weight:
 
 
 def weight_table(c: ModelConfig) -> tuple[Weight, ...]:
-    """The weights of a model, in a fixed order."""
+    """The weights of a model. Their order fixes the random numbers each is initialised with."""
     d, f, h, k, e = c.hidden_size, c.intermediate_size, c.num_heads, c.num_kv_heads, c.head_dim
-    block, attn, mlp = "model.layers.{}.", "model.layers.{}.self_attn.", "model.layers.{}.mlp."
-
-    def dense(path, shape, axes, hf, inputs=1):
-        return Weight(
-            ("layers", *path, "kernel"), shape, axes, hf + ".weight", inputs=inputs, linear=True
-        )
-
+    block = "model.layers.{}."
+    attn, mlp = block + "self_attn.", block + "mlp."
+    embedding = Weight(
+        ("embed", "embedding"),
+        (c.vocab_size, d),
+        ("vocab", "embed"),
+        "model.embed_tokens.weight",
+        init="embedding",
+    )
     table = [
-        Weight(
-            ("embed", "embedding"),
-            (c.vocab_size, d),
-            ("vocab", "embed"),
-            "model.embed_tokens.weight",
-            init="embedding",
-        ),
-        Weight(
-            ("layers", "attn_norm", "scale"),
-            (d,),
-            (None,),
-            block + "input_layernorm.weight",
-            init="ones",
-        ),
-        dense(("attn", "q"), (d, h, e), ("embed", "heads", None), attn + "q_proj"),
-        dense(("attn", "k"), (d, k, e), ("embed", "kv_heads", None), attn + "k_proj"),
-        dense(("attn", "v"), (d, k, e), ("embed", "kv_heads", None), attn + "v_proj"),
-        dense(("attn", "o"), (h, e, d), ("heads", None, "embed"), attn + "o_proj", inputs=2),
-        Weight(
-            ("layers", "mlp_norm", "scale"),
-            (d,),
-            (None,),
-            block + "post_attention_layernorm.weight",
-            init="ones",
-        ),
-        dense(("mlp", "gate"), (d, f), ("embed", "mlp"), mlp + "gate_proj"),
-        dense(("mlp", "up"), (d, f), ("embed", "mlp"), mlp + "up_proj"),
-        dense(("mlp", "down"), (f, d), ("mlp", "embed"), mlp + "down_proj"),
-        Weight(("final_norm", "scale"), (d,), (None,), "model.norm.weight", init="ones"),
+        embedding,
+        _norm(("layers", "attn_norm"), d, block + "input_layernorm"),
+        _projection(("attn", "q"), (d, h, e), ("embed", "heads", None), attn + "q_proj"),
+        _projection(("attn", "k"), (d, k, e), ("embed", "kv_heads", None), attn + "k_proj"),
+        _projection(("attn", "v"), (d, k, e), ("embed", "kv_heads", None), attn + "v_proj"),
+        _projection(("attn", "o"), (h, e, d), ("heads", None, "embed"), attn + "o_proj", inputs=2),
+        _norm(("layers", "mlp_norm"), d, block + "post_attention_layernorm"),
+        _projection(("mlp", "gate"), (d, f), ("embed", "mlp"), mlp + "gate_proj"),
+        _projection(("mlp", "up"), (d, f), ("embed", "mlp"), mlp + "up_proj"),
+        _projection(("mlp", "down"), (f, d), ("mlp", "embed"), mlp + "down_proj"),
+        _norm(("final_norm",), d, "model.norm"),
     ]
     if c.attention_bias:
-        for name, heads, axis in (("q", h, "heads"), ("k", k, "kv_heads"), ("v", k, "kv_heads")):
-            table.append(
-                Weight(
-                    ("layers", "attn", name, "bias"),
-                    (heads, e),
-                    (axis, None),
-                    f"{attn}{name}_proj.bias",
-                    init="zeros",
-                )
-            )
+        table += [
+            _bias("q", (h, e), "heads", attn),
+            _bias("k", (k, e), "kv_heads", attn),
+            _bias("v", (k, e), "kv_heads", attn),
+        ]
     if c.qk_norm:
-        for name in ("q", "k"):
-            table.append(
-                Weight(
-                    ("layers", "attn", f"{name}_norm", "scale"),
-                    (e,),
-                    (None,),
-                    f"{attn}{name}_norm.weight",
-                    init="ones",
-                )
-            )
+        table += [
+            _norm(("layers", "attn", "q_norm"), e, attn + "q_norm"),
+            _norm(("layers", "attn", "k_norm"), e, attn + "k_norm"),
+        ]
     if not c.tie_embeddings:
+        axes = ("embed", "vocab")
         table.append(
-            Weight(
-                ("head", "kernel"),
-                (d, c.vocab_size),
-                ("embed", "vocab"),
-                "lm_head.weight",
-                linear=True,
-            )
+            Weight(("head", "kernel"), (d, c.vocab_size), axes, "lm_head.weight", linear=True)
         )
     return tuple(table)
 
 
-def tree_from(table: tuple[Weight, ...], leaf) -> Params:
+def _norm(path: tuple[str, ...], size: int, hf: str) -> Weight:
+    """The scale of an RMSNorm."""
+    return Weight((*path, "scale"), (size,), (None,), f"{hf}.weight", init="ones")
+
+
+def _projection(
+    path: tuple[str, ...],
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    hf: str,
+    inputs: int = 1,
+) -> Weight:
+    """The kernel of a projection of every layer."""
+    kernel = ("layers", *path, "kernel")
+    return Weight(kernel, shape, axes, f"{hf}.weight", inputs=inputs, linear=True)
+
+
+def _bias(name: str, shape: tuple[int, ...], heads: str, hf: str) -> Weight:
+    """The bias of the projection q, k or v of every layer."""
+    path = ("layers", "attn", name, "bias")
+    return Weight(path, shape, (heads, None), f"{hf}{name}_proj.bias", init="zeros")
+
+
+def tree_from(table: tuple[Weight, ...], leaf: Callable[[Weight], Any]) -> Params:
     """The nested dict whose leaf at `w.path` is `leaf(w)`."""
     tree: Params = {}
     for w in table:
@@ -166,14 +156,14 @@ def tree_from(table: tuple[Weight, ...], leaf) -> Params:
 
 
 def leaf_of(params: Params, w: Weight) -> Any:
-    """The leaf of `params` that `w` declares."""
+    """The leaf of the tree `params` that `w` declares."""
     for name in w.path:
         params = params[name]
     return params
 
 
 def abstract_params(config: ModelConfig) -> Params:
-    """Shapes and dtypes only: what an ahead-of-time compile or a restore needs."""
+    """The parameters' shapes and dtypes alone, for a compile ahead of time or a restore."""
     return tree_from(
         weight_table(config),
         lambda w: jax.ShapeDtypeStruct(w.full_shape(config), jnp.dtype(config.param_dtype)),
@@ -181,16 +171,18 @@ def abstract_params(config: ModelConfig) -> Params:
 
 
 def init_params(config: ModelConfig, seed: int, shardings: Params | None = None) -> Params:
-    """Random weights (see `init_from_key`), made where `shardings` wants them: no device ever holds
-    more than its part.
+    """Random weights as of `init_from_key`, made where `shardings` wants them.
+
+    No device ever holds more than its part.
     """
     return jax.jit(partial(init_from_key, config), out_shardings=shardings)(jax.random.key(seed))
 
 
 @partial(jax.jit, static_argnames=("config",))
 def init_from_key(config: ModelConfig, key: jax.Array) -> Params:
-    """Random weights: projections N(0, 1/inputs) with the two that write to the residual stream
-    scaled by 1/sqrt(2L).
+    """Random weights: projections N(0, 1/inputs), the embedding N(0, 0.02²).
+
+    The two projections that write to the residual stream are scaled by 1/sqrt(2L), L layers.
     """
     table = weight_table(config)
     keys = dict(zip([w.path for w in table], jax.random.split(key, len(table)), strict=True))
@@ -209,16 +201,15 @@ def init_from_key(config: ModelConfig, key: jax.Array) -> Params:
 
 
 def count_params(config: ModelConfig) -> dict[str, int]:
-    """{"total": every weight, "matmul": N of the FLOPs formulas}.
+    """Numbers of parameters: {"total": of all weights, "matmul": N of the formulas of FLOPs}.
 
     N counts the matrices a token is multiplied with, the output head included (also when it is the
     tied embedding table), and leaves out the embedding look-up, norms and biases.
     """
-    total = sum(math.prod(w.full_shape(config)) for w in weight_table(config))
-    matmul = sum(
-        math.prod(w.full_shape(config)) for w in weight_table(config) if w.linear and w.stacked
-    )
-    return {"total": total, "matmul": matmul + config.vocab_size * config.hidden_size}
+    table = weight_table(config)
+    total = sum(math.prod(w.full_shape(config)) for w in table)
+    of_layers = sum(math.prod(w.full_shape(config)) for w in table if w.linear and w.stacked)
+    return {"total": total, "matmul": of_layers + config.vocab_size * config.hidden_size}
 
 
 def flop_costs(config: ModelConfig) -> Costs:
@@ -233,17 +224,18 @@ def flop_costs(config: ModelConfig) -> Costs:
 
 
 def params_fingerprint(params: Params) -> str:
-    """16 hex digits that identify the weights as float32: two sums modulo 2^32 of every leaf's
-    bits, mixed with their positions.
+    """16 hex digits that identify the weights as float32.
 
-    Reductions, so that a sharded model is not gathered, and of integers, so that every mesh gives
-    the same; enough to tell checkpoints apart, not to detect tampering.
+    A hash of two sums modulo 2^32 of every leaf's bits, mixed with their positions: reductions, so
+    that a sharded model is not gathered, and of integers, so that every mesh gives the same. Enough
+    to tell checkpoints apart, not to detect tampering.
     """
     return hashlib.sha256(str(jax.tree.map(int, _sums(params))).encode()).hexdigest()[:16]
 
 
 @jax.jit
 def _sums(tree: Params) -> list[list[jax.Array]]:
+    """Two uint32 sums of every leaf."""
     return [
         [_mixed(leaf, multiplier).sum() for multiplier in (0x85EBCA6B, 0xC2B2AE35)]
         for leaf in jax.tree.leaves(tree)
@@ -251,14 +243,10 @@ def _sums(tree: Params) -> list[list[jax.Array]]:
 
 
 def _mixed(leaf: jax.Array, multiplier: int) -> jax.Array:
-    """uint32 like `leaf`: a hash of each entry's bits and place.
-
-    The multipliers are those of MurmurHash3's finaliser.
-    """
+    """uint32 like `leaf`: a hash of each entry's bits and place (MurmurHash3's finaliser)."""
     place = jnp.zeros(leaf.shape, jnp.uint32)
     for axis, size in enumerate(leaf.shape):
         place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-    mixed = (
-        jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32) ^ place
-    ) * jnp.uint32(multiplier)
+    bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32)
+    mixed = (bits ^ place) * jnp.uint32(multiplier)
     return (mixed ^ (mixed >> 16)) * jnp.uint32(multiplier)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +16,28 @@ import numpy as np
 from prefixrl_jax.corpus.traces import Trace
 from prefixrl_jax.runtime.files import write_text
 from prefixrl_jax.sampling.noise import words
+from prefixrl_jax.tasks.prompt import Prompt
 from prefixrl_jax.tasks.task import Problem, Task
-from prefixrl_jax.training.rollout import Prompt
 
 MAX_REDRAWS = 10
+CONTENTS = ("own", "unrelated", "wrong")
+PLACES = ("assistant", "user")
+
+# (problem id, token ids to cut prefixes of that problem from)
+Source = tuple[str, list[int]]
 
 
 def fraction_cut(length: int, fraction: float) -> int:
-    """Tokens in the first `fraction` of a trace of `length` tokens: floor(fraction · length)."""
+    """Return how many tokens the first `fraction` of a trace has: floor(fraction · length)."""
     return int(np.floor(fraction * length + 1e-9))  # 0.6 * 35 is 20.999...
 
 
 def cut_before(
     task: Task, problem: Problem, trace: Sequence[int], fraction: float
 ) -> tuple[int, ...]:
-    """The longest prefix of at most this fraction of a trace that does not give the answer away;
-    may be empty.
+    """Return the longest prefix of at most this fraction that does not give the answer away.
+
+    It may be empty.
     """
     length = fraction_cut(len(trace), fraction)
     while length and task.leaks(problem, trace[:length]):
@@ -39,48 +45,31 @@ def cut_before(
     return tuple(trace[:length])
 
 
-@dataclasses.dataclass(frozen=True)
-class Cuts:
-    """All frozen prefixes, and what the leak guard did: cuts drawn again, and cuts given up."""
-
-    prompts: list[Prompt]
-    redrawn: int
-    dropped: int
-
-
-CONTENTS = ("own", "unrelated", "wrong")
-PLACES = ("assistant", "user")
-
-
 def sources(
-    traces: Sequence[Trace], content: str, wrong: dict[str, list[int]], seed: int
-) -> list[tuple[str, list[int]]]:
-    """(problem id, token ids to cut) of every trace, by what prefixes are to hold.
+    traces: Sequence[Trace], content: str, wrong: Mapping[str, list[int]], seed: int
+) -> list[Source]:
+    """Return what to cut for every trace, by what prefixes are to hold (`prefix.content`).
 
-    own: the problem's trace. unrelated: the trace of another problem, each of one other (paper's
-    control). wrong: a wrong response to the problem (wrong: token ids by problem id); problems
-    without one are left out. Raises ValueError when there is nothing to cut.
+    Args:
+        traces: one a problem.
+        content: "own": the problem's trace. "unrelated": the trace of one other problem (the
+            paper's control). "wrong": a wrong response to the problem; problems without one are
+            left out.
+        wrong: token ids of a wrong response by problem id.
+        seed: of the assignment of unrelated traces.
+
+    Raises:
+        ValueError: unknown content, or nothing to cut.
     """
-    if content not in CONTENTS:
-        raise ValueError(f"prefix.content={content!r}: one of {', '.join(CONTENTS)}")
-    if content == "wrong":
-        pairs = [(t.problem_id, wrong[t.problem_id]) for t in traces if t.problem_id in wrong]
-    elif content == "unrelated":
-        if len(traces) == 1:
-            raise ValueError(
-                "prefix.content='unrelated': there is one trace only, and no other to take prefixes"
-                " from"
-            )
-        # Along one random circle through all: nobody is his own neighbour.
-        order = (
-            np.random.default_rng([seed, *words("unrelated").tolist()])
-            .permutation(len(traces))
-            .tolist()
-        )
-        other = {a: b for a, b in zip(order, [*order[1:], *order[:1]])}
-        pairs = [(t.problem_id, traces[other[i]].token_ids) for i, t in enumerate(traces)]
-    else:
-        pairs = [(t.problem_id, t.token_ids) for t in traces]
+    match content:
+        case "own":
+            pairs = [(t.problem_id, t.token_ids) for t in traces]
+        case "unrelated":
+            pairs = _unrelated(traces, seed)
+        case "wrong":
+            pairs = [(t.problem_id, wrong[t.problem_id]) for t in traces if t.problem_id in wrong]
+        case _:
+            raise ValueError(f"prefix.content={content!r}: one of {', '.join(CONTENTS)}")
     if traces and not pairs:
         raise ValueError(
             f"prefix.content={content!r}: none of the {len(traces)} problems with a trace has a"
@@ -89,71 +78,122 @@ def sources(
     return pairs
 
 
-def draw_cuts(
-    task: Task,
-    problems: dict[str, Problem],
-    pairs: Sequence[tuple[str, list[int]]],
-    count: int,
-    band: tuple[float, float],
-    seed: int,
-    hinted: bool = False,
-    unrelated: bool = False,
-) -> Cuts:
-    """`count` cuts of every trace, given as `sources` gives them, uniform in `band` (fractions of
-    its tokens).
-
-    A cut whose prefix gives the answer away is drawn again, at most MAX_REDRAWS times, then
-    dropped; so is, with `unrelated`, one that could by chance begin an answer to this problem too,
-    and would be no control. A cut depends on (seed, problem id, cut number) alone. Raises
-    ValueError for a band outside (0, 1) or empty.
-    """
-    low, high = band
-    if not 0 < low <= high < 1:
+def _unrelated(traces: Sequence[Trace], seed: int) -> list[Source]:
+    """Give every problem the trace of its neighbour on one random circle through all of them."""
+    if len(traces) == 1:
         raise ValueError(
-            f"prefix.band=({low}, {high}): fractions with 0 < low <= high < 1 are expected"
+            "prefix.content='unrelated': there is one trace only, and no other to take prefixes"
+            " from"
         )
+    rng = np.random.default_rng([seed, *words("unrelated").tolist()])
+    circle = rng.permutation(len(traces)).tolist()
+    neighbour = dict(zip(circle, [*circle[1:], *circle[:1]]))
+    return [(t.problem_id, traces[neighbour[i]].token_ids) for i, t in enumerate(traces)]
+
+
+@dataclasses.dataclass(frozen=True)
+class CutSettings:
+    """How cuts are drawn.
+
+    Attributes:
+        count: cuts a trace.
+        band: (low, high), fractions of a trace's tokens between which a cut is uniform.
+        seed: with problem id and cut number it decides a cut.
+        hinted: whether prefixes go into the user's turn.
+        unrelated: whether the traces are of other problems, so that a prefix that could begin an
+            answer to this one by chance is no control.
+    """
+
+    count: int
+    band: tuple[float, float]
+    seed: int
+    hinted: bool = False
+    unrelated: bool = False
+
+    def __post_init__(self):
+        low, high = self.band
+        if not 0 < low <= high < 1:
+            raise ValueError(
+                f"prefix.band=({low}, {high}): fractions with 0 < low <= high < 1 are expected"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cuts:
+    """All frozen prefixes, and what the guard against leaked answers did.
+
+    Attributes:
+        prompts: problems with their prefixes.
+        redrawn: cuts that were drawn again.
+        dropped: cuts that were given up after MAX_REDRAWS.
+    """
+
+    prompts: list[Prompt]
+    redrawn: int
+    dropped: int
+
+
+def draw_cuts(
+    task: Task, problems: Mapping[str, Problem], pairs: Sequence[Source], settings: CutSettings
+) -> Cuts:
+    """Cut every trace `settings.count` times.
+
+    A cut whose prefix gives the answer away (or is no control, see `CutSettings.unrelated`) is
+    drawn again, at most MAX_REDRAWS times, then dropped.
+    """
     prompts, redrawn, dropped = [], 0, 0
     for problem_id, trace in pairs:
-        problem = problems[problem_id]
-        for cut in range(count):
-            rng = np.random.default_rng([seed, cut, *words(f"prefix {problem.id}").tolist()])
-            for draw in range(1 + MAX_REDRAWS):
-                redrawn += draw > 0
-                fraction = float(rng.uniform(low, high))
-                prefix = tuple(trace[: fraction_cut(len(trace), fraction)])
-                related = unrelated and task.could_begin(problem, prefix)
-                if prefix and not task.leaks(problem, prefix) and not related:
-                    prompts.append(Prompt(problem, prefix, cut, fraction, hinted))
-                    break
-            else:
+        for cut in range(settings.count):
+            prompt, redraws = _draw(task, problems[problem_id], trace, cut, settings)
+            redrawn += redraws
+            if prompt is None:
                 dropped += 1
+            else:
+                prompts.append(prompt)
     return Cuts(prompts, redrawn, dropped)
 
 
+def _draw(
+    task: Task, problem: Problem, trace: list[int], cut: int, settings: CutSettings
+) -> tuple[Prompt | None, int]:
+    """Draw one cut; return it, or None, and how often it was drawn again."""
+    rng = np.random.default_rng([settings.seed, cut, *words(f"prefix {problem.id}").tolist()])
+    for redraws in range(1 + MAX_REDRAWS):
+        fraction = float(rng.uniform(*settings.band))
+        prefix = tuple(trace[: fraction_cut(len(trace), fraction)])
+        related = settings.unrelated and task.could_begin(problem, prefix)
+        if prefix and not task.leaks(problem, prefix) and not related:
+            return Prompt(problem, prefix, cut, fraction, settings.hinted), redraws
+    return None, MAX_REDRAWS
+
+
 def write_cuts(task: Task, cuts: Cuts, path: Path) -> None:
-    """One readable JSON object a prefix, written whole or not at all."""
+    """Write one readable JSON object a prefix; the file appears whole or not at all."""
     rows = [
         {
-            "problem": p.problem.id,
-            "cut": p.cut,
-            "fraction": p.fraction,
-            "hinted": p.hinted,
-            "prompt": task.text(task.render(p.problem)),
-            "prefix": task.text(p.prefix),
-            "token_ids": list(p.prefix),
+            "problem": prompt.problem.id,
+            "cut": prompt.cut,
+            "fraction": prompt.fraction,
+            "hinted": prompt.hinted,
+            "prompt": task.text(task.render(prompt.problem)),
+            "prefix": task.text(prompt.prefix),
+            "token_ids": list(prompt.prefix),
         }
-        for p in cuts.prompts
+        for prompt in cuts.prompts
     ]
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_cuts(problems: dict[str, Problem], path: Path) -> list[Prompt]:
-    """The prefixes of `write_cuts`; raises ValueError for one of a problem that is not there."""
+def read_cuts(problems: Mapping[str, Problem], path: Path) -> list[Prompt]:
+    """Read the prefixes of `write_cuts`.
+
+    Raises ValueError, with file and line, for the prefix of a problem that is not in `problems`.
+    """
     prompts = []
-    for number, line in enumerate(
-        path.read_text(encoding="utf-8").rstrip("\n").split("\n") if path.stat().st_size else [],
-        start=1,
-    ):
+    text = path.read_text(encoding="utf-8").removesuffix("\n")
+    # Not splitlines: a prefix may hold other characters that it takes for the end of a line.
+    lines = text.split("\n") if text else []
+    for number, line in enumerate(lines, start=1):
         row = json.loads(line)
         if row["problem"] not in problems:
             raise ValueError(
@@ -162,11 +202,11 @@ def read_cuts(problems: dict[str, Problem], path: Path) -> list[Prompt]:
             )
         prompts.append(
             Prompt(
-                problems[row["problem"]],
-                tuple(row["token_ids"]),
-                row["cut"],
-                row["fraction"],
-                row.get("hinted", False),
+                problem=problems[row["problem"]],
+                prefix=tuple(row["token_ids"]),
+                cut=row["cut"],
+                fraction=row["fraction"],
+                hinted=row.get("hinted", False),
             )
         )
     return prompts

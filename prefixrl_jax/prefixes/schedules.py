@@ -1,6 +1,13 @@
-"""Which contexts a step trains on: plain problems, and prefixes whose length a schedule decides.
+"""Schedules: how long the prefixes of a step are, by name (`prefix.schedule`).
 
-Whatever a schedule learns from the rollouts is its memory, JSON values that are saved with every
+    band                the paper's: prefixes drawn once and frozen (section 3)
+    reverse             from the end of the trace to its start in equal steps (R3, arXiv 2402.05808)
+    cosine              annealed to none along half a cosine (UFT, arXiv 2505.16984)
+    adaptive            a length per problem that holds success near one half (AdaBack, 2506.18110;
+                        AdaPrefix-GRPO, 2607.07674)
+    shortest_solvable   the shortest prefix with a success (BREAD, 2506.17211; POPE, 2601.18779)
+
+What a schedule learns from rollouts is its memory, JSON values that are saved with every
 checkpoint: the contexts of a step are a pure function of (seed, step, memory).
 """
 
@@ -15,53 +22,55 @@ import numpy as np
 
 from prefixrl_jax.prefixes.cuts import cut_before
 from prefixrl_jax.sampling.noise import words
+from prefixrl_jax.tasks.prompt import Prompt
 from prefixrl_jax.tasks.task import Problem, Task
-from prefixrl_jax.training.rollout import Prompt
 
-Memory = dict[str, Any]
+Memory = dict[str, Any]  # by problem id
 
 
 class Schedule(Protocol):
-    """Prefixed contexts, step by step."""
+    """Draws prefixed contexts, step by step."""
 
     def __len__(self) -> int:
-        """How many there are to draw from; 0: none at all."""
+        """Return how many traces or prefixes there are to draw from; 0: none at all."""
 
     def draw(self, step: int, attempt: int, count: int, memory: Memory) -> list[Prompt]:
-        """`count` contexts; attempt > 0 asks for others of the same step.
+        """Return `count` contexts of a step; fewer when no problem needs a prefix any more.
 
-        Fewer when no problem needs a prefix any more.
+        attempt > 0 asks for other contexts of the same step.
         """
 
     def learn(self, problem: str, fraction: float, success: float, memory: Memory) -> None:
-        """Takes in the mean reward of one group: of a prefix of so much of the trace, 0 for the
-        plain problem.
+        """Take in the mean reward of a group; `memory` is changed in place.
+
+        fraction: share of the trace that was given, 0 for the plain problem.
         """
 
 
 def walk(seed: int, name: str, size: int, start: int, count: int) -> list[int]:
-    """Places `start` to `start + count` of an endless walk through range(size), shuffled anew every
-    epoch.
+    """Return places `start` to `start + count` of an endless walk through range(size).
+
+    Every epoch is a new shuffle, a function of (seed, name, epoch) alone.
     """
+    if not count:
+        return []
 
     def order(epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch, *words(name).tolist()]).permutation(size)
 
-    epochs = (
-        {epoch: order(epoch) for epoch in range(start // size, (start + count - 1) // size + 1)}
-        if count
-        else {}
-    )
+    last = (start + count - 1) // size
+    epochs = {epoch: order(epoch) for epoch in range(start // size, last + 1)}
     return [int(epochs[place // size][place % size]) for place in range(start, start + count)]
 
 
-def _stream(name: str, attempt: int) -> str:
+def attempt_name(name: str, attempt: int) -> str:
+    """Return the name of a walk; each attempt at a step has one of its own."""
     return f"{name} again {attempt}" if attempt else name
 
 
 @dataclasses.dataclass(frozen=True)
 class Band:
-    """The paper's: prefixes drawn once and frozen."""
+    """The paper's schedule: prefixes drawn once, uniform in a band, and frozen."""
 
     prompts: Sequence[Prompt]
     seed: int
@@ -70,26 +79,33 @@ class Band:
         return len(self.prompts)
 
     def draw(self, step: int, attempt: int, count: int, memory: Memory) -> list[Prompt]:
-        """The next ones of the walk."""
-        return [
-            self.prompts[i]
-            for i in walk(self.seed, _stream("prefixed", attempt), len(self), step * count, count)
-        ]
+        """Return the next prefixes of a walk through all of them."""
+        name = attempt_name("prefixed", attempt)
+        places = walk(self.seed, name, len(self), step * count, count)
+        return [self.prompts[i] for i in places]
 
     def learn(self, problem: str, fraction: float, success: float, memory: Memory) -> None:
-        """Nothing."""
+        """Ignore the group: these prefixes do not change."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Traces:
-    """Traces to cut anywhere: (problem, token ids) pairs, and how a prefix is put in front."""
+class TraceCutter:
+    """Cuts traces anywhere.
+
+    Attributes:
+        task: guards against prefixes that give the answer away.
+        pairs: (problem, token ids of its trace).
+        hinted: whether prefixes go into the user's turn.
+    """
 
     task: Task
     pairs: Sequence[tuple[Problem, Sequence[int]]]
     hinted: bool = False
 
     def prompt(self, i: int, fraction: float) -> Prompt:
-        """The context with at most this fraction of trace i; a cut is known by its length."""
+        """Return the context with at most this fraction of trace i; its cut number is its
+        length.
+        """
         problem, trace = self.pairs[i]
         prefix = cut_before(self.task, problem, trace, fraction)
         return Prompt(problem, prefix, len(prefix), fraction if prefix else 0.0, self.hinted)
@@ -97,11 +113,16 @@ class Traces:
 
 @dataclasses.dataclass(frozen=True)
 class Annealed:
-    """One fraction for all problems, which falls with the step; each prefix is uniform in (spread ·
-    fraction, fraction].
+    """One fraction for all problems, which falls with the step.
+
+    Attributes:
+        traces: to cut.
+        fraction: of a step, the largest one.
+        seed: of the order and of the lengths.
+        spread: each prefix is uniform in (spread · fraction, fraction].
     """
 
-    traces: Traces
+    traces: TraceCutter
     fraction: Callable[[int], float]
     seed: int
     spread: float = 1.0
@@ -110,101 +131,100 @@ class Annealed:
         return len(self.traces.pairs)
 
     def draw(self, step: int, attempt: int, count: int, memory: Memory) -> list[Prompt]:
-        """The next traces of the walk, cut as the step says."""
-        places = walk(self.seed, _stream("prefixed", attempt), len(self), step * count, count)
+        """Return the next traces of a walk, cut as the step says; those cut to nothing are left
+        out.
+        """
+        name = attempt_name("prefixed", attempt)
+        places = walk(self.seed, name, len(self), step * count, count)
         rng = np.random.default_rng([self.seed, step, attempt, *words("fractions").tolist()])
-        drawn = [
-            self.traces.prompt(i, self.fraction(step) * f)
-            for i, f in zip(places, rng.uniform(self.spread, 1.0, count))
-        ]
-        # plain problems take the places of the others
-        return [prompt for prompt in drawn if prompt.prefix]
+        scales = rng.uniform(self.spread, 1.0, count)
+        largest = self.fraction(step)
+        prompts = [self.traces.prompt(i, largest * scale) for i, scale in zip(places, scales)]
+        return [prompt for prompt in prompts if prompt.prefix]
 
     def learn(self, problem: str, fraction: float, success: float, memory: Memory) -> None:
-        """Nothing."""
+        """Ignore the group: the fraction depends on the step alone."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Adaptive:
-    """A fraction per problem, moved after every group to hold success near one half (as AdaBack and
-    AdaPrefix-GRPO do).
+    """A fraction per problem, moved after every group to hold success near one half.
 
-    A problem whose plain form is solved half of the time has no more need of a prefix and is
-    dropped.
+    A problem whose plain form is solved half of the time needs no prefix any more: it is dropped,
+    and its memory is None. Otherwise the memory is the fraction.
+
+    Attributes:
+        traces: to cut.
+        start: the first fraction, and the largest.
+        seed: of the order.
+        gain: success 0 lengthens, success 1 shortens the fraction by half of this.
     """
 
-    traces: Traces
-    start: float  # the first fraction, and the largest
+    traces: TraceCutter
+    start: float
     seed: int
-    gain: float = 0.4  # how far success 0 or 1 moves the fraction, twice over
+    gain: float = 0.4
 
     def __len__(self) -> int:
         return len(self.traces.pairs)
 
     def draw(self, step: int, attempt: int, count: int, memory: Memory) -> list[Prompt]:
-        """Traces still in need, in an order of the step's own, repeated when there are fewer than
-        `count`.
-        """
-        open_ = [
+        """Return traces still needed, shuffled for this step, repeated if fewer than `count`."""
+        needed = [
             i
             for i, (problem, _) in enumerate(self.traces.pairs)
             if memory.get(problem.id, self.start) is not None
         ]
-        if not open_:
+        if not needed:
             return []
-        order = np.random.default_rng(
-            [self.seed, step, attempt, *words("prefixed").tolist()]
-        ).permutation(len(open_))
-        chosen = [open_[order[k % len(order)]] for k in range(count)]
+        rng = np.random.default_rng([self.seed, step, attempt, *words("prefixed").tolist()])
+        order = rng.permutation(len(needed))
+        chosen = [needed[order[k % len(order)]] for k in range(count)]
         return [self.traces.prompt(i, self._fraction(i, memory)) for i in chosen]
 
     def _fraction(self, i: int, memory: Memory) -> float:
         problem, trace = self.traces.pairs[i]
-        # one token at least: the plain problem comes besides
+        # One token at least: the plain problem is in the batch besides.
         return max(self.propose(problem.id, memory), 1 / len(trace))
 
     def propose(self, problem: str, memory: Memory) -> float:
-        """The fraction to give now."""
+        """Return the fraction to give next."""
         return float(memory.get(problem, self.start))
 
     def learn(self, problem: str, fraction: float, success: float, memory: Memory) -> None:
-        """Shorter after success above one half, longer below; dropped once that holds without a
-        prefix.
-        """
+        """Shorten the prefix after success above one half, lengthen it below."""
         if memory.get(problem, self.start) is None:
             return
         if not fraction:
             if success >= 0.5:
                 memory[problem] = None
             return
-        memory[problem] = min(
-            max(self.propose(problem, memory) + self.gain * (0.5 - success), 0.0), self.start
-        )
+        moved = self.propose(problem, memory) + self.gain * (0.5 - success)
+        memory[problem] = min(max(moved, 0.0), self.start)
 
 
 @dataclasses.dataclass(frozen=True)
 class ShortestSolvable(Adaptive):
-    """The shortest prefix with a success, searched by halving an interval as training goes (after
-    BREAD and POPE).
+    """The shortest prefix with a success, searched by halving an interval as training goes.
 
-    memory: [low, high] per problem, fractions without and with a success in their group. Once they
-    are close the prefix stays, until its group is all right: then the interval opens again below
-    it, twice as wide.
+    The memory of a problem is [low, high]: fractions without and with a success in their group.
+    Once they are close the prefix stays, until its group is all right: then the interval opens
+    again below it, twice as wide.
     """
 
     precision: float = 0.05
 
     def propose(self, problem: str, memory: Memory) -> float:
-        """The middle of the interval, or its upper end once it is narrow."""
+        """Return the middle of the interval, or its upper end once it is narrow."""
         low, high = memory.get(problem, (0.0, 2 * self.start))
         return high if high - low <= self.precision else min((low + high) / 2, self.start)
 
     def learn(self, problem: str, fraction: float, success: float, memory: Memory) -> None:
-        """Takes the half in which the shortest solvable prefix lies."""
-        known = memory.get(problem, (0.0, 2 * self.start))
-        if known is None:
+        """Keep the half of the interval in which the shortest solvable prefix lies."""
+        interval = memory.get(problem, (0.0, 2 * self.start))
+        if interval is None:
             return
-        low, high = known
+        low, high = interval
         if not fraction:
             if success >= 0.5:
                 memory[problem] = None
@@ -214,112 +234,54 @@ class ShortestSolvable(Adaptive):
             memory[problem] = [low, fraction]
         elif fraction < high:
             memory[problem] = [fraction, high]
-        else:  # what was solvable is so no more
+        else:  # a length that was solvable is so no more
             memory[problem] = [min(fraction, self.start - self.precision), self.start]
 
 
 SCHEDULES = ("band", "reverse", "cosine", "adaptive", "shortest_solvable")
 
 
-def make_schedule(
-    kind: str, frozen: Sequence[Prompt], traces: Traces, high: float, steps: int, seed: int
-) -> Schedule:
-    """A schedule by name.
-
-    band: the frozen prefixes (paper, section 3). reverse: from the end of the trace to its start in
-    equal steps (R3, arXiv 2402.05808). cosine: annealed to none along half a cosine, lengths
-    uniform below it (UFT, arXiv 2505.16984). adaptive,
-    shortest_solvable: see the classes. high: the largest fraction; steps: until an annealed prefix
-    is gone. Raises ValueError for another name.
-    """
-    half_cosine = lambda step: high * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))  # noqa: E731
-    makers: dict[str, Callable[[], Schedule]] = {
-        "band": lambda: Band(frozen, seed),
-        "reverse": lambda: Annealed(traces, lambda step: high * max(1 - step / steps, 0.0), seed),
-        "cosine": lambda: Annealed(traces, half_cosine, seed, spread=0.0),
-        "adaptive": lambda: Adaptive(traces, high, seed),
-        "shortest_solvable": lambda: ShortestSolvable(traces, high, seed),
-    }
-    if kind not in makers:
-        raise ValueError(f"prefix.schedule={kind!r}: one of {', '.join(SCHEDULES)}")
-    return makers[kind]()
-
-
 @dataclasses.dataclass(frozen=True)
-class ContextStream:
-    """The contexts of every step.
+class ScheduleSettings:
+    """Settings of all schedules.
 
-    A share `prefixed_share` of every batch (0.75 is the paper's 3:1) comes from the schedule and
-    the rest from the plain problems, which also take the places of prefixes that nobody needs any
-    more.
+    Attributes:
+        kind: one of SCHEDULES.
+        high: the largest fraction of a trace.
+        steps: of training, until an annealed prefix is gone.
+        seed: of training.
     """
 
-    prefixed: Schedule
-    plain: Sequence[Prompt]
-    prefixed_share: float
-    batch: int
+    kind: str
+    high: float
+    steps: int
     seed: int
 
     def __post_init__(self):
-        if not 0 <= self.prefixed_share <= 1:
-            raise ValueError(
-                f"prefix.share={self.prefixed_share}: a fraction from 0 (plain RL) to 1 is expected"
-            )
-        if self.per_step[0] and not len(self.prefixed):
-            raise ValueError(
-                "no prefix to train on: the corpus has no trace (raise collect.cap, or choose"
-                " easier problems)"
-            )
-        if not self.plain:
-            raise ValueError(
-                f"prefix.share={self.prefixed_share} asks for plain problems in every batch, and"
-                " there is none"
-            )
-
-    @property
-    def per_step(self) -> tuple[int, int]:
-        """(prefixed, plain) contexts in a batch, while there are prefixes."""
-        prefixed = round(self.batch * self.prefixed_share)
-        return prefixed, self.batch - prefixed
-
-    def at(self, step: int, memory: Memory, attempt: int = 0) -> list[Prompt]:
-        """The batch of `step` (from 0), prefixed contexts first.
-
-        attempt > 0 gives other ones, for groups drawn again.
-        """
-        wanted, plain = self.per_step
-        drawn = self.prefixed.draw(step, attempt, wanted, memory) if wanted else []
-        drawn += self._plain(_stream("plain", attempt), step * plain, plain)
-        drawn += self._plain(_stream("instead", attempt), step * wanted, self.batch - len(drawn))
-        return numbered(drawn)
-
-    def _plain(self, name: str, start: int, count: int) -> list[Prompt]:
-        return [self.plain[i] for i in walk(self.seed, name, len(self.plain), start, count)]
-
-    def learn(self, groups: Sequence[dict[str, Any]], memory: Memory) -> Memory:
-        """The memory after a step, from the summaries of all its groups ("problem", "fraction",
-        "solved"): those of one problem, plain or prefixed, count as one.
-        """
-        alike: dict[tuple[str, bool], list[dict[str, Any]]] = {}
-        for group in groups:
-            alike.setdefault((group["problem"], group["fraction"] > 0), []).append(group)
-        after = dict(memory)
-        for (problem, _), members in alike.items():
-            fraction, success = (
-                float(np.mean([g[key] for g in members])) for key in ("fraction", "solved")
-            )
-            self.prefixed.learn(problem, fraction, success, after)
-        return after
+        if self.kind not in SCHEDULES:
+            raise ValueError(f"prefix.schedule={self.kind!r}: one of {', '.join(SCHEDULES)}")
 
 
-def numbered(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The same contexts, those that occur again in the batch told apart: equal names would draw
-    equal samples.
-    """
-    seen: dict[str, int] = {}
-    out = []
-    for prompt in prompts:
-        repeat = seen.get(prompt.name, 0)
-        seen[prompt.name] = repeat + 1
-        out.append(dataclasses.replace(prompt, repeat=repeat) if repeat else prompt)
-    return out
+def make_schedule(
+    settings: ScheduleSettings, frozen: Sequence[Prompt], traces: TraceCutter
+) -> Schedule:
+    """Return the schedule: over the frozen prefixes for "band", over the traces for the others."""
+    high, steps, seed = settings.high, settings.steps, settings.seed
+
+    def linear(step: int) -> float:
+        return high * max(1 - step / steps, 0.0)
+
+    def half_cosine(step: int) -> float:
+        return high * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
+
+    match settings.kind:
+        case "band":
+            return Band(frozen, seed)
+        case "reverse":
+            return Annealed(traces, linear, seed)
+        case "cosine":
+            return Annealed(traces, half_cosine, seed, spread=0.0)
+        case "adaptive":
+            return Adaptive(traces, high, seed)
+        case _:
+            return ShortestSolvable(traces, high, seed)

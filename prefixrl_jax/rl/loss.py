@@ -16,24 +16,26 @@ from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.rl.surrogate import KL, LOSSES, OFF_POLICY, LossSettings
 
+Counts = dict[str, jax.Array]  # float32 scalars by name
+
 
 def token_logprobs(
     params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int
 ) -> jax.Array:
-    """Log-probs of the continuation tokens, float32 [P, G, T]. The context is encoded once a
-    group.
+    """Log-probs float32 [P, G, T] of the continuation tokens; contexts are encoded once a group.
+
+    Logits are divided by `temperature` and exist for `chunk` positions of a row at a time.
     """
     return _logprobs_and_states(params, config, group, temperature, chunk)[0]
 
 
 def _logprobs_and_states(
     params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int
-):
-    """Log-probs of the continuation tokens [P, G, T], and the context's hidden states [P, S, d]."""
-    states, kv = transformer.encode(params, config, group.context)
-    hidden = transformer.continue_group(
-        params, config, group.context, kv, row_inputs(group.context, group.tokens)
-    )
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probs [P, G, T] of the continuation tokens, and context states [P, S, d]."""
+    states, context_kv = transformer.encode(params, config, group.context)
+    inputs = row_inputs(group.context, group.tokens)
+    hidden = transformer.continue_group(params, config, group.context, context_kv, inputs)
     return pick_logprobs(params, config, hidden, group.tokens, temperature, chunk), states
 
 
@@ -44,12 +46,17 @@ def pick_logprobs(
     tokens: Array,
     temperature: float,
     chunk: int,
-):
-    """Log-probs float32 [P, G, T] of int32 tokens [P, G, T] by hidden states [P, G, T, d] at the
-    positions before them.
+) -> jax.Array:
+    """Log-probs float32 [P, G, T] of tokens, by the hidden states at the positions before them.
 
     Logits exist for `chunk` positions at a time and are recomputed in the backward pass, so nothing
     of size [P, G, T, V] is ever held.
+
+    Args:
+        hidden: [P, G, T, d], before the final norm.
+        tokens: int32 [P, G, T].
+        temperature: that logits are divided by.
+        chunk: positions of T.
     """
     p, g, t = tokens.shape
     chunk = min(chunk, t)
@@ -60,9 +67,9 @@ def pick_logprobs(
     @jax.checkpoint
     def piece(_, at):
         h = jax.lax.dynamic_slice_in_dim(hidden, at, chunk, axis=2)
-        picked = jax.lax.dynamic_slice_in_dim(tokens, at, chunk, axis=2)
+        targets = jax.lax.dynamic_slice_in_dim(tokens, at, chunk, axis=2)
         logprobs = jax.nn.log_softmax(transformer.logits(params, config, h) / temperature)
-        return None, jnp.take_along_axis(logprobs, picked[..., None], axis=-1)[..., 0]
+        return None, jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
 
     logprobs = jax.lax.scan(piece, None, jnp.arange(0, t + pad, chunk))[1]
     return jnp.moveaxis(logprobs, 0, 2).reshape(p, g, t + pad)[..., :t]
@@ -76,30 +83,36 @@ def informative(advantages: jax.Array) -> jax.Array:
     return (advantages != 0).any(axis=1)  # NaN is not 0: a bad reward is seen, not skipped
 
 
-def denominators(
-    group: Group, advantages: jax.Array, settings: LossSettings
-) -> dict[str, jax.Array]:
-    """Counts over the global batch: "tokens" that carry loss, "sequences" with at least one, "rows"
-    altogether, all of them of informative groups alone under `drop_uniform`.
+def denominators(group: Group, advantages: jax.Array, settings: LossSettings) -> Counts:
+    """What sums over the global batch are divided by; each count is at least 1.
 
-    "trained" counts the sampled tokens of informative groups, over which the metrics of the update
-    are means; "scored" all tokens, over which the metric of the KL divergence is a mean; "prefix"
-    the prefixes' tokens.
+    Args:
+        group: the whole batch.
+        advantages: float32 [P, G].
+        settings: under `drop_uniform` the first three count informative groups alone (DAPO).
+
+    Returns:
+        tokens: that carry loss.
+        sequences: rows with at least one such token.
+        rows: altogether.
+        scored: all tokens; the metric of the KL divergence is a mean over them.
+        trained: sampled tokens of informative groups; the metrics of the update are means over
+            them.
+        prefix: tokens of the prefixes.
     """
     useful = informative(advantages)
     kept = (useful if settings.drop_uniform else jnp.ones_like(useful))[:, None].astype(jnp.float32)
     per_row = group.mask().sum(2)
+    prefix = jnp.float32(0)
+    if group.prefix_lengths is not None:
+        prefix = group.prefix_lengths.sum().astype(jnp.float32)
     counts = {
         "tokens": (per_row * kept).sum(),
         "sequences": ((group.lengths > 0) * kept).sum(),
         "rows": jnp.float32(group.lengths.shape[1]) * kept.sum(),
         "scored": per_row.sum(),
         "trained": (_on_policy(group) * group.mask() * useful[:, None, None]).sum(),
-        "prefix": (
-            jnp.float32(0)
-            if group.prefix_lengths is None
-            else group.prefix_lengths.sum().astype(jnp.float32)
-        ),
+        "prefix": prefix,
     }
     return jax.tree.map(lambda n: jnp.maximum(n, 1), counts)
 
@@ -112,28 +125,42 @@ def _on_policy(group: Group) -> jax.Array:
 
 
 def aggregate(
-    values: jax.Array, mask: jax.Array, total: dict[str, jax.Array], settings: LossSettings
+    values: jax.Array, mask: jax.Array, counts: Counts, settings: LossSettings
 ) -> jax.Array:
-    """Sum of per-token values [P, G, T] over explicit denominators; micro-batches' results add up
-    to the batch's.
+    """The loss of per-token values float32 [P, G, T]; results of micro-batches add up to the whole.
 
-    token_mean: / all tokens. sequence_mean: each row's mean, / rows that have tokens. constant: row
-    sums / (rows · constant_length).
+    By `settings.aggregation`, with `counts` from `denominators` of the whole batch:
+        token_mean: sum over tokens / all tokens.
+        sequence_mean: sum of each row's mean / rows that have tokens.
+        constant: sum over tokens / (rows · constant_length).
     """
     rows = (values * mask).sum(-1)
     if settings.aggregation == "token_mean":
-        return rows.sum() / total["tokens"]
+        return rows.sum() / counts["tokens"]
     if settings.aggregation == "sequence_mean":
-        return (rows / jnp.maximum(mask.sum(-1), 1)).sum() / total["sequences"]
-    return rows.sum() / (total["rows"] * settings.constant_length)
+        return (rows / jnp.maximum(mask.sum(-1), 1)).sum() / counts["sequences"]
+    return rows.sum() / (counts["rows"] * settings.constant_length)
 
 
 def group_loss(
-    params, config: ModelConfig, group: Group, advantages: jax.Array, total, settings: LossSettings
-):
-    """The loss of (a micro-batch of) groups, and sums for the metrics.
+    params: Params,
+    config: ModelConfig,
+    group: Group,
+    advantages: jax.Array,
+    counts: Counts,
+    settings: LossSettings,
+) -> tuple[jax.Array, tuple[Counts, Counts]]:
+    """The loss of (a micro-batch of) groups, and its part of the metrics.
 
-    advantages: float32 [P, G]. total: `denominators` of the whole batch.
+    Args:
+        group: P groups.
+        advantages: float32 [P, G].
+        counts: `denominators` of the whole batch.
+        settings: which loss.
+
+    Returns:
+        The loss, float32 []; metrics to be added up over micro-batches, and metrics of which the
+        largest is wanted.
     """
     mask = group.mask()
     logprobs, states = _logprobs_and_states(
@@ -141,57 +168,67 @@ def group_loss(
     )
     # a padded row's -inf must not become NaN through 0 * inf
     logprobs = jnp.where(mask > 0, logprobs, 0.0)
-    values, means = _surrogate(logprobs, group, advantages[..., None], mask, settings), {}
+    values = _surrogate(logprobs, group, advantages[..., None], mask, settings)
+    metrics = {}
     if settings.kl_coef:  # a term of every token, averaged as the loss is (GRPO, equation 3)
         kl = KL[settings.kl_estimator](logprobs, group.reference)
-        # as the denominators count
+        # of the same groups as the denominators count
         kept = informative(advantages)[:, None, None] if settings.drop_uniform else 1.0
         values += settings.kl_coef * kl * kept
-        means["kl"] = jax.lax.stop_gradient((kl * mask).sum() / total["scored"])
-    loss = aggregate(values, mask, total, settings)
+        metrics["kl"] = jax.lax.stop_gradient((kl * mask).sum() / counts["scored"])
+    loss = aggregate(values, mask, counts, settings)
     if settings.prefix_coef:
-        nll = _prefix_nll(params, config, group, states, settings) / total["prefix"]
-        loss, means["prefix/nll"] = loss + settings.prefix_coef * nll, jax.lax.stop_gradient(nll)
+        nll = _prefix_nll(params, config, group, states, settings.logprob_chunk) / counts["prefix"]
+        loss += settings.prefix_coef * nll
+        metrics["prefix/nll"] = jax.lax.stop_gradient(nll)
+
     trained = mask * informative(advantages)[:, None, None] * _on_policy(group)
     gap = jax.lax.stop_gradient(jnp.abs(logprobs - group.logprobs) * trained)
     ratio = jax.lax.stop_gradient(jnp.exp(logprobs - group.logprobs))
-    means |= {
-        "sampler_trainer/logp_diff_mean": gap.sum() / total["trained"],
-        "clip_ratio/low": ((ratio < 1 - settings.clip_low) * trained).sum() / total["trained"],
-        "clip_ratio/high": ((ratio > 1 + settings.clip_high) * trained).sum() / total["trained"],
+    metrics |= {
+        "sampler_trainer/logp_diff_mean": gap.sum() / counts["trained"],
+        "clip_ratio/low": ((ratio < 1 - settings.clip_low) * trained).sum() / counts["trained"],
+        "clip_ratio/high": ((ratio > 1 + settings.clip_high) * trained).sum() / counts["trained"],
     }
-    return loss, (means, {"sampler_trainer/logp_diff_max": gap.max()})
+    return loss, (metrics, {"sampler_trainer/logp_diff_max": gap.max()})
 
 
-def _surrogate(logprobs, group: Group, advantages, mask, settings: LossSettings) -> jax.Array:
-    """Per-token values [P, G, T]: the policy gradient's, and on rows that are traces their own."""
+def _surrogate(
+    logprobs: jax.Array,
+    group: Group,
+    advantages: jax.Array,
+    mask: jax.Array,
+    settings: LossSettings,
+) -> jax.Array:
+    """Per-token values float32 [P, G, T]: policy gradient on sampled rows, OFF_POLICY on traces.
+
+    advantages: float32 [P, G, 1].
+    """
     on_policy, off_policy = LOSSES[settings.kind], OFF_POLICY[settings.off_policy]
     if group.off_policy is None or off_policy is None:
         return on_policy(logprobs, group.logprobs, advantages, mask, settings)
-    off = group.off_policy[..., None]
+    is_trace = group.off_policy[..., None]
     # A trace's ratio may overflow, and an infinity that is not selected would still make the
-    # gradient NaN.
-    behaviour = jnp.where(off, jax.lax.stop_gradient(logprobs), group.logprobs)
+    # gradient NaN; so the on-policy branch sees a ratio of 1 there.
+    behaviour = jnp.where(is_trace, jax.lax.stop_gradient(logprobs), group.logprobs)
     return jnp.where(
-        off,
+        is_trace,
         off_policy(logprobs, group.logprobs, advantages, settings),
         on_policy(logprobs, behaviour, advantages, mask, settings),
     )
 
 
 def _prefix_nll(
-    params, config: ModelConfig, group: Group, states: jax.Array, settings: LossSettings
+    params: Params, config: ModelConfig, group: Group, states: jax.Array, chunk: int
 ) -> jax.Array:
-    """Sum of -log pi over the prefixes' tokens, the last ones of each context; at temperature 1, as
-    any likelihood.
+    """Sum of -log pi over the tokens of the prefixes, the last `prefix_lengths` of each context.
+
+    states: [P, S, d] of the context. At temperature 1, as any likelihood.
     """
     tokens = group.context.tokens[:, None, 1:]  # the state at i predicts token i + 1
-    logprobs = pick_logprobs(
-        params, config, states[:, None, :-1], tokens, 1.0, settings.logprob_chunk
-    )[:, 0]
+    logprobs = pick_logprobs(params, config, states[:, None, :-1], tokens, 1.0, chunk)[:, 0]
     ends = group.context.lengths - 1
     assert group.prefix_lengths is not None  # the batch was made for this loss
-    mask = length_mask(ends, tokens.shape[-1]) & ~length_mask(
-        ends - group.prefix_lengths, tokens.shape[-1]
-    )
+    size = tokens.shape[-1]
+    mask = length_mask(ends, size) & ~length_mask(ends - group.prefix_lengths, size)
     return -jnp.where(mask, logprobs, 0.0).sum()

@@ -3,7 +3,7 @@
 The batch is cut into micro-batches of whole groups; gradients are summed in float32 and one AdamW
 update is made. Groups whose rollouts were all right or all wrong have gradient zero, unless the
 loss has a term besides the policy gradient: they come last, and micro-batches of nothing else are
-not computed. If the loss or the gradient is not finite the state comes back unchanged and the
+not computed. If the loss or the gradient is not finite the state comes back unchanged, and the
 metrics say so.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -25,7 +25,8 @@ from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.weights import Params, abstract_params
 from prefixrl_jax.rl.advantage import advantages
-from prefixrl_jax.rl.loss import LossSettings, denominators, group_loss, informative
+from prefixrl_jax.rl.loss import denominators, group_loss, informative
+from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.runtime.mesh import batch_divisor, constrain_batch, replicated
 
 SCHEDULES = ("constant", "linear", "cosine")
@@ -33,16 +34,16 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 @flax.struct.dataclass
 class TrainState:
-    """What an update changes. `step` counts updates."""
+    """What an update changes: arrays, or their shapes, or their shardings."""
 
     params: Params
     opt_state: Any
-    step: Any  # int32 []; like the rest also its shape, or its sharding
+    step: Any  # int32 []: updates so far
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW with a warm-up and an optional decay to a fraction of the peak."""
+    """AdamW with a linear warm-up and an optional decay to a fraction of the peak."""
 
     learning_rate: float = 1e-6
     warmup_steps: int = 0
@@ -56,20 +57,32 @@ class OptimizerSettings:
     max_grad_norm: float = 1.0
 
 
+@dataclasses.dataclass(frozen=True)
+class UpdateSettings:
+    """How a batch of groups becomes one gradient."""
+
+    loss: LossSettings
+    advantage: str = "group_mean"  # one of advantage.KINDS
+    micro_batches: int = 1  # equal parts that the contexts of a batch are cut into
+
+
 def learning_rate(settings: OptimizerSettings) -> optax.Schedule:
-    """The schedule; raises ValueError for an unknown one."""
-    peak, rest = settings.learning_rate, max(settings.total_steps - settings.warmup_steps, 1)
-    after = {
-        "constant": lambda: optax.constant_schedule(peak),
-        "linear": lambda: optax.linear_schedule(peak, peak * settings.final_fraction, rest),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, settings.final_fraction),
-    }
-    if settings.schedule not in after:
-        raise ValueError(f"schedule={settings.schedule!r}: one of {', '.join(after)}")
+    """The learning rate by update; raises ValueError for an unknown schedule."""
+    if settings.schedule not in SCHEDULES:
+        raise ValueError(f"schedule={settings.schedule!r}: one of {', '.join(SCHEDULES)}")
+    peak = settings.learning_rate
+    steps = max(settings.total_steps - settings.warmup_steps, 1)
+    if settings.schedule == "constant":
+        schedule = optax.constant_schedule(peak)
+    elif settings.schedule == "linear":
+        schedule = optax.linear_schedule(peak, peak * settings.final_fraction, steps)
+    else:
+        schedule = optax.cosine_decay_schedule(peak, steps, settings.final_fraction)
     if not settings.warmup_steps:
-        return after[settings.schedule]()
+        return schedule
+    # The first update has a rate too: 1/n of the peak, so that update n has the peak.
     warmup = optax.linear_schedule(peak / settings.warmup_steps, peak, settings.warmup_steps - 1)
-    return optax.join_schedules([warmup, after[settings.schedule]()], [settings.warmup_steps])
+    return optax.join_schedules([warmup, schedule], [settings.warmup_steps])
 
 
 def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
@@ -87,9 +100,7 @@ def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
 
 
 def _init_moments(optimizer: optax.GradientTransformation, params: Params) -> Any:
-    """The optimizer's state in float32, whatever the weights are stored in: gradients are summed in
-    float32 too.
-    """
+    """The optimizer's state in float32 (as gradients are), whatever the weights are stored in."""
     return optimizer.init(
         jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), params)
     )
@@ -130,9 +141,9 @@ def abstract_state(
 def init_state(
     params: Params, config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """A fresh state around `params`, placed on the mesh.
+    """A fresh state with copies of `params`, placed on the mesh.
 
-    The arrays are copies: updates donate them.
+    Copies, since updates donate the state's arrays.
     """
     shards = state_shardings(config, optimizer, mesh)
     make = jax.jit(
@@ -145,94 +156,115 @@ def init_state(
 def make_train_step(
     config: ModelConfig,
     optimizer: optax.GradientTransformation,
-    settings: LossSettings,
-    advantage: str,
-    micro_batches: int,
+    settings: UpdateSettings,
     mesh: Mesh,
 ) -> Callable[[TrainState, Group], tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted update (state, group) -> (state, metrics). The old state's buffers are donated."""
+    """The jitted update (state, group) -> (state, metrics).
 
+    The old state's buffers are donated. Metrics are scalars: those of `loss.group_loss`, and
+    "loss", "grad_norm" before clipping, "finite" (bool) and "groups/computed" (int).
+    """
     blocks = batch_divisor(mesh)
 
     def update(state: TrainState, group: Group):
-        scores = advantages(group.rewards, advantage)
-        total = denominators(group, scores, settings)
-        summed, computed = _accumulate(
-            state.params, config, group, scores, total, settings, micro_batches, blocks
-        )
-        grads, loss, means, maxima = summed
-        norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        scores = advantages(group.rewards, settings.advantage)
+        total, computed = _accumulate(state.params, config, group, scores, settings, blocks)
+        norm = optax.tree.norm(total.grads)
+        finite = jnp.isfinite(total.loss) & jnp.isfinite(norm)
+        changes, opt_state = optimizer.update(total.grads, state.opt_state, state.params)
         new = TrainState(optax.apply_updates(state.params, changes), opt_state, state.step + 1)
         state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         return state, {
-            "loss": loss,
+            "loss": total.loss,
             "grad_norm": norm,
             "finite": finite,
             "groups/computed": computed,
-            **means,
-            **maxima,
+            **total.means,
+            **total.maxima,
         }
 
     shards = state_shardings(config, optimizer, mesh)
     return jax.jit(update, donate_argnums=0, out_shardings=(shards, replicated(mesh)))
 
 
-def _accumulate(params, config, group, scores, total, settings, micro_batches, blocks):
-    """(gradient, loss, means and maxima) summed over micro-batches of whole groups, and the number
-    of groups computed.
+class _Total(NamedTuple):
+    """What micro-batches add up to."""
+
+    grads: Params  # float32
+    loss: jax.Array
+    means: dict[str, jax.Array]  # metrics that are sums over explicit denominators
+    maxima: dict[str, jax.Array]  # metrics of which the largest counts
+
+    def add(self, other: _Total) -> _Total:
+        """The total of both."""
+        grads, loss, means = jax.tree.map(jnp.add, self[:3], other[:3])
+        return _Total(grads, loss, means, jax.tree.map(jnp.maximum, self.maxima, other.maxima))
+
+
+def _accumulate(
+    params: Params,
+    config: ModelConfig,
+    group: Group,
+    scores: jax.Array,
+    settings: UpdateSettings,
+    blocks: int,
+) -> tuple[_Total, int | jax.Array]:
+    """Gradient, loss and metrics of the batch, and the number of groups computed for them.
+
+    Args:
+        scores: float32 [P, G], the advantages.
+        blocks: equal parts that the batch axis is spread over.
     """
+    loss = settings.loss
+    counts = denominators(group, scores, loss)
     grad_of = jax.value_and_grad(group_loss, has_aux=True)
 
-    def one(part, part_scores):
-        (loss, (means, maxima)), grads = grad_of(params, config, part, part_scores, total, settings)
-        return (
-            jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), grads),
-            loss,
-            means,
-            maxima,
-        )
+    def part_total(part: Group, part_scores: jax.Array) -> _Total:
+        (value, (means, maxima)), grads = grad_of(params, config, part, part_scores, counts, loss)
+        grads = jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), grads)
+        return _Total(grads, value, means, maxima)
 
-    if micro_batches == 1:
-        return one(group, scores), scores.shape[0]
+    if settings.micro_batches == 1:
+        return part_total(group, scores), scores.shape[0]
 
-    wanted = informative(scores) | settings.every_group
-    parts, needed = _informative_first((group, scores), wanted, micro_batches, blocks)
+    wanted = informative(scores) | loss.every_group
+    parts, needed = _informative_first((group, scores), wanted, settings.micro_batches, blocks)
 
-    def add(i, carry):
-        grads, loss, means, maxima = one(*jax.tree.map(lambda x: x[i], parts))
-        summed = jax.tree.map(jnp.add, carry[:3], (grads, loss, means))
-        return (*summed, jax.tree.map(jnp.maximum, carry[3], maxima))
+    def add(i, total: _Total) -> _Total:
+        return total.add(part_total(*jax.tree.map(lambda x: x[i], parts)))
 
-    empty = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype),
-        jax.eval_shape(one, *jax.tree.map(lambda x: x[0], parts)),
-    )
-    return jax.lax.fori_loop(0, needed, add, empty), needed * (scores.shape[0] // micro_batches)
+    shapes = jax.eval_shape(part_total, *jax.tree.map(lambda x: x[0], parts))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    computed = needed * (scores.shape[0] // settings.micro_batches)
+    return jax.lax.fori_loop(0, needed, add, zero), computed
 
 
 def _informative_first(
     tree: Any, wanted: jax.Array, micro_batches: int, blocks: int
 ) -> tuple[Any, jax.Array]:
-    """Arrays [P, ...] as micro-batches [M, P/M, ...], groups that are `wanted` (bool [P]) in the
-    first ones.
+    """Arrays [P, ...] as micro-batches [M, P/M, ...], groups that are wanted in the first ones.
 
-    blocks: the number of equal parts the batch axis is spread over. Every micro-batch takes as many
-    groups from every part, and groups are ordered within their part, so nothing moves between
-    devices. Returns also how many micro-batches hold all that is wanted, int32 [].
+    Every micro-batch takes as many groups from every block, and groups are ordered within their
+    block, so nothing moves between devices.
+
+    Args:
+        tree: arrays [P, ...].
+        wanted: bool [P].
+        micro_batches: M.
+        blocks: equal parts that the batch axis is spread over.
+
+    Returns:
+        The micro-batches, and how many of them hold all that is wanted, int32 [].
     """
     per_block = wanted.size // blocks
+    per_part = per_block // micro_batches
     wanted = wanted.reshape(blocks, per_block)
     order = jnp.argsort(~wanted, axis=1, stable=True)
 
     def split(x):
-        by_block = jax.vmap(lambda rows, at: rows[at])(
-            x.reshape(blocks, per_block, *x.shape[1:]), order
-        )
-        parts = by_block.reshape(
-            blocks, micro_batches, per_block // micro_batches, *x.shape[1:]
-        ).swapaxes(0, 1)
+        by_block = x.reshape(blocks, per_block, *x.shape[1:])
+        by_block = jax.vmap(lambda rows, at: rows[at])(by_block, order)
+        parts = by_block.reshape(blocks, micro_batches, per_part, *x.shape[1:]).swapaxes(0, 1)
         return constrain_batch(parts.reshape(micro_batches, -1, *x.shape[1:]), axis=1)
 
-    return jax.tree.map(split, tree), -(-wanted.sum(1).max() // (per_block // micro_batches))
+    return jax.tree.map(split, tree), -(-wanted.sum(1).max() // per_part)

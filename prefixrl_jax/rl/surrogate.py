@@ -1,9 +1,10 @@
-"""What a continuation token adds to the loss: policy-gradient surrogates, their off-policy forms,
-KL estimators; their settings.
+"""What a continuation token adds to the loss: surrogates of the policy gradient, KL estimators.
 
-Every function takes log-probs float32 [P, G, T] of the same tokens under two policies and gives one
-value per token; `mask` (float32, 1 where a token stands) is for those that look at a row as a
-whole. rho is pi(token) / behaviour(token).
+Every function takes log-probs float32 [P, G, T] of the same tokens under two policies and returns
+one value for each token, float32 [P, G, T]. Of these, `logprobs` are under pi, the policy that is
+trained, and `behaviour` under the one that sampled them; rho is pi(token) / behaviour(token). A is
+the advantage, float32 [P, G, 1]. `mask` (float32 [P, G, T], 1 where a token stands) is for those
+that look at a row as a whole.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ stop = jax.lax.stop_gradient
 
 
 def reinforce(logprobs, behaviour, advantages, mask, settings: LossSettings) -> jax.Array:
-    """-A log pi (the paper's objective).
+    """-A log pi, the paper's objective (section 3).
 
-    With `truncate_ratio` c > 0, times min(rho, c) held constant: truncated importance sampling, for
-    a sampler whose arithmetic differs from the trainer's (Yao et al. 2025).
+    With `truncate_ratio` c > 0 it is multiplied by min(rho, c), held constant: truncated importance
+    sampling, for a sampler whose arithmetic differs from the trainer's (Yao et al. 2025).
     """
     values = -advantages * logprobs
     if settings.truncate_ratio:
@@ -35,24 +36,26 @@ def ppo_clip(logprobs, behaviour, advantages, mask, settings: LossSettings) -> j
 
 
 def gspo(logprobs, behaviour, advantages, mask, settings: LossSettings) -> jax.Array:
-    """PPO's clip with one ratio a row, the geometric mean of its tokens' (Zheng et al. 2025,
-    equation 7), at every token.
+    """PPO's clip with one ratio for a whole row (Zheng et al. 2025, equation 7).
+
+    The ratio is the geometric mean of those of the row's tokens; each token gets the row's value.
     """
-    mean = ((logprobs - behaviour) * mask).sum(-1, keepdims=True) / jnp.maximum(
-        mask.sum(-1, keepdims=True), 1
-    )
+    tokens = jnp.maximum(mask.sum(-1, keepdims=True), 1)
+    mean = ((logprobs - behaviour) * mask).sum(-1, keepdims=True) / tokens
     return jnp.broadcast_to(_clipped(jnp.exp(mean), advantages, settings), logprobs.shape)
 
 
 def cispo(logprobs, behaviour, advantages, mask, settings: LossSettings) -> jax.Array:
-    """-clip(rho, 1 - low, 1 + high) A log pi, the clipped ratio held constant (MiniMax-M1 2025,
-    equation 4): no token is lost.
+    """-clip(rho, 1 - low, 1 + high) A log pi, the clipped ratio held constant.
+
+    MiniMax-M1 2025, equation 4. Unlike under PPO's clip, every token keeps a gradient.
     """
     ratio = jnp.clip(jnp.exp(logprobs - behaviour), 1 - settings.clip_low, 1 + settings.clip_high)
     return -stop(ratio) * advantages * logprobs
 
 
 def _clipped(ratio, advantages, settings: LossSettings) -> jax.Array:
+    """-min(ratio A, clip(ratio) A)."""
     clipped = jnp.clip(ratio, 1 - settings.clip_low, 1 + settings.clip_high)
     return -jnp.minimum(ratio * advantages, clipped * advantages)
 
@@ -65,44 +68,47 @@ LOSSES: dict[str, Callable] = {
 }
 
 
+SHAPING = 0.1  # the constant of `shaped`
+
+
 def importance(logprobs, behaviour, advantages, settings: LossSettings) -> jax.Array:
-    """-rho A, the ratio of each token alone rather than that of all tokens before it: biased, of
-    bounded length in variance.
+    """-rho A, with the ratio of the token alone rather than of all tokens up to it.
+
+    Biased, but its variance does not grow with the length of the trace.
     """
     return -jnp.exp(logprobs - behaviour) * advantages
 
 
 def shaped(logprobs, behaviour, advantages, settings: LossSettings) -> jax.Array:
-    """-f(pi) A with f(p) = p / (p + 0.1) (LUFFY, Yan et al. 2025): unlikely tokens of a trace weigh
-    more than under pi A.
+    """-f(pi) A with f(p) = p / (p + 0.1) (LUFFY, Yan et al. 2025).
+
+    Unlikely tokens of a trace weigh more than they would under pi A.
     """
     p = jnp.exp(logprobs)
     return -p / (p + SHAPING) * advantages
 
 
-SHAPING = 0.1
-# How a row that is a trace, not a sample of the policy, enters the loss; "none": there are no such
-# rows.
+# The loss of a row that is a trace, not a sample of the policy; "none": there are no such rows.
 OFF_POLICY: dict[str, Callable | None] = {"none": None, "importance": importance, "shaped": shaped}
 
 
 def k1(logprobs, reference) -> jax.Array:
-    """log pi / ref: unbiased, of high variance.
+    """log(pi / ref): unbiased, of high variance (Schulman 2020).
 
-    Its own gradient is zero on average, so it acts as a reward would: the gradient is (log pi /
-    ref) grad log pi.
+    Its own gradient is zero on average, so it acts as a reward would: the gradient is
+    log(pi / ref) grad log pi.
     """
     gap = logprobs - reference
     return stop(gap) + stop(gap) * (logprobs - stop(logprobs))
 
 
 def k2(logprobs, reference) -> jax.Array:
-    """(log pi / ref)^2 / 2: biased in value, its gradient is that of the KL divergence."""
+    """log(pi / ref)^2 / 2: biased, but its gradient is that of the KL divergence."""
     return jnp.square(logprobs - reference) / 2
 
 
 def k3(logprobs, reference) -> jax.Array:
-    """ref / pi - 1 - log ref / pi: unbiased in value, never negative (Schulman 2020; GRPO's)."""
+    """ref / pi - 1 - log(ref / pi): unbiased, never negative (Schulman 2020; GRPO's)."""
     gap = reference - logprobs
     return jnp.expm1(gap) - gap
 
@@ -113,7 +119,10 @@ AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
 
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
-    """Which loss, and over what it is averaged."""
+    """Which loss, and over what it is averaged.
+
+    Raises ValueError, naming the field of the run's configuration, for a value that will not do.
+    """
 
     kind: str = "reinforce"
     aggregation: str = "token_mean"
@@ -133,34 +142,43 @@ class LossSettings:
     logprob_chunk: int = 64  # positions whose logits exist at a time
 
     def __post_init__(self):
-        if self.kind not in LOSSES:
-            raise ValueError(f"train.loss={self.kind!r}: one of {', '.join(LOSSES)}")
-        if self.aggregation not in AGGREGATIONS:
-            raise ValueError(
-                f"train.aggregation={self.aggregation!r}: one of {', '.join(AGGREGATIONS)}"
-            )
-        if not 0 < self.clip_low <= 1 or self.clip_high <= 0:
-            raise ValueError(
-                f"train.clip_low={self.clip_low}, train.clip_high={self.clip_high}: in (0, 1] and"
-                " positive"
-            )
-        for name, known in (("off_policy", OFF_POLICY), ("kl_estimator", KL)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"train.{name}={getattr(self, name)!r}: one of {', '.join(known)}")
-        for name in ("truncate_ratio", "kl_coef", "prefix_coef"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 0 (off)")
+        self._check_choices()
+        self._check_ranges()
         if self.truncate_ratio and self.kind != "reinforce":
             raise ValueError(
                 f"train.truncate_ratio={self.truncate_ratio} with train.loss={self.kind!r}: the"
                 " other losses weigh and clip the ratio themselves; use reinforce, or 0"
             )
+
+    def _check_choices(self) -> None:
+        """Raises ValueError for a name that is not in its table."""
+        for field, value, choices in (
+            ("loss", self.kind, LOSSES),
+            ("aggregation", self.aggregation, AGGREGATIONS),
+            ("off_policy", self.off_policy, OFF_POLICY),
+            ("kl_estimator", self.kl_estimator, KL),
+        ):
+            if value not in choices:
+                raise ValueError(f"train.{field}={value!r}: one of {', '.join(choices)}")
+
+    def _check_ranges(self) -> None:
+        """Raises ValueError for a number out of its range."""
+        if not 0 < self.clip_low <= 1 or self.clip_high <= 0:
+            raise ValueError(
+                f"train.clip_low={self.clip_low}, train.clip_high={self.clip_high}: in (0, 1] and"
+                " positive"
+            )
+        for name in ("truncate_ratio", "kl_coef", "prefix_coef"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 0 (off)")
         if self.temperature <= 0:
             raise ValueError(
                 f"sampling.temperature={self.temperature}: training needs a positive temperature"
             )
-        if self.logprob_chunk < 1 or self.constant_length < 1:
+        if self.logprob_chunk < 1:
             raise ValueError(f"train.logprob_chunk={self.logprob_chunk}: must be at least 1")
+        if self.constant_length < 1:
+            raise ValueError(f"constant_length={self.constant_length}: must be at least 1")
 
     @property
     def every_group(self) -> bool:

@@ -14,26 +14,34 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = ("data", "fsdp")
+BATCH = ("data", "fsdp")  # what the first axis of a batch is spread over
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """A mesh over all devices; one size may be -1 (whatever is left).
+    """A mesh over all devices.
 
-    Raises ValueError when the sizes do not fit.
+    Args:
+        data, fsdp, tensor: sizes of the axes; one may be -1, for whatever is left.
+        devices: all by default.
+
+    Raises:
+        ValueError: when the sizes do not multiply to the number of devices, or the processes
+            cannot each hold rows of their own.
     """
     devices = list(jax.devices()) if devices is None else list(devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     free = [name for name, n in sizes.items() if n == -1]
-    known = math.prod(n for n in sizes.values() if n != -1)
-    if len(free) > 1 or known < 1 or len(devices) % known or (not free and known != len(devices)):
+    taken = math.prod(n for n in sizes.values() if n != -1)
+    fits = taken >= 1 and len(devices) % taken == 0 and (free or taken == len(devices))
+    if len(free) > 1 or not fits:
         raise ValueError(
             f"mesh.{'x'.join(AXES)}={tuple(sizes.values())} does not fill {len(devices)} device(s):"
             " the sizes must multiply to that number, and at most one may be -1"
         )
     for name in free:
-        sizes[name] = len(devices) // known
-    if (batch := sizes["data"] * sizes["fsdp"]) % (processes := jax.process_count()):
+        sizes[name] = len(devices) // taken
+    batch, processes = sizes["data"] * sizes["fsdp"], jax.process_count()
+    if batch % processes:
         raise ValueError(
             f"mesh.data x mesh.fsdp = {batch}: must be a multiple of the {processes} processes,"
             " each of which holds rows of its own; mesh.tensor cannot reach over several"
@@ -44,18 +52,20 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Arrays whose leading axis is P (contexts), spread over data and fsdp."""
+    """The sharding of arrays [P, ...]: contexts spread over data and fsdp."""
     return NamedSharding(mesh, Spec(BATCH))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same value on every device."""
+    """The sharding of a value that every device has whole."""
     return NamedSharding(mesh, Spec())
 
 
 def constrain_batch(x: jax.Array, axis: int = 0, heads: int | None = None) -> jax.Array:
-    """Keeps the context axis `axis` spread over the batch axes of the mesh in use, and axis `heads`
-    over tensor if it divides.
+    """Keeps an array spread over the mesh in use: `axis` over data and fsdp, `heads` over tensor.
+
+    axis: the axis of contexts or rows. heads: the axis of attention heads, if there is one; it
+    stays whole if tensor does not divide it.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -68,7 +78,7 @@ def constrain_batch(x: jax.Array, axis: int = 0, heads: int | None = None) -> ja
 
 
 def constrain_table(x: jax.Array) -> jax.Array:
-    """Keeps an embedding table [V, d] cut over tensor alone while tokens look things up in it.
+    """Keeps an embedding table [V, d] cut over tensor alone while tokens are looked up in it.
 
     From a table that is also cut over d the partitioner makes activations cut over d, replicates
     them, and cuts them again.
@@ -76,20 +86,17 @@ def constrain_table(x: jax.Array) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    return jax.lax.with_sharding_constraint(
-        x, Spec("tensor" if x.shape[0] % mesh.shape["tensor"] == 0 else None, None)
-    )
+    vocabulary = "tensor" if x.shape[0] % mesh.shape["tensor"] == 0 else None
+    return jax.lax.with_sharding_constraint(x, Spec(vocabulary, None))
 
 
 def batch_divisor(mesh: Mesh) -> int:
-    """What the number of contexts in a batch must be a multiple of."""
+    """The number of equal blocks a batch is spread over: P must be a multiple of it."""
     return math.prod(mesh.shape[a] for a in BATCH)
 
 
 def to_global(mesh: Mesh, tree):
-    """This process's rows (numpy, leading axis local P) as global arrays spread over the batch
-    axes.
-    """
+    """A tree of this process's rows, numpy [P of this process, ...], as global arrays [P, ...]."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
@@ -97,7 +104,7 @@ def to_global(mesh: Mesh, tree):
 
 
 def to_local(x: jax.Array) -> np.ndarray:
-    """The rows of a batch-sharded array that live on this process, in order, without duplicates."""
+    """The rows of a batch-sharded array that this process holds, in order, without duplicates."""
     if x.is_fully_addressable:
         return np.asarray(x)
     shards = {s.index[0].start or 0: s for s in x.addressable_shards}

@@ -1,5 +1,4 @@
-"""What a run tells while it goes: metrics.jsonl, TensorBoard events, a progress line on a terminal,
-plain lines elsewhere.
+"""Metrics of a run on disk: metrics.jsonl and TensorBoard events.
 
 Only process 0 writes. Names are the field's: reward/mean, entropy, grad_norm, flops/total and so
 on.
@@ -12,84 +11,17 @@ import errno
 import json
 import math
 import os
-import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from prefixrl_jax.runtime.files import write_text
 from prefixrl_jax.runtime.processes import primary
-
-
-def human_flops(flops: float) -> str:
-    """1.23 TFLOP and the like."""
-    for scale, unit in ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP")):
-        if flops >= scale:
-            return f"{flops / scale:.3g} {unit}"
-    return f"{flops / 1e6:.3g} MFLOP"
-
-
-def say(message: str) -> None:
-    """One line to the reader, from process 0."""
-    if primary():
-        Console(file=sys.stdout, highlight=False, soft_wrap=True).print(message, markup=False)
-
-
-class Bar:
-    """Progress of one stage: a live bar with ETA on a terminal; elsewhere a plain line per call of
-    `update` with `line=True`.
-    """
-
-    def __init__(self, stage: str, total: int, done: int = 0):
-        self._live = sys.stdout.isatty() and primary()
-        self._stage, self._total, self._start, self._first = stage, total, time.monotonic(), done
-        if self._live:
-            columns = (
-                TextColumn("{task.description:>9}"),
-                BarColumn(24),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("eta"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            self._progress = Progress(*columns)
-            self._task = self._progress.add_task(stage, total=total, completed=done, note="")
-            self._progress.start()
-
-    def update(self, done: int, note: str = "", line: bool = False) -> None:
-        """Shows `done` of the total and a note."""
-        if self._live:
-            self._progress.update(self._task, completed=done, note=note)
-        elif line and primary():
-            pace = (time.monotonic() - self._start) / max(done - self._first, 1)
-            eta = max(self._total - done, 0) * pace
-            print(f"{self._stage} {done}/{self._total} eta {eta:.0f}s {note}", flush=True)
-
-    def close(self) -> None:
-        """Leaves the bar on the screen."""
-        if self._live:
-            self._progress.stop()
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
 
 
 class Metrics:

@@ -1,5 +1,4 @@
-"""Positional noise: which random numbers a token gets depends on what it is, not on where or when
-it is computed.
+"""Positional noise: a token's random numbers depend on what it is, not on where it is computed.
 
 The Gumbel noise of a token is a function of (seed, stage, step, context id, sample id, position)
 alone. So it is the same under any batch order, refill order, mesh or number of hosts, and after any
@@ -16,14 +15,18 @@ import numpy as np
 
 
 def words(name: str) -> np.ndarray:
-    """uint32 [2]: a stable 64-bit hash of a name, so that ids may be any string and file order does
-    not matter.
+    """uint32 [2]: a stable 64-bit hash of a name, so that ids may be any string.
+
+    Unlike a position in a file it does not change when the file's order does.
     """
     return np.frombuffer(hashlib.blake2b(name.encode(), digest_size=8).digest(), "<u4").copy()
 
 
 def stream_key(seed: int, stage: str, step: int = 0) -> jax.Array:
-    """The key of everything one stage samples in one step."""
+    """The PRNG key of everything that one stage samples in one step.
+
+    Raises OverflowError for a negative step.
+    """
     key = jax.random.key(seed)
     for word in (*words(stage), np.uint32(step)):
         key = jax.random.fold_in(key, word)
@@ -31,27 +34,32 @@ def stream_key(seed: int, stage: str, step: int = 0) -> jax.Array:
 
 
 def row_keys(stream: jax.Array, context_words: jax.Array, sample_ids: jax.Array) -> jax.Array:
-    """Keys [P, G] of the samples `sample_ids` (int32 [P, G]) of contexts whose id hashes are uint32
-    [P, 2].
+    """PRNG keys [P, G] of samples.
+
+    Args:
+        stream: from `stream_key`.
+        context_words: uint32 [P, 2], `words` of the contexts' names.
+        sample_ids: int32 [P, G].
     """
 
-    def one(pair, sample):
-        return jax.random.fold_in(
-            jax.random.fold_in(jax.random.fold_in(stream, pair[0]), pair[1]), sample
-        )
+    def one(pair, sample_id):
+        key = jax.random.fold_in(jax.random.fold_in(stream, pair[0]), pair[1])
+        return jax.random.fold_in(key, sample_id)
 
-    return jax.vmap(lambda pair, ids: jax.vmap(lambda i: one(pair, i))(ids))(
-        context_words, sample_ids
-    )
+    by_slot = jax.vmap(one, in_axes=(None, 0))
+    return jax.vmap(by_slot)(context_words, sample_ids)
 
 
 def threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Threefry-2x32 with 20 rounds: the counters (high, low) enciphered under key (uint32 [...,
-    2]), two uint32 words.
+    """Threefry-2x32 with 20 rounds: counters (high, low) enciphered under a key, two uint32 words.
 
     The generator of `jax.random`, written out: there the rounds are a loop on CPU, which no
     compiler fuses with what uses the bits. Source: Salmon et al. 2011, "Parallel random numbers: as
     easy as 1, 2, 3".
+
+    Args:
+        key: uint32 [..., 2].
+        high, low: uint32, broadcastable to each other and to [...].
     """
     k0, k1 = key[..., 0], key[..., 1]
     schedule = (k0, k1, k0 ^ k1 ^ jnp.uint32(0x1BD11BDA))
@@ -66,13 +74,17 @@ def threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array
 
 
 def gumbel(keys: jax.Array, positions: jax.Array, vocab_size: int) -> jax.Array:
-    """float32 [P, G, V] noise of the continuation tokens at `positions` (int32 [P, G], from 0):
-    counter (position, token).
+    """Gumbel noise float32 [P, G, V] of one token of every sample.
+
+    Args:
+        keys: PRNG keys [P, G], from `row_keys`.
+        positions: int32 [P, G], places in the continuation, from 0. The counter of the cipher is
+            (position, token id).
+        vocab_size: V.
     """
-    words = jax.random.key_data(keys)[..., None, :]
-    first, second = threefry(
-        words, positions[..., None].astype(jnp.uint32), jnp.arange(vocab_size, dtype=jnp.uint32)
-    )
+    key_words = jax.random.key_data(keys)[..., None, :]
+    counter = positions[..., None].astype(jnp.uint32), jnp.arange(vocab_size, dtype=jnp.uint32)
+    first, second = threefry(key_words, *counter)
     bits = (first ^ second) >> 9  # 23 random bits are the mantissa of a float in [1, 2)
     uniform = jax.lax.bitcast_convert_type(bits | jnp.uint32(0x3F800000), jnp.float32) - 1
     return -jnp.log(-jnp.log(jnp.maximum(uniform, jnp.finfo(jnp.float32).tiny)))

@@ -1,16 +1,17 @@
-"""The jitted sampler: prefill contexts once, then decode G rows of each in chunks, under static
-shapes.
+"""The jitted sampler: contexts are prefilled once, then G slots of each are decoded in chunks.
 
-The batch is P contexts x G slots. A slot holds one sample at a time; when it is done the caller may
-hand it the next one (`assign`) while its neighbours go on. Samples in a batch therefore have
-different ages, yet all rows write their keys and values to the same cache column, a clock running
-round a ring of T columns: a key carries its rotary position with it, so where it lies in the cache
-does not matter, and one in-place column update serves every row.
+The batch is P rows, one context each, by G slots. A slot holds one sample at a time; when that is
+done the caller may hand it the next one (`assign`) while its neighbours go on, and a row whose
+samples are all done may be given another context (`replace_contexts`). Shapes are static.
+
+Samples of a batch therefore have different ages, yet every slot writes its keys and values to the
+same cache column, a clock that runs round a ring of T columns. A key carries its rotary position
+with it, so where it lies in the cache does not matter, and one in-place update of a column serves
+the whole batch. (To the model, each of the P·G slots is a row of its context's group.)
 """
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 
 import flax.struct
@@ -18,120 +19,66 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prefixrl_jax.group import Context, length_mask
+from prefixrl_jax.group import Context
 from prefixrl_jax.model import transformer
+from prefixrl_jax.model.cache import KVCache, MaskedKV
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.runtime import mesh as meshes
 from prefixrl_jax.sampling import noise
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn.
-
-    Reinforcement learning needs the untruncated distribution: top_p = 1 and top_k = 0.
-    """
-
-    max_new_tokens: int
-    stop_ids: tuple[int, ...]
-    temperature: float = 1.0  # 0 is greedy
-    top_k: int = 0  # 0: off
-    top_p: float = 1.0
-
-    def __post_init__(self):
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={self.max_new_tokens}: must be at least 1")
-        if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature}: must be 0 (greedy) or positive")
-        if not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError(
-                f"top_p={self.top_p}, top_k={self.top_k}: top_p lies in (0, 1], top_k is 0 (off) or"
-                " positive"
-            )
-        if not self.stop_ids:
-            raise ValueError("stop_ids is empty: no sample could end before max_new_tokens")
+from prefixrl_jax.sampling.distribution import Sampling, draw
 
 
 class SamplerState(flax.struct.PyTreeNode):
     """P x G slots in flight.
 
-    `tokens` and `logprobs` are rings: token j of a slot stands at column (begin + j) mod T.
+    `tokens` and `logprobs` are rings like the cache: token j of a slot's sample stands at column
+    (begin + j) mod T.
     """
 
     context: Context
-    context_kv: transformer.KV
-    own_kv: transformer.KV
-    ticks: jax.Array  # int32 []: decode steps so far; the cache column written next is ticks mod T
+    context_kv: KVCache  # N = P, U = S
+    row_kv: KVCache  # N = P·G, U = T, also a ring
+    ticks: jax.Array  # int32 []: decode steps so far; the column written next is ticks mod T
     begin: jax.Array  # int32 [P, G]: column of the sample's first token
     age: jax.Array  # int32 [P, G]: tokens sampled so far
     last: jax.Array  # int32 [P, G]: the next input token
-    active: jax.Array  # bool [P, G]
-    keys: jax.Array  # PRNG keys [P, G]
+    active: jax.Array  # bool [P, G]: whether the slot's sample goes on
+    keys: jax.Array  # PRNG keys [P, G] of the samples
     tokens: jax.Array  # int32 [P, G, T]
-    logprobs: jax.Array  # float32 [P, G, T]
-
-
-def distribution(logits: jax.Array, sampling: Sampling) -> jax.Array:
-    """Log-probabilities float32 [..., V] that tokens are drawn from: temperature, then top-k, then
-    top-p, renormalised.
-    """
-    if sampling.temperature > 0:
-        logits = logits / sampling.temperature
-    if sampling.top_k:
-        kth = jax.lax.top_k(logits, min(sampling.top_k, logits.shape[-1]))[0][..., -1:]
-        logits = jnp.where(logits < kth, -jnp.inf, logits)
-    if sampling.top_p < 1:
-        descending = -jnp.sort(-jax.nn.log_softmax(logits), axis=-1)
-        # mass above each token
-        before = jnp.cumsum(jnp.exp(descending), axis=-1) - jnp.exp(descending)
-        floor = jnp.min(
-            jnp.where(before < sampling.top_p, descending, jnp.inf), axis=-1, keepdims=True
-        )
-        logits = jnp.where(jax.nn.log_softmax(logits) < floor, -jnp.inf, logits)
-    return jax.nn.log_softmax(logits)
-
-
-def empty_cache(config: ModelConfig, contexts: int, slots: int, columns: int) -> transformer.KV:
-    """Zeroed keys [P·G, K, D, T] and values [P·G, K, T, D] of the rows, per layer."""
-    rows = (contexts * slots, config.num_kv_heads)
-    shapes = (*rows, config.head_dim, columns), (*rows, columns, config.head_dim)
-    if config.unroll_layers:
-        return tuple(
-            tuple(jnp.zeros(s, config.compute_dtype) for s in shapes)
-            for _ in range(config.num_layers)
-        )
-    return tuple(jnp.zeros((config.num_layers, *s), config.compute_dtype) for s in shapes)
+    logprobs: jax.Array  # float32 [P, G, T], under the distribution drawn from
 
 
 def _spread(state: SamplerState) -> SamplerState:
-    """Every array where its contexts are, so that all four functions give and take the same
-    placement.
+    """Places every array where its contexts are, so that all functions keep the same placement.
 
     Left alone, the partitioner replicates what `start` fills with zeros, the rows' cache among it.
     """
-    rest = jax.tree.map(
-        meshes.constrain_batch, state.replace(context_kv=None, own_kv=None, ticks=None)
+    by_context = state.replace(context_kv=None, row_kv=None, ticks=None)
+    return jax.tree.map(meshes.constrain_batch, by_context).replace(
+        context_kv=state.context_kv.spread(), row_kv=state.row_kv.spread(), ticks=state.ticks
     )
-    caches = jax.tree.map(
-        lambda x: meshes.constrain_batch(x, x.ndim - 4, heads=x.ndim - 3),
-        (state.context_kv, state.own_kv),
-    )
-    return rest.replace(context_kv=caches[0], own_kv=caches[1], ticks=state.ticks)
 
 
 @partial(jax.jit, static_argnames=("config", "slots", "columns"))
 def start(
     params: Params, context: Context, *, config: ModelConfig, slots: int, columns: int
 ) -> SamplerState:
-    """Prefills P contexts; every slot is idle until `assign` gives it a sample."""
+    """Prefills P contexts; every slot is idle until `assign` gives it a sample.
+
+    Args:
+        params: placed by the "decode" rules.
+        context: P contexts.
+        slots: G.
+        columns: T, at least the `max_new_tokens` of any chunk.
+    """
     p = context.tokens.shape[0]
     blank = jnp.zeros((p, slots), jnp.int32)
     return _spread(
         SamplerState(
             context=context,
             context_kv=transformer.encode_context(params, config, context),
-            own_kv=empty_cache(config, p, slots, columns),
+            row_kv=KVCache.empty(config, p * slots, columns),
             ticks=jnp.int32(0),
             begin=blank,
             age=blank,
@@ -148,30 +95,39 @@ def start(
 def replace_contexts(
     params: Params, state: SamplerState, rows: jax.Array, context: Context, *, config: ModelConfig
 ) -> SamplerState:
-    """Prefills new contexts and puts them in the batch's rows.
+    """Prefills new contexts and puts them in rows of the batch.
 
-    rows: int32 [B, R], for each of the B blocks the batch axis is spread over, the rows within it
-    to replace (out of range: none); context: [B * R] new contexts in the same order. Nothing
-    crosses a block, so nothing crosses a device.
+    Nothing crosses a block, so nothing crosses a device.
+
+    Args:
+        params: placed by the "decode" rules.
+        state: is donated.
+        rows: int32 [B, R]: for each of the B blocks that the batch axis is spread over, the rows
+            within it to replace; an index out of range replaces none.
+        context: B·R new contexts in the same order.
     """
-    blocks, r = rows.shape
     new_kv = transformer.encode_context(params, config, context)
-    batch_axis = 0 if config.unroll_layers else 1
-
-    def put(old, new, axis=0):
-        old_, new_ = jnp.moveaxis(old, axis, 0), jnp.moveaxis(new, axis, 0)
-        by_block = old_.reshape(blocks, old_.shape[0] // blocks, *old_.shape[1:])
-        by_block = jax.vmap(lambda o, i, n: o.at[i].set(n, mode="drop"))(
-            by_block, rows, new_.reshape(blocks, r, *new_.shape[1:])
-        )
-        return jnp.moveaxis(by_block.reshape(old_.shape), 0, axis)
-
+    put = partial(_put_rows, rows=rows)
+    put_kv = partial(put, axis=new_kv.row_axis)
     return _spread(
         state.replace(
             context=jax.tree.map(put, state.context, context),
-            context_kv=jax.tree.map(partial(put, axis=batch_axis), state.context_kv, new_kv),
+            context_kv=jax.tree.map(put_kv, state.context_kv, new_kv),
         )
     )
+
+
+def _put_rows(old: jax.Array, new: jax.Array, rows: jax.Array, axis: int = 0) -> jax.Array:
+    """`old` with the entries `rows` (int32 [B, R]) of each of B blocks of `axis` taken from `new`.
+
+    new: like `old`, but B·R long in that axis.
+    """
+    blocks, per_block = rows.shape
+    old, new = jnp.moveaxis(old, axis, 0), jnp.moveaxis(new, axis, 0)
+    old_blocks = old.reshape(blocks, old.shape[0] // blocks, *old.shape[1:])
+    new_blocks = new.reshape(blocks, per_block, *new.shape[1:])
+    put = jax.vmap(lambda o, i, n: o.at[i].set(n, mode="drop"))
+    return jnp.moveaxis(put(old_blocks, rows, new_blocks).reshape(old.shape), 0, axis)
 
 
 @partial(jax.jit, donate_argnames=("state",))
@@ -183,22 +139,30 @@ def assign(
     fresh: jax.Array,
     active: jax.Array,
     ticks: jax.Array | None = None,
-):
-    """Gives the slots marked `fresh` the samples `sample_ids` (int32 [P, G]); `active` (bool [P,
-    G]) says which slots run.
+) -> SamplerState:
+    """Gives slots their next samples and says which slots run.
 
-    ticks: int32 [], the clock from here on (state.ticks by default). It may be set only while every
-    running slot is fresh: the others' keys stand where the old clock put them.
+    Args:
+        state: is donated.
+        stream: key of the stage and step, from `noise.stream_key`.
+        context_words: uint32 [P, 2], `noise.words` of the name of each row's context.
+        sample_ids: int32 [P, G]; with the words they fix the noise of a sample.
+        fresh: bool [P, G], the slots that begin their sample now.
+        active: bool [P, G], the slots that run from here on.
+        ticks: int32 [], the clock from here on, by default that of the state. It may be set only
+            while every running slot is fresh: the keys of any other stand where the old clock put
+            them.
     """
     ticks = state.ticks if ticks is None else ticks
     keys = noise.row_keys(stream, context_words, sample_ids)
-    first = jnp.take_along_axis(state.context.tokens, state.context.lengths[:, None] - 1, axis=1)
+    # The first input of a sample is the last token of its context, which is not encoded there.
+    last = jnp.take_along_axis(state.context.tokens, state.context.lengths[:, None] - 1, axis=1)
     return _spread(
         state.replace(
             ticks=ticks,
             begin=jnp.where(fresh, ticks % state.tokens.shape[-1], state.begin),
             age=jnp.where(fresh, 0, state.age),
-            last=jnp.where(fresh, first, state.last),
+            last=jnp.where(fresh, last, state.last),
             active=active,
             keys=jax.random.wrap_key_data(
                 jnp.where(
@@ -213,14 +177,17 @@ def assign(
 def decode_chunk(
     params: Params, state: SamplerState, *, config: ModelConfig, sampling: Sampling, steps: int
 ) -> SamplerState:
-    """Up to `steps` tokens in every active slot; leaves early when no slot is active."""
+    """Up to `steps` tokens in every active slot; ends early when no slot is active.
+
+    The state is donated. Raises ValueError, when traced, if a sample could be longer than the ring.
+    """
     columns = state.tokens.shape[-1]
     if sampling.max_new_tokens > columns:
         raise ValueError(
             f"max_new_tokens={sampling.max_new_tokens} does not fit the {columns} columns the state"
             " was started with"
         )
-    context_mask = length_mask(state.context.lengths - 1, state.context.tokens.shape[1])
+    context_mask = transformer.encoded_mask(state.context)
     stop_ids = jnp.array(sampling.stop_ids, jnp.int32)
     params = transformer.layers_apart(params, config)
 
@@ -228,30 +195,21 @@ def decode_chunk(
         i, s = carry
         column = s.ticks % columns
         # A column belongs to the slot's present sample if it was written at most `age` ticks ago.
-        own_mask = (column - jnp.arange(columns)) % columns <= s.age[..., None]
-        positions = s.context.lengths[:, None] - 1 + s.age
-        hidden, own_kv = transformer.decode_token(
+        row_mask = (column - jnp.arange(columns)) % columns <= s.age[..., None]
+        hidden, row_kv = transformer.decode_token(
             params,
             config,
             s.last,
-            positions,
-            s.context_kv,
-            context_mask,
-            s.own_kv,
-            own_mask,
+            s.context.lengths[:, None] - 1 + s.age,
+            MaskedKV(s.context_kv, context_mask),
+            MaskedKV(s.row_kv, row_mask),
             column,
         )
-        logprobs = distribution(transformer.logits(params, config, hidden), sampling)
-        scores = (
-            logprobs
-            if sampling.temperature == 0
-            else logprobs + noise.gumbel(s.keys, s.age, config.vocab_size)
-        )
-        token = _argmax(scores)
-        logprob = jnp.take_along_axis(logprobs, token[..., None], axis=-1)[..., 0]
+        logits = transformer.logits(params, config, hidden)
+        token, logprob = draw(logits, s.keys, s.age, sampling)
         age = s.age + s.active
         return i + 1, s.replace(
-            own_kv=own_kv,
+            row_kv=row_kv,
             ticks=s.ticks + 1,
             age=age,
             last=jnp.where(s.active, token, s.last),
@@ -260,27 +218,17 @@ def decode_chunk(
             logprobs=_write(s.logprobs, logprob, s.active, column),
         )
 
-    return _spread(
-        jax.lax.while_loop(
-            lambda c: (c[0] < steps) & c[1].active.any(), step, (jnp.int32(0), state)
-        )[1]
-    )
+    def unfinished(carry):
+        i, s = carry
+        return (i < steps) & s.active.any()
 
-
-def _argmax(scores: jax.Array) -> jax.Array:
-    """int32 index of the largest score, the lowest of equals.
-
-    XLA's own argmax is a scalar loop on CPU, twice as slow.
-    """
-    ids = jnp.arange(scores.shape[-1], dtype=jnp.int32)
-    return jnp.min(
-        jnp.where(scores == scores.max(-1, keepdims=True), ids, scores.shape[-1] - 1), axis=-1
-    )
+    return _spread(jax.lax.while_loop(unfinished, step, (jnp.int32(0), state))[1])
 
 
 def _write(ring: jax.Array, value: jax.Array, active: jax.Array, column: jax.Array) -> jax.Array:
-    """Writes value [P, G] at a column of ring [P, G, T] for active slots; a finished sample is not
-    overwritten.
+    """The ring [P, G, T] with `value` [P, G] at a column, in active slots alone.
+
+    The others keep what they have: the clock goes on over a finished sample that waits to be read.
     """
     old = jax.lax.dynamic_index_in_dim(ring, column, axis=2, keepdims=False)
     return jax.lax.dynamic_update_slice_in_dim(
@@ -289,8 +237,9 @@ def _write(ring: jax.Array, value: jax.Array, active: jax.Array, column: jax.Arr
 
 
 def unroll_rings(begin: np.ndarray, *rings: np.ndarray) -> list[np.ndarray]:
-    """Rings [..., T] as arrays whose column j is token j of the sample (columns from `age` on are
-    meaningless).
+    """Rings [..., T] as arrays whose column j is token j of the sample, given `begin` [...].
+
+    Columns from the sample's age on hold remains of others.
     """
     columns = rings[0].shape[-1]
     order = (begin[..., None] + np.arange(columns)) % columns

@@ -1,56 +1,60 @@
-"""A one-player game as a task: what water jugs, countdown and errands have in common.
+"""A one-player game as a task: what water jugs and countdown have in common.
 
 A response plays the game move by move. Every move is one token, followed by a fixed number of
-tokens that state what it led to, so the grader can check each step; it ends with `done` or `stuck`,
-as the game has it, and only `done` can be correct:
+tokens that state what it led to, so the grader can check each step. A response ends with `done` or
+`stuck`, as the game's rules say, and only one that ends with `done` can be correct:
 
     prompt :  move state move state ... done
 
 A base model learns the rules from random legal play. A generated problem is kept when random legal
-play solves it with a probability inside a band, computed exactly: hard, but not out of reach of
-rejection sampling.
+play solves it with a probability inside a band, which is computed exactly: such problems are hard,
+but rejection sampling can still find solutions.
 """
 
 from __future__ import annotations
 
 import abc
-import hashlib
-import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from prefixrl_jax.model.tokenizer import word_tokenizer
+from prefixrl_jax.tasks.splits import SPLITS, split_of_family
 from prefixrl_jax.tasks.task import Problem, Verdict
-
-# residues of a hash of the problem: disjoint by construction
-SPLITS = {"train": 0, "heldout": 1, "base": 2}
-
-
-def side(family: Any) -> str:
-    """The split that all problems of a family belong to, by a hash of its `repr`."""
-    digest = hashlib.blake2b(repr(family).encode(), digest_size=1).digest()
-    return list(SPLITS)[digest[0] % len(SPLITS)]
 
 
 class Game(abc.ABC):
-    """The parts of a task that do not depend on the rules.
+    """The parts of a task that do not depend on the game's rules.
 
-    `State` below is whatever a game makes it, not changed in place.
+    A `state` is whatever a game makes it, but hashable: it is never changed in place.
+
+    Attributes:
+        max_moves: moves that a correct response may have.
+        siblings: most problems taken from one group of `candidates`.
+        moves: what each token that is a move stands for, whether it is legal or not.
+        example_row: a row of a user's file, with all fields that a row must have.
+        token_ids: the id of every word of the game.
+        band: probability that random legal play solves a generated problem, (low, high).
     """
 
     name: str
     grades_aside = False
     max_moves: int
-    siblings: int  # most problems that are taken from one group of `candidates`
-    moves: Mapping[int, Any]  # the tokens that are moves, legal or not, and what each stands for
+    siblings: int
+    moves: Mapping[int, Any]
+    example_row: ClassVar[dict[str, Any]]
 
     def __init__(self, words: Sequence[str], band: Sequence[float]):
-        """words: the game's own words; ":", "done" and "stuck" come before them.
+        """Make the vocabulary.
 
-        band: chance of random play, (low, high).
+        Args:
+            words: the game's own words, in the order of their ids; ":", "done" and "stuck" come
+                before them.
+            band: see the class.
+
+        Raises:
+            ValueError: band is not two probabilities in order.
         """
         if len(band) != 2 or not 0 <= band[0] < band[1] <= 1:
             raise ValueError(
@@ -60,188 +64,166 @@ class Game(abc.ABC):
         words = [":", "done", "stuck", *words]
         self.tokenizer = word_tokenizer(words)
         vocabulary = self.tokenizer.get_vocab()
-        self._distances: dict[str, dict[tuple, int]] = {}
-        self._id = {word: vocabulary[word] for word in words} | {
-            "<bos>": self.tokenizer.bos_token_id
-        }
-        self.stop_ids = (self._id["done"], self._id["stuck"])
+        self.token_ids = {word: vocabulary[word] for word in ("<bos>", *words)}
+        self.stop_ids: tuple[int, ...] = (self.token_ids["done"], self.token_ids["stuck"])
 
-    # What a game says of itself
+    # The rules, which each game defines
 
     @abc.abstractmethod
     def candidates(self, rng: np.random.Generator) -> Iterator[Iterable[Problem]]:
-        """Problems inside the band, in groups of kin (the same jugs, the same numbers), in random
-        order. Ends.
+        """Yield finitely many groups of similar problems inside the band, in random order.
+
+        The problems of a group have, for example, the same jugs or the same numbers.
         """
 
     @abc.abstractmethod
     def family(self, problem: Problem) -> Any:
-        """What two problems share that must not be in two splits, with a `repr` that is the same in
-        every process.
-        """
+        """Return what two problems share that must not be in two splits (see `splits.py`)."""
 
     @abc.abstractmethod
     def begin(self, problem: Problem) -> Any:
-        """The state before the first move."""
+        """Return the state before the first move."""
 
     @abc.abstractmethod
     def play(self, problem: Problem, state: Any, move_id: int) -> Any:
-        """The state after a move (a token of `moves`), or None when the move is not legal."""
+        """Return the state after a move (a token of `moves`), or None if the move is illegal."""
 
     @abc.abstractmethod
     def state_ids(self, state: Any) -> list[int]:
-        """The tokens that state what a move led to: as many for every state of a problem."""
+        """Return the tokens that state what a move led to.
+
+        Their number is the same for every state of a problem.
+        """
 
     @abc.abstractmethod
     def at_goal(self, problem: Problem, state: Any) -> bool:
-        """Whether the problem is solved."""
+        """Return whether the problem is solved."""
 
     @abc.abstractmethod
     def render(self, problem: Problem) -> list[int]:
-        """The prompt's token ids, a colon among them, behind which the answer begins."""
+        """Return the prompt's token ids; one of them is the colon."""
 
     def is_move(self, problem: Problem, token: int) -> bool:
-        """Whether a token can be a move in this problem at all, legal now or not."""
+        """Return whether a token can be a move in this problem at all, legal now or not."""
         return token in self.moves
-
-    # How far it is to the goal
-
-    def distances(self, problem: Problem) -> dict[tuple, int]:
-        """Fewest moves to the goal, by state (as a tuple), from every state that play can lead to
-        and from which there is a way.
-
-        For games of few states; kept, so that a problem is searched once.
-        """
-        if (key := repr(problem.data)) in self._distances:
-            return self._distances[key]
-        start = self.begin(problem)
-        states, found = [start], dict[tuple, int]()
-        came_from: dict[tuple, set[tuple]] = {tuple(start): set()}
-        for state in states:  # grows: every state, and the states that lead to it
-            for move in self.moves:
-                if (
-                    self.is_move(problem, move)
-                    and (after := self.play(problem, state, move)) is not None
-                ):
-                    if tuple(after) not in came_from:
-                        came_from[tuple(after)] = set()
-                        states.append(after)
-                    came_from[tuple(after)].add(tuple(state))
-        ring = {tuple(state) for state in states if self.at_goal(problem, state)}
-        for distance in itertools.count():
-            if not ring:
-                break
-            found |= dict.fromkeys(ring, distance)
-            ring = set().union(*(came_from[state] for state in ring)) - found.keys()
-        return self._distances.setdefault(key, found)
-
-    def nearer(self, problem: Problem, states: Sequence[Any]) -> float:
-        """Share of the moves between these states that leave fewer moves to the goal than there
-        were.
-        """
-        distances = self.distances(problem)
-        left = [distances.get(tuple(state), math.inf) for state in states]
-        return sum(after < before for before, after in itertools.pairwise(left)) / max(
-            len(left) - 1, 1
-        )
 
     # Problems and text
 
+    def check_fields(self, row: dict[str, Any]) -> None:
+        """Raise ValueError naming a field that a row of a user's file lacks."""
+        for field in self.example_row:
+            if field not in row:
+                raise ValueError(f"field {field!r} is missing; a row is {self.example_row}")
+
     def generate(self, split: str, count: int, seed: int) -> list[Problem]:
-        """Problems that random legal play solves with a probability inside `band`; raises
-        ValueError if there are too few.
+        """Return `count` problems of a split whose chance under random play is inside `band`.
+
+        Raises ValueError if there are too few.
         """
-        rng = np.random.default_rng([seed, SPLITS[split]])
-        found: dict[str, Problem] = {}
+        rng = np.random.default_rng([seed, SPLITS.index(split)])
+        problems: dict[str, Problem] = {}
         for group in self.candidates(rng):
-            mine = [p for p in group if self.split_of(p) == split]
-            found |= {p.id: p for p in mine[: self.siblings]}
-            if len(found) >= count:
-                return list(found.values())[:count]
+            in_split = [p for p in group if self.split_of(p) == split]
+            problems |= {p.id: p for p in in_split[: self.siblings]}
+            if len(problems) >= count:
+                return list(problems.values())[:count]
         raise ValueError(
-            f"only {len(found)} of {count} {split} problems lie in"
+            f"only {len(problems)} of {count} {split} problems lie in"
             f" task.{self.name}.band={self.band}: ask for fewer, widen the band, or make the task's"
             " sizes larger"
         )
 
     def split_of(self, problem: Problem) -> str:
-        """The split a problem belongs to, by a hash of its family."""
-        return side(self.family(problem))
+        """Return the split that a problem belongs to."""
+        return split_of_family(self.family(problem))
 
     def hint(self, problem: Problem, prefix: Sequence[int]) -> list[int]:
-        """The prompt with the prefix before its colon."""
+        """Return the prompt with the prefix inserted before its colon."""
         ids = self.render(problem)
-        colon = ids.index(self._id[":"])
+        colon = ids.index(self.token_ids[":"])
         return [*ids[:colon], *prefix, *ids[colon:]]
 
     def text(self, ids: Sequence[int]) -> str:
-        """Words joined by spaces."""
+        """Return the words, joined by spaces."""
         return str(self.tokenizer.decode(list(ids)))
-
-    def base_source(self) -> str:
-        """Empty: the text is generated, and the task's fields say how."""
-        return ""
 
     # Grading
 
     def follow(self, problem: Problem, ids: Sequence[int]) -> tuple[str, list[Any]]:
-        """Plays tokens: ("", "unparsed" or "illegal", the states from the first on to the last one
-        that is right).
+        """Play the moves of a response or prefix, up to the first error.
+
+        An incomplete move at the end (one without all tokens of its state) is not played.
+
+        Returns:
+            ("", states), or ("unparsed", states) when a token that should be a move is none, or
+            ("illegal", states) when a move is illegal or its stated outcome is wrong. The states
+            go from the first one to the last one that is right.
         """
         states = [self.begin(problem)]
         width = 1 + len(self.state_ids(states[0]))
-        for at in range(0, len(ids) - width + 1, width):
-            if not self.is_move(problem, ids[at]):
+        for start in range(0, len(ids) - width + 1, width):
+            if not self.is_move(problem, ids[start]):
                 return "unparsed", states
-            after = self.play(problem, states[-1], ids[at])
-            if after is None or list(ids[at + 1 : at + width]) != self.state_ids(after):
+            state = self.play(problem, states[-1], ids[start])
+            if state is None or list(ids[start + 1 : start + width]) != self.state_ids(state):
                 return "illegal", states
-            states.append(after)
+            states.append(state)
         return "", states
 
     def grade(self, problem: Problem, response: Sequence[int]) -> Verdict:
-        """Correct: legal moves with the right outcomes, at most max_moves of them, ending in `done`
-        at the goal.
+        """Return CORRECT for at most max_moves legal moves, rightly stated, and `done` at the goal.
+
+        A response that does not end, or is no sequence of moves, is UNPARSED.
         """
         width = 1 + len(self.state_ids(self.begin(problem)))
         if not response or response[-1] not in self.stop_ids or (len(response) - 1) % width:
             return Verdict.UNPARSED
-        wrong, states = self.follow(problem, response[:-1])
-        if wrong == "unparsed":
+        error, states = self.follow(problem, response[:-1])
+        if error == "unparsed":
             return Verdict.UNPARSED
         solved = (
-            self.at_goal(problem, states[-1])
-            and response[-1] == self._id["done"]
+            not error
+            and self.at_goal(problem, states[-1])
+            and response[-1] == self.token_ids["done"]
             and len(states) - 1 <= self.max_moves
         )
-        return Verdict.CORRECT if solved and not wrong else Verdict.WRONG
+        return Verdict.CORRECT if solved else Verdict.WRONG
 
     def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
-        """A prefix that has reached the goal, makes the move that reaches it, or has ended leaves
-        nothing to find.
+        """Return whether a prefix leaves nothing to find.
+
+        That is so if it has reached the goal, ends in the move that reaches it, or has a stop id.
         """
         states = self.follow(problem, prefix)[1]
-        if any(i in self.stop_ids for i in prefix) or any(self.at_goal(problem, s) for s in states):
+        if any(token in self.stop_ids for token in prefix):
             return True
-        untold = self._untold(problem, prefix, states)
-        return untold is not None and self.at_goal(problem, untold)
+        if any(self.at_goal(problem, state) for state in states):
+            return True
+        last = self._state_after_last_move(problem, prefix, states)
+        return last is not None and self.at_goal(problem, last)
 
     def could_begin(self, problem: Problem, prefix: Sequence[int]) -> bool:
-        """Whether its moves are legal here and lead where it says, as far as it says it."""
-        wrong, states = self.follow(problem, prefix)
-        told = (len(states) - 1) * (1 + len(self.state_ids(states[0])))
-        if wrong or told == len(prefix):
-            return not wrong
-        untold = self._untold(problem, prefix, states)
-        return untold is not None and self.state_ids(untold)[: len(prefix) - told - 1] == list(
-            prefix[told + 1 :]
-        )
+        """Return whether the prefix's moves are legal here and lead where it says they do."""
+        error, states = self.follow(problem, prefix)
+        length = self._played_length(states)
+        if error or length == len(prefix):
+            return not error
+        last = self._state_after_last_move(problem, prefix, states)
+        stated = list(prefix[length + 1 :])
+        return last is not None and self.state_ids(last)[: len(stated)] == stated
 
-    def _untold(self, problem: Problem, prefix: Sequence[int], states: Sequence[Any]) -> Any:
-        """The state after a prefix's last move when its outcome is not told, or not wholly; None
-        when there is no such move, or it is not legal. states: those that are told.
+    def _played_length(self, states: Sequence[Any]) -> int:
+        """Return the number of tokens that the moves between these states take."""
+        return (len(states) - 1) * (1 + len(self.state_ids(states[0])))
+
+    def _state_after_last_move(
+        self, problem: Problem, prefix: Sequence[int], states: Sequence[Any]
+    ) -> Any:
+        """Return the state after a last move that the prefix does not state in full.
+
+        None when there is no such move, or it is illegal. `states` are those of `follow`.
         """
-        told = (len(states) - 1) * (1 + len(self.state_ids(states[0])))
-        if told == len(prefix) or not self.is_move(problem, prefix[told]):
+        length = self._played_length(states)
+        if length == len(prefix) or not self.is_move(problem, prefix[length]):
             return None
-        return self.play(problem, states[-1], prefix[told])
+        return self.play(problem, states[-1], prefix[length])

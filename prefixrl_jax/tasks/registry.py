@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from prefixrl_jax.config import REMOVED_TASKS
 from prefixrl_jax.tasks.arithmetic import Arithmetic
 from prefixrl_jax.tasks.countdown import Countdown
-from prefixrl_jax.tasks.errand import Errand
-from prefixrl_jax.tasks.gsm8k import GSM8K
-from prefixrl_jax.tasks.math import Math
+from prefixrl_jax.tasks.math import Math, MathSettings
 from prefixrl_jax.tasks.sorting import Sorting
 from prefixrl_jax.tasks.task import Task
 from prefixrl_jax.tasks.water_jugs import WaterJugs
 
-TASKS = {
+
+def _math(model_path: str, **fields: Any) -> Math:
+    return Math(model_path, MathSettings(**fields))
+
+
+# Built with the fields of the task's section in the configuration.
+TASKS: dict[str, Callable[..., Task]] = {
     "water_jugs": WaterJugs,
     "countdown": Countdown,
-    "errand": Errand,
-    "gsm8k": GSM8K,
     "arithmetic": Arithmetic,
     "sorting": Sorting,
-    "math": Math,
+    "math": _math,
 }
-# tasks that speak the tokenizer of a pretrained model
+# Tasks that use the tokenizer of a pretrained model; they are given its path too.
 PRETRAINED = ("arithmetic", "sorting", "math")
 
 
 def make_task(name: str, fields: dict[str, Any], model_path: str = "") -> Task:
-    """The task called `name`, built with its section of the configuration, for the pretrained model
-    at `model_path` if any.
+    """Build a task.
 
-    Raises ValueError listing the known names.
+    Args:
+        name: of the task.
+        fields: its section of the configuration.
+        model_path: the pretrained model, for the tasks that have one.
+
+    Raises:
+        ValueError: there is no such task, or no longer; it brings its own tokenizer, and a model is
+            named; or a field cannot be used.
     """
     if name not in TASKS:
-        raise ValueError(f"task.name={name!r}: known tasks are {', '.join(sorted(TASKS))}")
-    if model_path and name not in PRETRAINED:
+        removed = "removed after version 0.1.0; " if name in REMOVED_TASKS else ""
+        names = ", ".join(sorted(TASKS))
+        raise ValueError(f"task.name={name!r}: {removed}known tasks are {names}")
+    if name in PRETRAINED:
+        return TASKS[name](model_path=model_path, **fields)
+    if model_path:
         raise ValueError(
             f"model.path={model_path!r} with task.name={name!r}, which brings a tokenizer of its"
             f" own; tasks for pretrained models: {', '.join(sorted(PRETRAINED))}"
         )
-    return TASKS[name](**fields, **({"model_path": model_path} if name in PRETRAINED else {}))
+    return TASKS[name](**fields)

@@ -1,7 +1,6 @@
-"""Rows of a problem set, wherever it lies: JSON Lines, Parquet, a TFDS dataset, a Hugging Face
-dataset.
+"""Rows of a problem set: JSON Lines, Parquet, a TFDS dataset or a Hugging Face dataset.
 
-Every row comes with the place it stands in, for whoever has to mend it. TFDS is read without
+Every row comes with its place, so that whoever has to correct it finds it. TFDS is read without
 TensorFlow.
 """
 
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +19,27 @@ KINDS = (
     " hf:NAME[,CONFIG]"
 )
 
-# where it stands ("file, line 3"), and what stands there; a ValueError where that cannot be read
+# The row's place ("file, line 3") and its content, or a ValueError where that cannot be read.
 Row = tuple[str, Any]
 
 
 def read_rows(name: str, split: str, field: str) -> Iterator[Row]:
-    """The rows of the problem set `name`, which the configuration's `field` holds; `split` where
-    the set has splits.
+    """Return the rows of a problem set.
 
-    Raises ValueError naming the field when there is no such set, or an extra is missing.
+    Args:
+        name: of the set, in one of the forms of KINDS.
+        split: for a set that has splits.
+        field: the configuration's field that holds the name, for error messages.
+
+    Raises:
+        ValueError: there is no such set, or an extra is missing.
     """
-    path = Path(name)
     if name.startswith("tfds:"):
         return _tfds(name, lambda tfds: tfds.builder(name.removeprefix("tfds:")), split, field)
-    if name.startswith("hf:"):
-        return _hugging_face(name, split, field)
-    if path.is_dir():
-        if (path / "features.json").is_file():
-            return _tfds(name, lambda tfds: tfds.builder_from_directory(name), split, field)
+    path = Path(name)
+    if (path / "features.json").is_file():
+        return _tfds(name, lambda tfds: tfds.builder_from_directory(name), split, field)
+    if name.startswith("hf:") or path.is_dir():
         return _hugging_face(name, split, field)
     if not path.is_file():
         raise ValueError(f"{field}={name!r}: no such file; accepted: {KINDS}")
@@ -45,6 +47,7 @@ def read_rows(name: str, split: str, field: str) -> Iterator[Row]:
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
+    # By newlines alone: a question may hold other characters that end lines.
     with path.open(encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -56,17 +59,17 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 def _numbered(name: str, rows: Iterable[Any]) -> Iterator[Row]:
     for number, row in enumerate(rows, start=1):
-        yield f"{name}, row {number}", _plain(row)
+        yield f"{name}, row {number}", _as_json(row)
 
 
-def _plain(value: Any) -> Any:
-    """Arrays, bytes and numpy scalars as JSON has them."""
+def _as_json(value: Any) -> Any:
+    """Return arrays, bytes and numpy scalars as JSON has them."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: _as_json(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())  # of one with no axis: the value
+        return _as_json(value.tolist())  # of an array without axes: the value
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_as_json(v) for v in value]
     if isinstance(value, bytes):
         return value.decode()
     return value.item() if isinstance(value, np.generic) else value
@@ -81,12 +84,13 @@ def _parquet(name: str, field: str) -> Iterator[Row]:
         raise ValueError(f"{field}={name!r}: no Parquet file: {error}") from error
 
 
-def _tfds(name: str, builder, split: str, field: str) -> Iterator[Row]:
+def _tfds(name: str, builder: Callable[[Any], Any], split: str, field: str) -> Iterator[Row]:
+    """Return the rows of a TFDS dataset, whose builder is made from the module."""
     import tensorflow_datasets as tfds
 
     try:
         return _numbered(name, builder(tfds).as_data_source(split))
-    except Exception as error:  # TFDS and ArrayRecord each raise what they like
+    except Exception as error:  # TFDS and ArrayRecord each raise kinds of their own
         raise ValueError(
             f"{field}={name!r}, split {split!r}: TFDS cannot open it ({type(error).__name__}:"
             f" {error}); a dataset prepared with file_format='array_record' is accepted"
@@ -100,14 +104,15 @@ def _hugging_face(name: str, split: str, field: str) -> Iterator[Row]:
 
     try:
         if name.startswith("hf:"):
-            found = datasets.load_dataset(*name.removeprefix("hf:").split(",", 1), split=split)
+            dataset = datasets.load_dataset(*name.removeprefix("hf:").split(",", 1), split=split)
         else:
-            found = datasets.load_from_disk(name)
-            found = found[split] if isinstance(found, dict) else found
-    # no network, no such set, no such split: the hub raises its own kinds
+            dataset = datasets.load_from_disk(name)
+            if isinstance(dataset, dict):
+                dataset = dataset[split]
+    # No network, no such set, no such split: the hub raises kinds of its own.
     except Exception as error:
         raise ValueError(
             f"{field}={name!r}, split {split!r}: cannot be loaded ({type(error).__name__}:"
             f" {error}); accepted: {KINDS}"
         ) from error
-    return _numbered(name, found)
+    return _numbered(name, dataset)

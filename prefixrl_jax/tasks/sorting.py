@@ -1,32 +1,28 @@
-"""Sorting for a pretrained model: generated lists of numbers, which a small language model does not
-put in order.
+"""Sorting for a pretrained model: generated lists, which small language models get wrong.
 
-Unlike a sum, an answer is right by one decision after the other, so that the rest of a right list
-is easier the longer its
-beginning: what prefixes are for.
+Unlike a sum, a sorted list is right by one decision after the other: the longer the beginning of a
+right list, the easier is the rest. That is what prefixes are for.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
-from prefixrl_jax.tasks.game import side
-from prefixrl_jax.tasks.math import Math
+from prefixrl_jax.tasks.chat import Chat
+from prefixrl_jax.tasks.number_questions import NumberQuestions, integers
 from prefixrl_jax.tasks.task import Problem, Verdict
 
 
-class Sorting(Math):
-    """The task.
+class Sorting(NumberQuestions):
+    """The sorting task, with the tokenizer of the model at `model_path`.
 
-    Its fields are those of `task.sorting` in config.py, and the model whose tokenizer it uses.
-
-    Problems come from the generator, or from rows {"question": "14, 9, 19, 8", "answer": "8, 9, 14,
-    19"}. A response is right if the last numbers in it, as many as were given, are the sorted ones.
+    Problems are generated, or come from rows {"question": "9, 19, 8", "answer": "8, 9, 19"}. A
+    response is right if its last numbers, as many as were asked about, are the sorted ones. The
+    other arguments are the fields of `task.sorting` in config.py; a bad one raises ValueError.
     """
 
     name = "sorting"
@@ -40,88 +36,56 @@ class Sorting(Math):
                 f"task.sorting: terms={terms} must be at least 2, and largest={largest} at least as"
                 " large: the numbers of a list are different ones"
             )
-        super().__init__(
-            model_path,
-            prompt,
-            system,
-            opening,
-            "gsm8k",
-            "question",
-            "answer",
-            workers=1,
-            timeout=1.0,
-        )
-        self._terms, self._largest = terms, largest
+        super().__init__(model_path, Chat(prompt, system, opening))
+        self._terms = terms
+        self._largest = largest
 
     def parse(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Checks one row: the answer must be the question's numbers in order."""
-        found = super().parse(row)
-        if (
-            numbers(found["answer"]) != sorted(numbers(found["question"]))
-            or len(numbers(found["answer"])) < 2
-        ):
+        """Check one row: its answer must be the numbers of its question in order."""
+        data = super().parse(row)
+        answer = integers(data["answer"])
+        if answer != sorted(integers(data["question"])) or len(answer) < 2:
             raise ValueError(
-                f"answer={found['answer']!r} is not question={found['question']!r}, two numbers or"
+                f"answer={data['answer']!r} is not question={data['question']!r}, two numbers or"
                 " more, in order"
             )
-        return found
+        return data
 
-    def generate(self, split: str, count: int, seed: int) -> list[Problem]:
-        """Different problems of a split, in the order drawn; raises ValueError if there are too
-        few.
+    def draw(self, rng: np.random.Generator) -> Problem | None:
+        """Return a list of different numbers, or None if it is in order already."""
+        numbers = [n + 1 for n in rng.permutation(self._largest)[: self._terms].tolist()]
+        if numbers == sorted(numbers):
+            return None
+        question = ", ".join(map(str, numbers))
+        answer = ", ".join(map(str, sorted(numbers)))
+        name = question.replace(", ", "-")
+        return Problem(f"sorting-{name}", {"question": question, "answer": answer})
 
-        Splits differ in their sets of numbers, whatever the order.
-        """
-        rng, found = np.random.default_rng(seed), dict[str, Problem]()
-        for _ in range(100 * count):
-            drawn = [n + 1 for n in rng.permutation(self._largest)[: self._terms].tolist()]
-            if drawn != sorted(drawn) and side(sorted(drawn)) == split:
-                asked, answer = written(drawn), written(sorted(drawn))
-                found[asked] = Problem(
-                    f"sorting-{asked.replace(', ', '-')}", {"question": asked, "answer": answer}
-                )
-            if len(found) == count:
-                return list(found.values())
-        raise ValueError(
-            f"only {len(found)} of {count} {split} problems were found: ask for fewer, or make "
-            "task.sorting.terms or task.sorting.largest larger"
-        )
-
-    def grade(self, problem: Problem, response: Sequence[int]) -> Future[Verdict]:
-        """By the last numbers of the response, wherever it ended."""
-        said, wanted = numbers(self._said(response)), numbers(problem.data["answer"])
-        verdict: Future[Verdict] = Future()
-        right = said[-len(wanted) :] == wanted
-        verdict.set_result(
-            Verdict.CORRECT
-            if right
-            else Verdict.UNPARSED
-            if len(said) < len(wanted)
-            else Verdict.WRONG
-        )
-        return verdict
+    def grade(self, problem: Problem, response: Sequence[int]) -> Verdict:
+        """Grade by the last numbers of the response, wherever it ends."""
+        stated = integers(self._plain_text(response))
+        answer = integers(problem.data["answer"])
+        if stated[-len(answer) :] == answer:
+            return Verdict.CORRECT
+        return Verdict.UNPARSED if len(stated) < len(answer) else Verdict.WRONG
 
     def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
-        """Whether the turn has ended, or the sorted list is there but for its last number, which is
-        then no choice.
+        """Return whether the turn has ended, or all numbers of the answer but its last are there.
+
+        The last number is then no choice.
         """
-        said, wanted = numbers(self._said(prefix)), numbers(problem.data["answer"])[:-1]
-        whole = any(said[i : i + len(wanted)] == wanted for i in range(len(said)))
-        return whole or any(i in self.stop_ids for i in prefix)
+        stated = integers(self._plain_text(prefix))
+        answer = integers(problem.data["answer"])
+        return _contains(stated, answer[:-1]) or self._has_ended(prefix)
 
     def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
-        """Whether the response repeats the question's list, and whether it has words."""
-        text, given = self._said(response), numbers(problem.data["question"])
-        said = numbers(text)
-        repeats = any(said[i : i + len(given)] == given for i in range(len(said)))
-        return {"repeats": float(repeats), "words": float(bool(re.search("[a-z]{2}", text)))}
+        """Return whether the response repeats the question's list, and whether it has words."""
+        text = self._plain_text(response)
+        repeats = _contains(integers(text), integers(problem.data["question"]))
+        has_words = re.search("[a-z]{2}", text) is not None
+        return {"repeats": float(repeats), "words": float(has_words)}
 
 
-def numbers(text: str) -> list[int]:
-    """The whole numbers in a text, in order."""
-    return [int(n) for n in re.findall(r"\d+", text)]
-
-
-def written(values: Sequence[int]) -> str:
-    """Numbers with commas between them."""
-    return ", ".join(map(str, values))
+def _contains(numbers: list[int], part: list[int]) -> bool:
+    """Return whether some consecutive numbers are those of `part`."""
+    return any(numbers[i : i + len(part)] == part for i in range(len(numbers)))

@@ -1,7 +1,7 @@
 """What a task is: problems, their rendering to tokens, and a verdict on a response.
 
 The rest of the package knows only token ids; a task is where they meet meaning. Tasks import no
-jax.
+jax, so that processes which grade start quickly.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Verdict(enum.Enum):
 
     @property
     def reward(self) -> float:
-        """0/1 reward: only a correct response earns anything."""
+        """The reward, 0 or 1: only a correct response earns anything."""
         return float(self is Verdict.CORRECT)
 
 
@@ -38,81 +38,85 @@ class Problem:
     data: dict[str, Any]
 
 
-def begin_grading(task: Task, problem: Problem, response: Sequence[int]) -> Callable[[], Verdict]:
-    """Has the task grade a response.
-
-    What is returned waits for the verdict and gives it; it raises ValueError when the task gives
-    anything else, a number above all: a reward is 0 or 1.
-    """
-    found = task.grade(problem, response)
-
-    def verdict() -> Verdict:
-        given = found.result() if isinstance(found, Future) else found
-        if not isinstance(given, Verdict):
-            raise ValueError(
-                f"task {task.name}: grade returned {given!r} for problem {problem.id!r}; accepted: "
-                f"{', '.join(str(v) for v in Verdict)}"
-            )
-        return given
-
-    return verdict
-
-
 class Task(Protocol):
     """What the pipeline asks of a task.
 
-    `response` is always prefix + continuation, token ids without the prompt.
+    A `response` is always prefix + continuation: token ids without the prompt.
+
+    Attributes:
+        name: the task's name in `task.name` and in error messages.
+        tokenizer: a fast tokenizer of transformers.
+        stop_ids: any of these ids ends a response and belongs to it.
+        grades_aside: whether `grade` returns a Future, whose verdict is awaited while the next
+            tokens are sampled.
     """
 
     name: str
-    tokenizer: Any  # a transformers fast tokenizer
-    stop_ids: tuple[int, ...]  # any of these ends a response and belongs to it
-    # whether `grade` gives a Future, whose verdict is waited for while the next tokens are sampled
+    tokenizer: Any
+    stop_ids: tuple[int, ...]
     grades_aside: bool
 
     def parse(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A problem's data from a row of a user's file; raises ValueError naming the field that is
-        missing or wrong.
+        """Return a problem's data from one row of a user's file.
+
+        Raises ValueError naming the field that is missing or wrong.
         """
 
     def generate(self, split: str, count: int, seed: int) -> list[Problem]:
-        """`count` candidate problems of a split ("train", "heldout"), never the same problem in
-        both.
+        """Return `count` candidate problems of a split ("train" or "heldout").
+
+        No problem is in both splits, whatever the seeds.
         """
 
     def render(self, problem: Problem) -> list[int]:
-        """The prompt's token ids, the assistant's turn left open."""
+        """Return the prompt's token ids, which leave the assistant's turn open."""
 
     def hint(self, problem: Problem, prefix: Sequence[int]) -> list[int]:
-        """The prompt with the beginning of a solution put into the user's turn; a response then
-        starts from its beginning.
+        """Return a prompt that shows a prefix as a hint in the user's turn.
+
+        The response to it starts from its beginning, not behind the prefix.
         """
 
     def grade(self, problem: Problem, response: Sequence[int]) -> Verdict | Future[Verdict]:
-        """The verdict on a whole response, a pure function of its arguments: at once, or as a
-        Future if it may take long.
+        """Return the verdict on a whole response, or a Future of it if grading may take long.
+
+        The verdict must depend on the arguments alone.
         """
 
     def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
-        """Whether a prefix gives the answer away."""
+        """Return whether a prefix gives the answer away."""
 
     def could_begin(self, problem: Problem, prefix: Sequence[int]) -> bool:
-        """Whether a prefix of another problem's trace is by the task's rules a right beginning of
-        this one's too.
-        """
-
-    def base_source(self) -> str:
-        """A fingerprint of the files that `base_text` reads (empty: none); raises ValueError if
-        they will not do.
-        """
+        """Return whether a prefix of another problem's trace is right for this problem too."""
 
     def base_text(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
-        """(prompt ids, response ids) pairs that teach a model from scratch the format and the
-        elementary steps.
+        """Return (prompt ids, response ids) pairs that a base model is trained on from scratch.
+
+        They teach the format and the elementary steps, not how to solve a problem.
         """
 
     def text(self, ids: Sequence[int]) -> str:
-        """Token ids as a person reads them."""
+        """Return token ids as text for a person to read."""
 
     def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
-        """Named features of how a response goes about it; may be empty."""
+        """Return features of how a response goes about the problem, by name; may be empty."""
+
+
+def begin_grading(task: Task, problem: Problem, response: Sequence[int]) -> Callable[[], Verdict]:
+    """Start grading a response and return a function that waits for the verdict.
+
+    That function raises ValueError when the task's `grade` returned anything but a Verdict. A
+    number is refused too: rewards are 0 or 1, and a task cannot give parts of one.
+    """
+    grading = task.grade(problem, response)
+
+    def wait() -> Verdict:
+        verdict = grading.result() if isinstance(grading, Future) else grading
+        if not isinstance(verdict, Verdict):
+            raise ValueError(
+                f"task {task.name}: grade returned {verdict!r} for problem {problem.id!r}; "
+                f"accepted: {', '.join(str(v) for v in Verdict)}"
+            )
+        return verdict
+
+    return wait

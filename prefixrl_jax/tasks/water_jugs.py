@@ -1,5 +1,4 @@
-"""Water jugs: measure a goal with jugs that can only be filled, emptied and poured into one
-another.
+"""Water jugs: measure a goal by filling, emptying and pouring jugs.
 
 The puzzle of Abbot Albert (13th century) and of Polya's "How to Solve It". A response plays it move
 by move and states what each jug holds after every move, so a reader can follow it and the grader
@@ -11,65 +10,43 @@ can check every step:
 A/9 says that jug A holds at most 9 litres, A=5 that 5 are in it. Every number is one token that
 names its jug: a small model then needs no layers just to tell what a number refers to.
 
-It ends with `done` once some jug holds the goal, or with `stuck` when the moves are used up.
-Elementary steps are easy; which move to make is not: random legal play (a pour five times as likely
-as a fill or an emptying) solves the hard ones one to ten times in a thousand games.
+A response ends with `done` once some jug holds the goal, or with `stuck` when the moves are used
+up. Elementary steps are easy; which move to make is not: random legal play (a pour five times as
+likely as a fill or an emptying) solves the hard problems one to ten times in a thousand games.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from prefixrl_jax.tasks.game import Game
+from prefixrl_jax.tasks.jug_play import (
+    JUGS,
+    all_moves,
+    apply_to_one,
+    move_name,
+    random_move,
+    random_play_success,
+)
+from prefixrl_jax.tasks.search import distances_to_goal, share_nearer
 from prefixrl_jax.tasks.task import Problem
 
-JUGS = "ABCD"
-Move = tuple[str, int, int]  # (kind, jug, other jug)
-
-
-def all_moves(jugs: int) -> list[Move]:
-    """Every move with this many jugs: fill, empty, then pour, in token order."""
-    pours = [("pour", i, j) for i, j in itertools.permutations(range(jugs), 2)]
-    return [("fill", i, i) for i in range(jugs)] + [("empty", i, i) for i in range(jugs)] + pours
-
-
-def move_name(move: Move) -> str:
-    """The token of a move: fill-A, empty-B, A>B."""
-    kind, i, j = move
-    return f"{JUGS[i]}>{JUGS[j]}" if kind == "pour" else f"{kind}-{JUGS[i]}"
-
-
-def apply(move: Move, amounts: np.ndarray, capacities: np.ndarray) -> np.ndarray:
-    """Amounts int [..., jugs] after a move; capacities have the same shape.
-
-    A move that changes nothing is not legal.
-    """
-    kind, i, j = move
-    out = np.array(amounts)
-    if kind == "fill":
-        out[..., i] = capacities[..., i]
-    elif kind == "empty":
-        out[..., i] = 0
-    else:
-        poured = np.minimum(out[..., i], capacities[..., j] - out[..., j])
-        out[..., i] -= poured
-        out[..., j] += poured
-    return out
+Amounts = tuple[int, ...]  # litres in each jug: the game's state
 
 
 class WaterJugs(Game):
-    """The task.
+    """The water jugs task.
 
-    Problems come from the generator or from rows {"capacities": [9, 4], "start": [0, 0], "goal":
-    6}.
+    Problems are generated, or come from rows like `example_row`. The arguments are the fields of
+    `task.water_jugs` in config.py; a bad one raises ValueError.
     """
 
     name = "water_jugs"
     siblings = 8
+    example_row: ClassVar = {"capacities": [9, 4], "start": [0, 0], "goal": 6}
 
     def __init__(
         self,
@@ -88,38 +65,31 @@ class WaterJugs(Game):
             )
         if pour_weight <= 0:
             raise ValueError(f"task.water_jugs.pour_weight={pour_weight}: must be positive")
-        self.max_capacity, self.jugs, self.max_moves, self.pour_weight = (
-            max_capacity,
-            jugs,
-            max_moves,
-            pour_weight,
-        )
-        moves, numbers, names = all_moves(jugs), range(max_capacity + 1), JUGS[:jugs]
-        words = [*map(move_name, moves), *(f"goal={n}" for n in numbers)]
-        super().__init__(
-            [*words, *(f"{jug}{mark}{n}" for mark in "/=" for jug in names for n in numbers)], band
-        )
-        self.moves = {self._id[move_name(m)]: m for m in moves}
-        # the amounts of a jug are consecutive ids
-        self._zero = [self._id[f"{jug}=0"] for jug in names]
+        self.max_capacity = max_capacity
+        self.jugs = jugs
+        self.max_moves = max_moves
+        self.pour_weight = pour_weight
+        moves, amounts = all_moves(jugs), range(max_capacity + 1)
+        words = [
+            *map(move_name, moves),
+            *(f"goal={n}" for n in amounts),
+            *(f"{jug}{mark}{n}" for mark in "/=" for jug in JUGS[:jugs] for n in amounts),
+        ]
+        super().__init__(words, band)
+        self.moves = {self.token_ids[move_name(move)]: move for move in moves}
+        # The words for the amounts in a jug have consecutive ids, from this one on.
+        self._zero_ids = [self.token_ids[f"{jug}=0"] for jug in JUGS[:jugs]]
+        # A problem's distances are searched once for all its samples.
+        self._distances: dict[str, dict[Amounts, int]] = {}
 
     # Problems
 
     def parse(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Checks one row of a user's file and returns the problem's data."""
-        for field in ("capacities", "start", "goal"):
-            if field not in row:
-                raise ValueError(
-                    f"field {field!r} is missing; a row is {{'capacities': [9, 4], 'start': [0, 0],"
-                    " 'goal': 6}"
-                )
+        """Check one row of a user's file and return the problem's data."""
+        self.check_fields(row)
         capacities, start, goal = row["capacities"], row["start"], row["goal"]
-        numbers = (
-            [*capacities, *start, goal]
-            if isinstance(capacities, list) and isinstance(start, list)
-            else [None]
-        )
-        if not all(type(n) is int and 0 <= n <= self.max_capacity for n in numbers):
+        lists = isinstance(capacities, list) and isinstance(start, list)
+        if not lists or not all(map(self._is_amount, [*capacities, *start, goal])):
             raise ValueError(
                 f"capacities={capacities}, start={start}, goal={goal}: integers from 0 to"
                 f" {self.max_capacity} are expected"
@@ -131,69 +101,57 @@ class WaterJugs(Game):
             )
         if min(capacities) < 1:
             raise ValueError(f"capacities={capacities}: every jug holds at least 1")
-        if (
-            any(s > c for s, c in zip(start, capacities, strict=True))
-            or goal in start
-            or goal > max(capacities)
-            or goal < 1
-        ):
+        overfull = any(s > c for s, c in zip(start, capacities, strict=True))
+        if overfull or goal in start or not 1 <= goal <= max(capacities):
             raise ValueError(
                 f"start={start}, goal={goal}: no jug may hold more than {capacities} or the goal"
                 " already"
             )
         return {"capacities": capacities, "start": start, "goal": goal}
 
+    def _is_amount(self, value: Any) -> bool:
+        # By type, since True is an int too.
+        return type(value) is int and 0 <= value <= self.max_capacity
+
     def candidates(self, rng: np.random.Generator) -> Iterator[Iterator[Problem]]:
-        """Problems with two jugs; a group has the same jugs and goal."""
-        for a, b, goal in self._combinations(rng):
+        """Yield problems with two jugs; a group has the same jugs and goal."""
+        sizes = range(3, self.max_capacity + 1)
+        combinations = [
+            (a, b, goal) for a in sizes for b in sizes if a != b for goal in range(1, max(a, b))
+        ]
+        for index in rng.permutation(len(combinations)):
+            a, b, goal = combinations[index]
             chance = random_play_success((a, b), goal, self.max_moves, self.pour_weight)
             starts = np.argwhere((chance > self.band[0]) & (chance < self.band[1]))
             if len(starts):
-                yield (
-                    self._problem((a, b), (int(x), int(y)), goal)
-                    for x, y in rng.permutation(starts)
-                )
-
-    def _combinations(self, rng: np.random.Generator) -> Iterator[tuple[int, int, int]]:
-        sizes = range(3, self.max_capacity + 1)
-        every = [
-            (a, b, goal) for a in sizes for b in sizes if a != b for goal in range(1, max(a, b))
-        ]
-        return (every[i] for i in rng.permutation(len(every)))
+                shuffled = rng.permutation(starts).tolist()
+                yield (self._problem((a, b), start, goal) for start in shuffled)
 
     def _problem(self, capacities: Sequence[int], start: Sequence[int], goal: int) -> Problem:
         name = "-".join(map(str, (*capacities, *start, goal)))
-        return Problem(
-            f"jugs-{name}", {"capacities": list(capacities), "start": list(start), "goal": goal}
-        )
+        data = {"capacities": list(capacities), "start": list(start), "goal": goal}
+        return Problem(f"jugs-{name}", data)
 
     def family(self, problem: Problem) -> Any:
-        """The same for a problem and its mirror image, jugs A and B exchanged."""
-        return (
-            sorted(zip(problem.data["capacities"], problem.data["start"], strict=True)),
-            problem.data["goal"],
-        )
+        """Return the same for a problem and its mirror image with jugs A and B exchanged."""
+        jugs = zip(problem.data["capacities"], problem.data["start"], strict=True)
+        return sorted(jugs), problem.data["goal"]
 
     # Text
 
     def render(self, problem: Problem) -> list[int]:
-        """<bos>, capacities, amounts, goal and a colon."""
-        d = problem.data
-        words = [
-            "<bos>",
-            *_name("/", d["capacities"]),
-            *_name("=", d["start"]),
-            f"goal={d['goal']}",
-            ":",
-        ]
-        return [self._id[word] for word in words]
+        """Return the ids of <bos>, capacities, amounts, goal and a colon."""
+        capacities = [f"{jug}/{n}" for jug, n in zip(JUGS, problem.data["capacities"])]
+        amounts = [f"{jug}={n}" for jug, n in zip(JUGS, problem.data["start"])]
+        words = ["<bos>", *capacities, *amounts, f"goal={problem.data['goal']}", ":"]
+        return [self.token_ids[word] for word in words]
 
     def state_ids(self, state: Sequence[int]) -> list[int]:
-        """What each jug holds."""
-        return [self._zero[jug] + int(n) for jug, n in enumerate(state)]
+        """Return the tokens that say what each jug holds."""
+        return [self._zero_ids[jug] + int(n) for jug, n in enumerate(state)]
 
     def base_text(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
-        """Games of random legal play on random problems: the rules, without a plan."""
+        """Return games of random legal play on random problems: the rules, without a plan."""
         problems: list[Problem] = []
         while len(problems) < count:
             jugs = int(rng.integers(2, self.jugs + 1))
@@ -203,112 +161,84 @@ class WaterJugs(Game):
             problem = self._problem(capacities.tolist(), start.tolist(), goal)
             if goal not in start and self.split_of(problem) == "base":
                 problems.append(problem)
-        by_jugs = [
-            [p for p in problems if len(p.data["start"]) == n] for n in range(2, self.jugs + 1)
-        ]
-        return [pair for group in by_jugs if group for pair in self._play(rng, group)]
+        pairs: list[tuple[list[int], list[int]]] = []
+        for jugs in range(2, self.jugs + 1):
+            group = [p for p in problems if len(p.data["start"]) == jugs]
+            if group:
+                responses = self._play_randomly(rng, group)
+                pairs += [(self.render(p), r) for p, r in zip(group, responses, strict=True)]
+        return pairs
 
-    def _play(
-        self, rng: np.random.Generator, problems: list[Problem]
-    ) -> list[tuple[list[int], list[int]]]:
+    def _play_randomly(self, rng: np.random.Generator, problems: list[Problem]) -> list[list[int]]:
+        """Return the response of random legal play to each problem; all have as many jugs."""
         capacities = np.array([p.data["capacities"] for p in problems])
         amounts = np.array([p.data["start"] for p in problems])
         goals = np.array([p.data["goal"] for p in problems])[:, None]
-        moves = all_moves(amounts.shape[1])
-        tokens = np.array([self._id[move_name(m)] for m in moves])
+        move_ids = [self.token_ids[move_name(move)] for move in all_moves(amounts.shape[1])]
         responses: list[list[int]] = [[] for _ in problems]
         playing = np.ones(len(problems), bool)
         for _ in range(self.max_moves):
-            # [N, moves, jugs]
-            after = np.stack([apply(m, amounts, capacities) for m in moves], axis=1)
-            legal = (after != amounts[:, None]).any(-1)
-            # The exponential race: the least of Exp(1) / weight falls on a move with probability
-            # weight / sum of weights.
-            race = rng.exponential(size=legal.shape) / move_weights(moves, self.pour_weight)
-            chosen = np.argmin(np.where(legal, race, np.inf), axis=1)
-            amounts = np.where(playing[:, None], after[np.arange(len(problems)), chosen], amounts)
+            # Finished games draw too, so that the noise of the others does not depend on them.
+            chosen, after = random_move(rng, amounts, capacities, self.pour_weight)
+            amounts = np.where(playing[:, None], after, amounts)
             for i in np.flatnonzero(playing):
-                responses[i] += [int(tokens[chosen[i]]), *self.state_ids(amounts[i])]
+                responses[i] += [move_ids[chosen[i]], *self.state_ids(amounts[i])]
             solved = playing & (amounts == goals).any(1)
             for i in np.flatnonzero(solved):
-                responses[i].append(self._id["done"])
+                responses[i].append(self.token_ids["done"])
             playing &= ~solved
         for i in np.flatnonzero(playing):
-            responses[i].append(self._id["stuck"])
-        return [(self.render(p), r) for p, r in zip(problems, responses, strict=True)]
+            responses[i].append(self.token_ids["stuck"])
+        return responses
 
     # Play
 
-    def begin(self, problem: Problem) -> list[int]:
-        """The amounts at the start, litres."""
-        return problem.data["start"]
+    def begin(self, problem: Problem) -> Amounts:
+        """Return the amounts at the start."""
+        return tuple(problem.data["start"])
 
     def is_move(self, problem: Problem, token: int) -> bool:
-        """A move of jugs that the problem has."""
+        """Return whether a token is a move of jugs that the problem has."""
         move = self.moves.get(token)
         return move is not None and max(move[1:]) < len(problem.data["start"])
 
-    def play(self, problem: Problem, state: list[int], move_id: int) -> list[int] | None:
-        """The amounts after a move; one that changes nothing is not legal."""
-        after = _apply_list(self.moves[move_id], state, problem.data["capacities"])
+    def play(self, problem: Problem, state: Amounts, move_id: int) -> Amounts | None:
+        """Return the amounts after a move; one that changes nothing is illegal."""
+        after = apply_to_one(self.moves[move_id], state, problem.data["capacities"])
         return None if after == state else after
 
-    def at_goal(self, problem: Problem, state: list[int]) -> bool:
-        """Some jug holds the goal."""
+    def at_goal(self, problem: Problem, state: Amounts) -> bool:
+        """Return whether some jug holds the goal."""
         return problem.data["goal"] in state
 
+    # Analysis
+
+    def distances(self, problem: Problem) -> dict[Amounts, int]:
+        """Return the fewest moves to the goal from each state that can reach it."""
+        key = repr(problem.data)
+        if key not in self._distances:
+            moves = [move_id for move_id in self.moves if self.is_move(problem, move_id)]
+
+            def successors(state: Amounts) -> Iterator[Amounts]:
+                for move_id in moves:
+                    after = self.play(problem, state, move_id)
+                    if after is not None:
+                        yield after
+
+            self._distances[key] = distances_to_goal(
+                self.begin(problem), successors, lambda state: self.at_goal(problem, state)
+            )
+        return self._distances[key]
+
     def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
-        """Number of moves, and among them the shares of fills, empties and pours and of those that
-        go nearer to the goal.
+        """Return the number of moves, and shares of them.
+
+        The shares are those of fills, emptyings, pours, and of moves that go nearer to the goal.
         """
-        width, states = len(problem.data["start"]) + 1, self.follow(problem, response)[1]
-        made = [self.moves[i] for i in response[: (len(states) - 1) * width : width]]
-        shares = {
-            kind: sum(m[0] == kind for m in made) / max(len(made), 1)
-            for kind in ("fill", "empty", "pour")
-        }
-        return shares | {"nearer": self.nearer(problem, states), "moves": float(len(made))}
-
-
-def _name(mark: str, numbers: Sequence[int]) -> list[str]:
-    """A/9, B/4 or A=5, B=0."""
-    return [f"{jug}{mark}{n}" for jug, n in zip(JUGS, numbers, strict=False)]
-
-
-def _apply_list(move: Move, amounts: list[int], capacities: list[int]) -> list[int]:
-    """`apply` for one state held in a plain list: ten times faster than numpy on two numbers."""
-    kind, i, j = move
-    out = list(amounts)
-    if kind == "pour":
-        poured = min(out[i], capacities[j] - out[j])
-        out[i] -= poured
-        out[j] += poured
-    else:
-        out[i] = capacities[i] if kind == "fill" else 0
-    return out
-
-
-def move_weights(moves: list[Move], pour_weight: float) -> np.ndarray:
-    """float64 [moves]: how often a random player makes each legal move, relative to a fill."""
-    return np.array([pour_weight if kind == "pour" else 1.0 for kind, _, _ in moves])
-
-
-def random_play_success(
-    capacities: tuple[int, int], goal: int, max_moves: int, pour_weight: float
-) -> np.ndarray:
-    """P(random legal play reaches the goal within max_moves) from every start, float64 [A+1, B+1];
-    0 where it holds already.
-    """
-    # [A+1, B+1, 2]
-    grid = np.stack(np.meshgrid(*(np.arange(c + 1) for c in capacities), indexing="ij"), axis=-1)
-    full, moves = np.broadcast_to(np.array(capacities), grid.shape), all_moves(2)
-    after = np.stack([apply(m, grid, full) for m in moves])  # [moves, A+1, B+1, 2]
-    # 0 for a move that is not legal
-    weight = (after != grid).any(-1) * move_weights(moves, pour_weight)[:, None, None]
-    at_goal = (grid == goal).any(-1)
-    value = at_goal.astype(float)
-    for _ in range(max_moves):
-        value = np.where(
-            at_goal, 1.0, (value[after[..., 0], after[..., 1]] * weight).sum(0) / weight.sum(0)
-        )
-    return np.where(at_goal, 0.0, value)
+        states = self.follow(problem, response)[1]
+        width = len(problem.data["start"]) + 1
+        count = len(states) - 1
+        kinds = [self.moves[token][0] for token in response[: count * width : width]]
+        shares = {kind: kinds.count(kind) / max(count, 1) for kind in ("fill", "empty", "pour")}
+        nearer = share_nearer(states, self.distances(problem))
+        return shares | {"nearer": nearer, "moves": float(count)}

@@ -8,13 +8,13 @@ and status 2.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
+from prefixrl_jax import cli
 from prefixrl_jax.runtime.files import write_json
 from prefixrl_jax.theory import hidden_string, objective
 from prefixrl_jax.theory.hidden_string import (
@@ -31,7 +31,7 @@ from prefixrl_jax.theory.hidden_string import (
 
 MOST_SEEDS = 99
 OUT = flags.DEFINE_string(
-    "out", None, "The folder for theory.json and theory.png; made if need be.", required=True
+    "out", None, "The folder for theory.json and theory.png; made if need be."
 )
 SEEDS = flags.DEFINE_integer(
     "seeds", 9, "Runs of each method at each horizon.", lower_bound=1, upper_bound=MOST_SEEDS
@@ -157,45 +157,16 @@ def _picture(rows: Sequence[Mapping[str, Any]], fits: Fits) -> bytes:
 
 
 def command() -> None:
-    """Do what the flags ask for.
-
-    Raises:
-        OSError: The folder cannot be made or written; the message says which flag names it.
-    """
+    """Do what the flags ask for; raise ValueError if the folder cannot be made or written."""
     horizons = [horizon for horizon in HORIZONS if horizon <= MAX_HORIZON.value]
     try:
-        write_theory(Path(OUT.value), horizons, SEEDS.value)
+        write_theory(Path(str(OUT.value)), horizons, SEEDS.value)
     except OSError as error:
-        raise OSError(
+        raise ValueError(
             f"--out={OUT.value}: {error.strerror}; a folder that can be made and written is"
             " accepted"
         ) from error
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Parse the flags; a bad one ends with a line that names it, its value and what is accepted."""
-    try:
-        rest = flags.FLAGS(argv)
-        if rest[1:]:
-            raise flags.Error(f"unexpected arguments {rest[1:]}")
-        return rest
-    except flags.Error as error:
-        print(
-            f"error: {error}; accepted are --out=FOLDER, --seeds of 1 to {MOST_SEEDS} and"
-            f" --max_horizon of {HORIZONS[0]} to {HORIZONS[-1]}",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-
-
-def main(argv: list[str]) -> None:
-    """Run the command; a bad input ends with one line."""
-    try:
-        command()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    cli.start(command, str(__doc__), required=("out",))

@@ -1,14 +1,25 @@
-"""The loop: take a batch of groups, update, write down what happened, save.
+"""The training loop: take a batch of groups, update, write down what happened, save.
 
-Base training, SFT and reinforcement learning are this loop with another source of batches and
-another loss. A step is a pure function of (state, configuration, step), so a run that was stopped
-goes on as if it had not been.
+Base training, supervised fine-tuning and reinforcement learning are this loop with another source
+of batches and another loss. One step is, in order:
+
+    contexts    which problems and prefixes this step trains on      source (`on_policy.py`)
+    rollouts    continuations of each by the current policy          source
+    verdicts    right or wrong, graded while sampling goes on        source
+    advantages  reward minus the mean of its group                   update (`rl/step.py`)
+    update      one policy-gradient step on the continuations        update
+    evaluation  plain accuracy, every so many steps                  here
+    written     metrics, progress line, checkpoint                   here
+
+A step is a pure function of (state, configuration, step), so a run that was stopped goes on as if
+it had not been.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +27,17 @@ from typing import Any
 
 import jax
 
-from prefixrl_jax.flops import Ledger
+from prefixrl_jax.flops import Ledger, format_flops
 from prefixrl_jax.group import Group
 from prefixrl_jax.rl.step import TrainState
 from prefixrl_jax.runtime import interrupt
 from prefixrl_jax.runtime.checkpoint import Checkpoints
-from prefixrl_jax.runtime.metrics import Bar, Metrics, host_metrics, human_flops
+from prefixrl_jax.runtime.console import Progress
+from prefixrl_jax.runtime.metrics import Metrics, host_metrics
 from prefixrl_jax.runtime.processes import share_charges
-from prefixrl_jax.training.health import Unsound
+from prefixrl_jax.training.health import Unhealthy
+
+Values = dict[str, float]  # metrics of one step, by name
 
 
 class Diverged(RuntimeError):
@@ -32,174 +46,202 @@ class Diverged(RuntimeError):
 
 @dataclasses.dataclass
 class Batch:
-    """A global batch of groups for the update, a line that names what is in it, and metrics known
-    before the update.
+    """What one step trains on.
+
+    Attributes:
+        group: groups of all processes, placed on the mesh.
+        description: names the batch in an error message.
+        tokens: sampled or read by all processes, for the throughput.
+        metrics: known before the update.
+        charge: books one update's FLOPs in a ledger, given the metrics of the update.
+        memory: what the source remembers once the step is done; JSON values.
     """
 
     group: Group
     description: str
-    tokens: int  # of all processes, for throughput
-    metrics: dict[str, float]
-    # books one update's FLOPs, given the update's metrics
-    charge: Callable[[Ledger, dict[str, float]], None]
-    # the source's, once the step is done; JSON values
+    tokens: int
+    metrics: Values
+    charge: Callable[[Ledger, Values], None]
     memory: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-# (parameters, step from 0, ledger, memory) -> batch
+# (parameters, step from 0, ledger, memory) -> the batch of the step.
 Source = Callable[[Any, int, Ledger, dict[str, Any]], Batch]
 
 
 @dataclasses.dataclass
-class Loop:
-    """Everything a run of the loop needs.
+class LoopResult:
+    """Where a loop ended: the state, the bill, the source's memory, and the last step's metrics."""
 
-    `source` may sample from the current parameters, and keep what it learns between steps as its
-    memory, which is saved with every checkpoint.
+    state: TrainState
+    ledger: Ledger
+    memory: dict[str, Any]
+    metrics: Values
+
+
+@dataclasses.dataclass
+class Loop:
+    """What a run of the loop needs.
+
+    Attributes:
+        name: of the stage, on progress lines.
+        update: the jitted update (state, group) -> (state, metrics).
+        source: makes the batch of a step; may sample from the current parameters.
+        steps: in all, those before a resume included.
+        directory: where metrics.jsonl, events/ and checkpoints/ go.
+        updates_per_batch: optimizer steps on each batch.
+        save_every: steps between checkpoints; 0: only at the end.
+        keep: newest checkpoints to keep.
+        score: metric by which the best checkpoint is kept besides.
+        evaluate_every: steps between evaluations; 0: none.
+        evaluate: (parameters, step from 1, ledger) -> metrics.
+        stop: whether to end early, given the ledger, for example at a FLOPs budget.
+        check_health: (step from 1, metrics); may raise Unhealthy.
+        omit: beginnings of metrics that mean nothing for this source.
+        note: what the progress line says of a step.
+        line_every: steps between lines where there is no terminal.
+        memory: what the source remembers when the loop begins.
     """
 
     name: str
     update: Callable[[TrainState, Group], tuple[TrainState, dict[str, jax.Array]]]
     source: Source
     steps: int
-    directory: Path  # metrics.jsonl, events/ and checkpoints/ go here
+    directory: Path
     updates_per_batch: int = 1
-    save_every: int = 0  # steps between checkpoints; 0: only at the end
+    save_every: int = 0
     keep: int = 2
+    score: str = "reward/plain"
     evaluate_every: int = 0
-    evaluate: Callable[[Any, int, Ledger], dict[str, float]] | None = None
-    score: str = "reward/plain"  # metric of the best checkpoint
-    note: Callable[[dict[str, float]], str] = lambda m: f"loss {m['loss']:.4f}"
-    stop: Callable[[Ledger], bool] = lambda ledger: False  # a FLOPs budget, say
-    # (step from 1, metrics); may raise Unsound
-    gates: Callable[[int, dict[str, float]], None] = lambda step, values: None
-    omit: tuple[str, ...] = ()  # beginnings of metrics that mean nothing for this source
-    on_step: Callable[[dict[str, float]], None] = lambda values: None
+    evaluate: Callable[[Any, int, Ledger], Values] | None = None
+    stop: Callable[[Ledger], bool] = lambda ledger: False
+    check_health: Callable[[int, Values], None] = lambda step, values: None
+    omit: tuple[str, ...] = ()
+    note: Callable[[Values], str] = lambda values: f"loss {values['loss']:.4f}"
+    line_every: int = 1
     memory: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def run(
-        self, state: TrainState, abstract: TrainState, ledger: Ledger
-    ) -> tuple[TrainState, Ledger]:
-        """Runs from the newest checkpoint (or from `state`) to the last step.
+    def run(self, state: TrainState, abstract: TrainState, ledger: Ledger) -> LoopResult:
+        """Run from the newest checkpoint (or from `state`) to the last step.
 
-        Raises Diverged on a non-finite step, Unsound when a gate closes, Interrupted when the
-        process was asked to stop; the last good state is saved first.
+        Args:
+            state: where to begin if there is no checkpoint.
+            abstract: the state's shapes and shardings, to restore a checkpoint into.
+            ledger: what has been spent before, if there is no checkpoint.
+
+        Raises:
+            Diverged: a step was not finite.
+            Unhealthy: `check_health` refused to go on.
+            Interrupted: the process was asked to stop.
+            In each case the last good state is saved first.
         """
         with Checkpoints(self.directory / "checkpoints", self.keep) as checkpoints:
-            begin = 0
+            begin, memory = 0, self.memory
             if (saved := checkpoints.restore(abstract)) is not None:
                 begin, state, sidecar = saved
-                ledger, self.memory = Ledger(sidecar["ledger"]), sidecar.get("memory", {})
+                ledger, memory = Ledger(sidecar["ledger"]), sidecar.get("memory", {})
+            now = LoopResult(state, ledger, memory, {})
             metrics = Metrics(self.directory / "metrics.jsonl", self.directory / "events", begin)
             try:
-                with Bar(self.name, self.steps, begin) as bar:
+                with Progress(self.name, self.steps, begin) as progress:
                     for step in range(begin, self.steps):
-                        if self.stop(ledger):
-                            checkpoints.save(step, state, self._sidecar(ledger))
+                        if self.stop(now.ledger):
+                            _save(checkpoints, step, now)
                             break
-                        state, values = self._step(state, step, ledger, checkpoints)
-                        metrics.write(step + 1, values)
-                        self.on_step(values)
-                        bar.update(step + 1, self.note(values), line=True)
-                        stopping = interrupt.received()
-                        if stopping or self._save_now(step + 1):
-                            checkpoints.save(
-                                step + 1, state, self._sidecar(ledger), values.get(self.score)
-                            )
-                        if stopping:
-                            raise interrupt.Interrupted
-                        self._watch(step + 1, state, values, ledger, checkpoints)
+                        self._step(now, step, checkpoints)
+                        metrics.write(step + 1, now.metrics)
+                        due = _is_due(step + 1, self.line_every)
+                        progress.update(step + 1, self.note(now.metrics), line=due)
+                        self._finish(now, step + 1, checkpoints)
             finally:
                 metrics.close()
-        return state, ledger
+        return now
 
-    def _sidecar(self, ledger: Ledger) -> dict[str, Any]:
-        """What is saved beside the arrays: copies, for it is written while the next step changes
-        them.
-        """
-        return {"ledger": ledger.copy().state, "memory": copy.deepcopy(self.memory)}
-
-    def _save_now(self, step: int) -> bool:
-        return step == self.steps or (self.save_every > 0 and step % self.save_every == 0)
-
-    def _watch(
-        self, step: int, state: TrainState, values, ledger: Ledger, checkpoints: Checkpoints
-    ) -> None:
+    def _step(self, now: LoopResult, step: int, checkpoints: Checkpoints) -> None:
+        """Batch, update and evaluation of one step; `now` is changed in place."""
+        started, before = time.monotonic(), now.ledger.copy()
         try:
-            self.gates(step, values)
-        except Unsound:
-            checkpoints.save(step, state, self._sidecar(ledger))
-            raise
-
-    def _step(
-        self, state: TrainState, step: int, ledger: Ledger, checkpoints: Checkpoints
-    ) -> tuple[TrainState, dict[str, float]]:
-        """Batch, update, evaluation; returns the new state and the step's metrics."""
-        started, before = time.monotonic(), ledger.copy()
-        try:
-            batch = self.source(state.params, step, ledger, self.memory)
+            batch = self.source(now.state.params, step, now.ledger, now.memory)
         except interrupt.Interrupted:  # the step is abandoned, and so is what it has cost
-            checkpoints.save(step, state, self._sidecar(before))
+            _save(checkpoints, step, dataclasses.replace(now, ledger=before))
             raise
         sampled = time.monotonic()
-        state, values = self._update(state, batch, ledger)
-        share_charges(ledger, before.state)
+        now.state, values = self._update(now.state, batch, now.ledger)
+        share_charges(now.ledger, before.state)
         if not values.pop("finite"):
-            checkpoints.save(step, state, self._sidecar(ledger))
+            _save(checkpoints, step, now)
             raise Diverged(
                 f"{self.name} step {step + 1}: loss {values['loss']}, gradient norm"
                 f" {values['grad_norm']} on the batch {batch.description}; the state before it is"
                 f" saved as step {step}"
             )
-        self.memory, trained = batch.memory, time.monotonic()
-        values |= batch.metrics | {
-            "time/sample": batch.metrics.get("time/sample", sampled - started),
-            "time/train": trained - sampled,
-            "perf/tokens_per_second": batch.tokens / max(trained - started, 1e-9),
-        }
-        if (
-            self.evaluate is not None
-            and self.evaluate_every
-            and (step + 1) % self.evaluate_every == 0
-        ):
+        now.memory, trained = batch.memory, time.monotonic()
+        values |= batch.metrics
+        values.setdefault("time/sample", sampled - started)
+        values["time/train"] = trained - sampled
+        values["perf/tokens_per_second"] = batch.tokens / max(trained - started, 1e-9)
+        if self.evaluate is not None and _is_due(step + 1, self.evaluate_every):
             with interrupt.deferred():
-                values |= self.evaluate(state.params, step + 1, ledger)
+                values |= self.evaluate(now.state.params, step + 1, now.ledger)
             values["time/eval"] = time.monotonic() - trained
-        values |= {
-            "flops/total": ledger.total(),
-            "flops/actual_total": ledger.total("actual"),
-            "time/step": time.monotonic() - started,
-        }
-        return state, {
-            k: v for k, v in values.items() if not (self.omit and k.startswith(self.omit))
-        }
+        values["flops/total"] = now.ledger.total()
+        values["flops/actual_total"] = now.ledger.total("actual")
+        values["time/step"] = time.monotonic() - started
+        now.metrics = {k: v for k, v in values.items() if not k.startswith(self.omit)}
 
     def _update(
         self, state: TrainState, batch: Batch, ledger: Ledger
-    ) -> tuple[TrainState, dict[str, float]]:
-        """All optimizer steps on one batch, up to the first that is not finite, which leaves the
-        state as it was.
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Make all optimizer steps on one batch.
+
+        It ends at the first that is not finite, which leaves the state as it was.
         """
         values: dict[str, float] = {}
         for i in range(self.updates_per_batch):
-            state, out = self.update(state, batch.group)
-            found = host_metrics(out)
-            batch.charge(ledger, found)
+            state, device_metrics = self.update(state, batch.group)
+            update_metrics = host_metrics(device_metrics)
+            batch.charge(ledger, update_metrics)
             # The sampler/trainer gap means something only before the first update on a batch.
             values |= {
-                k: v for k, v in found.items() if i == 0 or not k.startswith("sampler_trainer/")
+                name: value
+                for name, value in update_metrics.items()
+                if i == 0 or not name.startswith("sampler_trainer/")
             }
-            if not found["finite"]:
+            if not update_metrics["finite"]:
                 break
         return state, values
 
+    def _finish(self, now: LoopResult, step: int, checkpoints: Checkpoints) -> None:
+        """Save if it is time to, or if the run has to end after this step (from 1)."""
+        stopping = interrupt.received()
+        if stopping or step == self.steps or _is_due(step, self.save_every):
+            _save(checkpoints, step, now, now.metrics.get(self.score))
+        if stopping:
+            raise interrupt.Interrupted
+        try:
+            self.check_health(step, now.metrics)
+        except Unhealthy:
+            _save(checkpoints, step, now)
+            raise
 
-def progress_note(values: dict[str, float]) -> str:
-    """The progress line of reinforcement learning."""
-    parts = [
-        f"reward {values['reward/mean']:.3f}",
-        f"plain {values['reward/plain']:.3f}",
-        f"entropy {values['entropy']:.2f}",
-    ]
-    parts = [part for part in parts if "nan" not in part]  # a batch without plain problems
-    return "  ".join([*parts, human_flops(values["flops/total"])])
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _save(checkpoints: Checkpoints, step: int, now: LoopResult, score: float | None = None) -> None:
+    """Save the state and, beside the arrays, ledger and memory.
+
+    Both are copied: they are written while the next step changes them.
+    """
+    sidecar = {"ledger": now.ledger.copy().state, "memory": copy.deepcopy(now.memory)}
+    checkpoints.save(step, now.state, sidecar, score)
+
+
+def progress_note(values: Values) -> str:
+    """Return what the progress line of reinforcement learning says of a step."""
+    parts = [f"reward {values['reward/mean']:.3f}"]
+    if not math.isnan(values["reward/plain"]):  # NaN: the batch has no plain problem
+        parts.append(f"plain {values['reward/plain']:.3f}")
+    parts += [f"entropy {values['entropy']:.2f}", format_flops(values["flops/total"])]
+    return "  ".join(parts)

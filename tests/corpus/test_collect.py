@@ -9,33 +9,27 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, random_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import TINY, random_params
 
-from prefixrl_jax.corpus.collect import (
-    Attempts,
-    CollectJob,
-    SelectJob,
-    attempt_all,
-    first_traces,
-    hard_set,
-    load,
-    replay,
-    save,
-)
+from prefixrl_jax.corpus.attempts import Attempts, attempts_in_log, first_traces, hard_set
+from prefixrl_jax.corpus.collect import CollectJob, RejectionSampler, SelectJob
 from prefixrl_jax.corpus.sample_log import Log
+from prefixrl_jax.corpus.saved import load_corpus, save_corpus
 from prefixrl_jax.corpus.shared_log import SharedLog
 from prefixrl_jax.corpus.traces import read_dataset
 from prefixrl_jax.flops import Ledger, causal_pairs, costs
 from prefixrl_jax.model.tokenizer import fingerprint, word_tokenizer
 from prefixrl_jax.runtime.mesh import make_mesh
 from prefixrl_jax.sampling import refill
+from prefixrl_jax.sampling.job import FixedJob, Sample
 from prefixrl_jax.sampling.noise import stream_key
-from prefixrl_jax.sampling.refill import Engine, FixedJob, Sample
+from prefixrl_jax.sampling.refill import Engine
 from prefixrl_jax.sampling.sampler import Sampling
+from prefixrl_jax.tasks.prompt import Prompt
 from prefixrl_jax.tasks.task import Problem, Verdict
-from prefixrl_jax.training.rollout import Prompt, sample_and_grade
+from prefixrl_jax.training.rollout import RolloutSampler
 
 HEADER = {"model": "tiny"}
 COST = costs(1000, 1, 4, 8)
@@ -89,20 +83,9 @@ def make_job(kind, path, limit):
     """A job over the problem "p" that knows what is in the log, and the log, to which it goes on
     writing.
     """
-    log, stage = (
-        SharedLog(path / "log.jsonl", HEADER),
-        "collect" if kind is CollectJob else "select",
-    )
-    return (
-        kind(
-            stage,
-            replay(log.records, stage, [PROBLEM], FirstToken())["p"],
-            FirstToken(),
-            limit,
-            log,
-        ),
-        log,
-    )
+    log = SharedLog(path / "log.jsonl", HEADER)
+    logged = attempts_in_log(log.records, kind.stage, [PROBLEM], FirstToken())
+    return kind(logged["p"], FirstToken(), limit, log), log
 
 
 def test_select_draws_each_id_once_whatever_succeeds(tmp_path):
@@ -176,7 +159,7 @@ def test_what_is_in_the_log_is_known_and_comes_back_whole(tmp_path, kind):
         job.deliver(sample(i, correct=i == 3))
     log.append({"stage": "another", "problem": "p", "sample": 5, "verdict": "correct", "tokens": 1})
     log.append(
-        {"stage": job._stage, "problem": "unknown", "sample": 4, "verdict": "correct", "tokens": 1}
+        {"stage": job.stage, "problem": "unknown", "sample": 4, "verdict": "correct", "tokens": 1}
     )
     log.close()
     again, _ = make_job(kind, tmp_path, 6)
@@ -337,11 +320,9 @@ PROBLEMS = [Problem(name, {}) for name in CONTEXTS]
 
 
 def run_stage(params, path, stage, limit, task, ledger, show=lambda known: None):
-    stream = stream_key(0, stage)
     with SharedLog(path / "log.jsonl", HEADER) as log:
-        return attempt_all(
-            stage, make_engine(), params, task, PROBLEMS, limit, SAMPLING, stream, ledger, log, show
-        )
+        sampler = RejectionSampler(make_engine(), params, task, SAMPLING, log)
+        return sampler.run(stage, PROBLEMS, limit, stream_key(0, stage), ledger, show)
 
 
 def test_a_job_that_knows_no_finished_sample_is_handed_none():
@@ -407,7 +388,7 @@ def test_what_is_drawn_does_not_depend_on_how_long_grading_takes(params, tmp_pat
 
 def test_a_verdict_given_aside_counts_from_the_next_chunk_on(tmp_path):
     log = SharedLog(tmp_path / "log.jsonl", HEADER)
-    job = CollectJob("collect", Attempts(PROBLEM, 2), Aside(2), 9, log)
+    job = CollectJob(Attempts(PROBLEM, 2), Aside(2), 9, log)
     assert [job.next_sample() for _ in range(3)] == [0, 1, 2]
     job.deliver(sample(0, correct=True))
     assert job.attempts.correct == {} and job.next_sample() == 3 and not job.closed
@@ -418,16 +399,8 @@ def test_a_verdict_given_aside_counts_from_the_next_chunk_on(tmp_path):
 def test_rollouts_are_graded_in_their_order_whenever_the_verdicts_come(params):
     prompts = [Prompt(p) for p in PROBLEMS[:3]]
     found = [
-        sample_and_grade(
-            make_engine(),
-            params,
-            task,
-            prompts,
-            4,
-            SAMPLING,
-            stream_key(0, "r"),
-            Ledger(),
-            ("eval", "eval"),
+        RolloutSampler(make_engine(), task, SAMPLING, ("eval", "eval")).sample(
+            params, prompts, 4, stream_key(0, "r"), Ledger()
         )
         for task in (FirstToken(9), Aside(9))
     ]
@@ -444,23 +417,26 @@ def test_what_is_finished_is_not_computed_again(params, tmp_path, monkeypatch):
 def test_fewer_slots_after_a_kill_keep_every_sample_and_charge_it(params, tmp_path):
     task = FirstToken(limit=3)
     with SharedLog(tmp_path / "log.jsonl", HEADER) as log:
-        drawn = attempt_all(
-            "collect",
-            make_engine(slots=5),
-            params,
-            task,
-            PROBLEMS,
-            12,
-            SAMPLING,
-            stream_key(0, "collect"),
-            Ledger(),
-            log,
-        )
+        sampler = RejectionSampler(make_engine(slots=5), params, task, SAMPLING, log)
+        drawn = sampler.run("collect", PROBLEMS, 12, stream_key(0, "collect"), Ledger())
     resumed = run_stage(params, tmp_path, "collect", 12, task, ledger := Ledger())
     for name, attempts in drawn.items():
         assert attempts.lengths.items() <= resumed[name].lengths.items()
     tokens = sum(sum(a.lengths.values()) + len(a.lengths) * a.context for a in resumed.values())
     assert ledger.state["paper"]["collect"] >= 2000 * tokens
+
+
+def test_the_first_solved_problem_of_a_stage_is_announced_once(params, tmp_path):
+    announced = []
+    with SharedLog(tmp_path / "log.jsonl", HEADER) as log:
+        task = FirstToken(limit=12)
+        sampler = RejectionSampler(
+            make_engine(), params, task, SAMPLING, log, lambda *what: announced.append(what)
+        )
+        attempts = sampler.run("select", PROBLEMS, 4, stream_key(0, "select"), Ledger())
+    ((stage, problem, token_ids),) = announced
+    assert stage == "select" and attempts[problem.id].successes and token_ids[0] < 12
+    assert sum(a.successes for a in attempts.values()) > 1
 
 
 def test_collect_charges_samples_that_were_dropped(params, tmp_path):
@@ -481,20 +457,17 @@ def kept(tmp_path):
     """A complete corpus of two traces, dataset and log."""
     task, header = FirstToken(), {"model": "tiny", "tokenizer": fingerprint(FirstToken.tokenizer)}
     with Log(tmp_path / "log.jsonl", header) as log:
-        jobs = [
-            CollectJob("collect", Attempts(p, len(task.render(p))), task, 9, log)
-            for p in PROBLEMS[:2]
-        ]
+        jobs = [CollectJob(Attempts(p, len(task.render(p))), task, 9, log) for p in PROBLEMS[:2]]
         for job in jobs:
             job.deliver(sample(0, correct=False))
             job.deliver(sample(1, correct=True))
     traces = first_traces({job.name: job.attempts for job in jobs}, COST)
-    save(tmp_path, traces, {**header, "solved": 2})
+    save_corpus(tmp_path, traces, {**header, "solved": 2})
     return tmp_path, traces
 
 
 def read(directory):
-    return load(directory, {p.id: p for p in PROBLEMS}, FirstToken(), COST)
+    return load_corpus(directory, {p.id: p for p in PROBLEMS}, FirstToken(), COST)
 
 
 def shard(directory):

@@ -5,16 +5,16 @@ import json
 import pytest
 from test_collect import HEADER, PROBLEMS, Aside, FirstToken
 
-from prefixrl_jax.corpus.collect import first_traces
-from prefixrl_jax.corpus.import_traces import fingerprint, import_traces, read_traces
+from prefixrl_jax.corpus.attempts import first_traces
+from prefixrl_jax.corpus.import_traces import import_traces, lines_fingerprint, read_lines
 from prefixrl_jax.corpus.shared_log import SharedLog
 from prefixrl_jax.corpus.traces import Trace, write_dataset
 from prefixrl_jax.flops import costs
-from prefixrl_jax.model.tokenizer import fingerprint as tokenizer_fingerprint
+from prefixrl_jax.model.tokenizer import fingerprint
 from prefixrl_jax.tasks.task import Problem
 
 # <pad> <bos> <eos> <unk> a b are 0 to 5; 0 and 1 end a response
-OWN = tokenizer_fingerprint(FirstToken.tokenizer)
+TOKENIZER = fingerprint(FirstToken.tokenizer)
 
 
 def write(path, *rows):
@@ -27,7 +27,7 @@ def write(path, *rows):
 def bring(tmp_path, *rows, task=None, longest=9, problems=PROBLEMS):
     """(traces, reasons by line, declared FLOPs) of a file with these rows."""
     task = task or FirstToken(limit=5)  # a response that begins with "a" is right, with "b" wrong
-    lines = read_traces(write(tmp_path / "traces.jsonl", *rows), task)
+    lines = read_lines(write(tmp_path / "traces.jsonl", *rows), task)
     with SharedLog(tmp_path / "log.jsonl", HEADER) as log:
         found, flops = import_traces(
             lines, list(problems), task, longest, log, tmp_path / "rejected.jsonl"
@@ -44,7 +44,7 @@ ROWS = [
     {"problem": "a", "trace": "b a"},
     {"problem": "a", "trace": "a b", "flops": 2e9},
     {"problem": "a", "trace": "a a a"},
-    {"problem": "bb", "token_ids": [4, 5, 0], "tokenizer": OWN, "flops": 1e9},
+    {"problem": "bb", "token_ids": [4, 5, 0], "tokenizer": TOKENIZER, "flops": 1e9},
     {"problem": "zz", "trace": "a", "flops": 5e9},
     {"problem": "ccc", "trace": "a a a a a a a a a"},
     {"problem": "d", "trace": "b"},
@@ -94,9 +94,9 @@ def test_the_corpus_of_another_run_is_taken_by_its_ids(tmp_path):
         ("zz", 1, [1], [4, 0], [-1.0, -1.0], "stop", 2, 1e9),
     ]
     mine = [Trace(*values) for values in fields]
-    write_dataset(mine, tmp_path / "dataset", {"tokenizer": OWN, "model": "another"})
+    write_dataset(mine, tmp_path / "dataset", {"tokenizer": TOKENIZER, "model": "another"})
     task = FirstToken(limit=5)
-    lines = read_traces(str(tmp_path / "dataset"), task)
+    lines = read_lines(str(tmp_path / "dataset"), task)
     with SharedLog(tmp_path / "log.jsonl", HEADER) as log:
         found, flops = import_traces(
             lines, list(PROBLEMS), task, 9, log, tmp_path / "rejected.jsonl"
@@ -113,15 +113,16 @@ def test_the_corpus_of_another_run_is_taken_by_its_ids(tmp_path):
     write_dataset(
         mine,
         tmp_path / "run",
-        {"tokenizer": OWN, "statistics": {"collect_flops": 8e9, "solved": 2}},
+        {"tokenizer": TOKENIZER, "statistics": {"collect_flops": 8e9, "solved": 2}},
     )
     # the failures are paid for as well
-    assert [line.flops for line in read_traces(str(tmp_path / "run"), task)] == [4e9, 4e9]
+    assert [line.flops for line in read_lines(str(tmp_path / "run"), task)] == [4e9, 4e9]
     write_dataset(mine, tmp_path / "other", {"tokenizer": "0123456789abcdef", "model": "another"})
     with pytest.raises(
-        ValueError, match=rf"are of tokenizer 0123456789abcdef, and those of this run of {OWN}"
+        ValueError,
+        match=rf"are of tokenizer 0123456789abcdef, and those of this run of {TOKENIZER}",
     ):
-        read_traces(str(tmp_path / "other"), task)
+        read_lines(str(tmp_path / "other"), task)
 
 
 def test_ids_of_another_tokenizer_are_not_taken(tmp_path):
@@ -142,18 +143,18 @@ def test_ids_of_another_tokenizer_are_not_taken(tmp_path):
         ("[1]", "a JSON object is expected"),
         ({"problem": "a", "trace": "a", "flops": -1}, "field 'flops' is -1; a number, at least 0"),
         (
-            {"problem": "a", "token_ids": [], "tokenizer": OWN},
+            {"problem": "a", "token_ids": [], "tokenizer": TOKENIZER},
             r"field 'token_ids': ids from 0 to 5",
         ),
         (
-            {"problem": "a", "token_ids": [6], "tokenizer": OWN},
+            {"problem": "a", "token_ids": [6], "tokenizer": TOKENIZER},
             r"field 'token_ids': ids from 0 to 5",
         ),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, row, message):
     with pytest.raises(ValueError, match=message):
-        read_traces(
+        read_lines(
             write(tmp_path / "traces.jsonl", {"problem": "a", "trace": "a"}, row), FirstToken()
         )
 
@@ -162,12 +163,12 @@ def test_a_file_without_traces_or_no_file_is_named(tmp_path):
     for name, message in (("empty.jsonl", "no trace in it"), ("absent.jsonl", "no such file")):
         (tmp_path / "empty.jsonl").write_text("\n")
         with pytest.raises(ValueError, match=rf"collect\.traces_path='.*{name}': {message}"):
-            read_traces(str(tmp_path / name), FirstToken())
+            read_lines(str(tmp_path / name), FirstToken())
 
 
 def test_another_file_is_another_corpus(tmp_path):
     prints = {
-        fingerprint(read_traces(write(tmp_path / "t.jsonl", *rows), FirstToken()))
+        lines_fingerprint(read_lines(write(tmp_path / "t.jsonl", *rows), FirstToken()))
         for rows in (ROWS, ROWS[:3], ROWS[::-1])
     }
     assert len(prints) == 3

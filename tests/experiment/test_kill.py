@@ -1,5 +1,5 @@
-"""A run killed again and again ends as one that was not: weights, metrics, ledger and samples, to
-the bit.
+"""A run interrupted again and again ends as one that was not: weights, metrics, ledger and samples
+are equal to the bit.
 
 What is compared is the smoke configuration from base training to the report, through the command
 line, in real processes.
@@ -11,58 +11,84 @@ import random
 import resource
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import begun
+from runs import SMOKE, completed, differences, kill_repeatedly, python, wait_for_lines
 
-from benchmarks.kills import ROOT, Command, completed, differences, kill_repeatedly, wait_for
+pytestmark = pytest.mark.slow
 
-KILLS = 10
-FLAGS = ("--config.train.steps=10", "--config.checkpoint.every=2")
+# What is interrupted: the file that grows meanwhile, by one line a step or sample.
+BASE, CORPUS, TRAIN = "base/metrics.jsonl", "corpus/log.jsonl", "metrics.jsonl"
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> tuple[Command, Path, float]:
-    """How runs are started, the work directory of one made in one go, and how long it took in s,
-    compilations included.
+def kill(child: subprocess.Popen) -> None:
+    """Ends the run at once, whatever it is doing."""
+    child.kill()
+    child.communicate()
+
+
+def terminate(child: subprocess.Popen) -> None:
+    """Asks the run to stop, which it says it has done."""
+    child.send_signal(signal.SIGTERM)
+    output = completed(child)
+    assert "stopped as asked" in output and "the same command goes on" in output
+
+
+def fill_disk(message: str, size: int) -> Callable[[subprocess.Popen], None]:
+    """Makes the system refuse the run's next writes; the run ends in one line with this message.
+
+    A limit on the size of files stands for a full disk.
     """
-    directory = tmp_path_factory.mktemp("whole")
-    command = Command("configs/smoke.py", FLAGS, directory / "cache")
+
+    def refuse(child: subprocess.Popen) -> None:
+        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        output = child.communicate()[0]
+        assert child.returncode == 3, output[-3000:]
+        last = output.splitlines()[-1]
+        assert last.startswith("error: ") and message in last and "intact" in last, output[-3000:]
+
+    return refuse
+
+
+INTERRUPTIONS = (
+    (BASE, 20, kill),
+    (BASE, 40, terminate),
+    (CORPUS, 1, fill_disk("were not saved in the log", 5_000)),
+    (CORPUS, 100, kill),
+    (CORPUS, 300, terminate),
+    (TRAIN, 3, fill_disk("the checkpoint of step", 20_000)),
+    (TRAIN, 5, terminate),
+    (TRAIN, 7, kill),
+)
+
+
+def test_interrupted_in_every_way_a_run_ends_as_if_it_had_not_been(smoke_run, tmp_path):
+    """Killed, asked to stop, and on a full disk, in each of the three stages that take long."""
+    moments = random.Random(0)
+    for name, lines, interrupt in INTERRUPTIONS:
+        child = SMOKE.start(tmp_path / "run")
+        wait_for_lines(child, tmp_path / "run" / name, lines)
+        time.sleep(moments.uniform(0, 0.1))  # in the midst of a step or a write
+        interrupt(child)
+    SMOKE.finish(tmp_path / "run")
+    assert differences(tmp_path / "run", smoke_run) == []
+
+
+@pytest.mark.thorough
+def test_killed_at_drawn_moments(smoke_run, tmp_path):
+    """Ten kills, wherever they fall; a first run that is left alone says how long one takes."""
     started = time.monotonic()
-    command.finish(directory / "run")
-    return command, directory / "run", time.monotonic() - started
-
-
-def test_killed_at_drawn_moments(whole, tmp_path):
-    command, expected, seconds = whole
+    SMOKE.finish(tmp_path / "alone")
+    seconds = time.monotonic() - started
+    assert differences(tmp_path / "alone", smoke_run) == []
     moments = random.Random(0)
     tally = kill_repeatedly(
-        command, tmp_path / "run", expected, KILLS, lambda: moments.uniform(0.1, 0.24) * seconds
+        SMOKE, tmp_path / "run", smoke_run, 10, lambda: moments.uniform(0.2, 0.5) * seconds
     )
-    assert (tally.kills, tally.lost, tally.different) == (KILLS, 0, []) and tally.runs >= 1
-
-
-def wait_for_samples(workdir: Path, count: int) -> None:
-    """Until so many samples are in the corpus log."""
-    log, end = workdir / "corpus" / "log.jsonl", time.monotonic() + 120
-    while not log.exists() or len(log.read_bytes().splitlines()) <= count:
-        assert time.monotonic() < end, f"no {count} samples in {log}"
-        time.sleep(0.02)
-
-
-def test_sigterm_stops_in_order_and_says_how_to_go_on(whole, tmp_path):
-    command, expected, _ = whole
-    for line in ("base 40/120", "samples", "train 5/10"):
-        child = command.start(tmp_path / "run")
-        wait_for_samples(tmp_path / "run", 50) if line == "samples" else wait_for(child, line)
-        child.send_signal(signal.SIGTERM)
-        output = completed(child)
-        assert "stopped as asked" in output and "the same command goes on" in output
-    command.finish(tmp_path / "run")
-    assert differences(tmp_path / "run", expected) == []
+    assert (tally.kills, tally.lost, tally.different) == (10, 0, []) and tally.runs >= 1
 
 
 TWICE = """
@@ -77,42 +103,13 @@ print("still here", flush=True)
 
 
 def test_a_second_sigterm_ends_it_at_once():
-    done = subprocess.run(
-        [sys.executable, "-c", TWICE], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+    done = python("-c", TWICE)
     assert done.stdout == "True\n" and done.returncode == -signal.SIGTERM, done.stderr
 
 
-FULL = (
-    ("samples", 5_000, "were not saved in the log"),
-    ("train 3/10", 20_000, "the checkpoint of step"),
-)
-
-
-def test_a_disk_that_takes_no_more_ends_in_one_line_and_loses_nothing(whole, tmp_path):
-    """The limit on the size of a file stands for a full disk: the system refuses a write in the
-    middle of the run.
-    """
-    command, expected, _ = whole
-    run = begun(expected, tmp_path / "run", 1)
-    for line, size, message in FULL:
-        child = command.start(run)
-        wait_for_samples(run, 0) if line == "samples" else wait_for(child, line)
-        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-        output = child.communicate(timeout=120)[0]
-        assert child.returncode == 3, output[-3000:]
-        last = output.splitlines()[-1]
-        assert last.startswith("error: ") and message in last and "intact" in last, output[-3000:]
-    command.finish(run)
-    assert differences(run, expected) == []
-
-
-def test_a_directory_that_cannot_be_written_is_named_before_anything_is_computed(whole, tmp_path):
+def test_a_directory_that_cannot_be_written_is_named_before_anything_is_computed(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    done = whole[0].start(tmp_path / "file" / "run")
-    output = done.communicate(timeout=120)[0]
-    assert (
-        done.returncode == 3
-        and f"{tmp_path}/file" in output.splitlines()[-1]
-        and "base" not in output
-    ), output[-2000:]
+    done = SMOKE.start(tmp_path / "file" / "run")
+    output = done.communicate()[0]
+    assert done.returncode == 3 and "base" not in output, output[-2000:]
+    assert f"{tmp_path}/file" in output.splitlines()[-1]

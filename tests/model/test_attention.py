@@ -1,6 +1,4 @@
-"""The forward pass: against a numpy reference, and shared contexts against repeated prompts,
-gradients included.
-"""
+"""The forward pass against a numpy reference, and shared contexts against repeated prompts."""
 
 import dataclasses
 
@@ -9,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from conftest import (
+from tiny_models import (
     TINY,
     as_context,
     as_float64,
@@ -22,6 +20,7 @@ from conftest import (
 from prefixrl_jax.group import Context, Group, row_inputs
 from prefixrl_jax.model import transformer
 from prefixrl_jax.model.attention import causal_attention, shared_attention
+from prefixrl_jax.model.cache import LayerKV, head_major
 from prefixrl_jax.model.config import RopeScaling
 from prefixrl_jax.rl import loss as losses
 
@@ -45,9 +44,7 @@ def a_group(config, lengths=LENGTHS, g=3, t=6, seed=0):
 
 
 def weights_of(tokens, seed=2):
-    """A weight for every token, of both signs and zero: the role advantages and masks play in a
-    policy-gradient loss.
-    """
+    """A weight for every token, of both signs and zero, as advantages and masks give one."""
     w = np.random.default_rng(seed).normal(size=tokens.shape)
     w[..., -1] = 0
     return jnp.asarray(w)
@@ -68,17 +65,17 @@ def test_shared_attention_is_one_softmax_over_context_and_row(heads, kv_heads):
     rng = np.random.default_rng(0)
     q = rng.normal(size=(p, g, t, heads, d))
     k, v = rng.normal(size=(2, p, s, kv_heads, d))
-    own_k, own_v = rng.normal(size=(2, p, g, t, kv_heads, d))
+    row_k, row_v = rng.normal(size=(2, p, g, t, kv_heads, d))
     # the second context is hidden altogether
     seen = np.array([[True, False, True, True, False], [False] * 5])
     with jax.enable_x64(True):
-        context = (k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), seen)
-        rows_k, rows_v = (x.reshape(p * g, t, kv_heads, d) for x in (own_k, own_v))
-        own = (rows_k.transpose(0, 2, 3, 1), rows_v.swapaxes(1, 2), np.tri(t, dtype=bool))
-        out = shared_attention(*map(jnp.asarray, (q, *context, *own)))
+        context = head_major(jnp.asarray(k), jnp.asarray(v))
+        flat_k, flat_v = (jnp.asarray(x).reshape(p * g, t, kv_heads, d) for x in (row_k, row_v))
+        rows, causal = head_major(flat_k, flat_v), jnp.tri(t, dtype=bool)
+        out = shared_attention(jnp.asarray(q), context, jnp.asarray(seen), rows, causal)
     for i, j, n in np.ndindex(p, g, t):
-        keys = np.concatenate([k[i, seen[i]], own_k[i, j, : n + 1]])
-        values = np.concatenate([v[i, seen[i]], own_v[i, j, : n + 1]])
+        keys = np.concatenate([k[i, seen[i]], row_k[i, j, : n + 1]])
+        values = np.concatenate([v[i, seen[i]], row_v[i, j, : n + 1]])
         np.testing.assert_allclose(
             out[i, j, n], oracle.attention(q[i, j, n], keys, values), rtol=0, atol=1e-12
         )
@@ -87,9 +84,10 @@ def test_shared_attention_is_one_softmax_over_context_and_row(heads, kv_heads):
 def test_shared_attention_is_stable_when_one_part_dominates():
     q, seen = jnp.ones((1, 1, 1, 1, 2)), jnp.ones((1, 1), bool)
     for scale, expected in ((1e4, 3.0), (-1e4, 5.0)):
-        context = jnp.full((1, 1, 2, 1), scale), jnp.full((1, 1, 1, 2), 3.0), seen
-        own = jnp.full((1, 1, 2, 1), -scale), jnp.full((1, 1, 1, 2), 5.0), seen[..., None, None]
-        np.testing.assert_array_equal(shared_attention(q, *context, *own).ravel(), expected)
+        context = LayerKV(jnp.full((1, 1, 2, 1), scale), jnp.full((1, 1, 1, 2), 3.0))
+        rows = LayerKV(jnp.full((1, 1, 2, 1), -scale), jnp.full((1, 1, 1, 2), 5.0))
+        out = shared_attention(q, context, seen, rows, seen[..., None, None])
+        np.testing.assert_array_equal(out.ravel(), expected)
 
 
 def test_causal_attention():
@@ -97,9 +95,7 @@ def test_causal_attention():
     rng = np.random.default_rng(0)
     q, (k, v) = rng.normal(size=(p, s, h, d)), rng.normal(size=(2, p, s, kv, d))
     with jax.enable_x64(True):
-        out = causal_attention(
-            jnp.asarray(q), jnp.asarray(k.transpose(0, 2, 3, 1)), jnp.asarray(v.swapaxes(1, 2))
-        )
+        out = causal_attention(jnp.asarray(q), head_major(jnp.asarray(k), jnp.asarray(v)))
     for i, n in np.ndindex(p, s):
         np.testing.assert_allclose(
             out[i, n], oracle.attention(q[i, n], k[i, : n + 1], v[i, : n + 1]), rtol=0, atol=1e-12
@@ -140,7 +136,10 @@ def test_shared_context_equals_repeated_prompts(config64):
         )
 
         alone = as_context([c for c in contexts for _ in range(tokens.shape[1])])
-        split = lambda x: x.reshape(-1, 1, x.shape[-1])  # noqa: E731
+
+        def split(x):
+            return x.reshape(-1, 1, x.shape[-1])
+
         (loss, repeated), grads = loss_and_grads(
             params, config64, alone, split(tokens), split(weights)
         )
@@ -154,12 +153,12 @@ def test_shared_context_equals_repeated_prompts(config64):
 
 
 def test_the_loss_sees_a_context_through_its_keys_and_values_alone():
-    """With weights of their own for the context pass, those that only shape context outputs get
-    exactly no gradient.
+    """Weights that only shape the outputs of context positions get exactly no gradient.
 
-    Logits at context positions are made by the last layer's queries, attention output and MLP, and
-    by the final norm and the head. Everything below the last layer's keys and values does get
-    gradient, and it equals finite differences.
+    The context pass gets weights of its own, so that its gradients are seen apart. Logits at
+    context positions are made by the last layer's queries, attention output and MLP, and by the
+    final norm and the head. Everything below the last layer's keys and values does get gradient,
+    and it equals finite differences.
     """
     with jax.enable_x64(True):
         params = random_params(UNROLLED64)
@@ -203,24 +202,20 @@ def test_the_loss_sees_a_context_through_its_keys_and_values_alone():
 
 
 def test_the_training_loss_puts_no_weight_on_context_positions():
-    """The head's gradient is a sum over positions that carry loss; it must equal the sum over
-    continuation tokens alone.
-    """
+    """The head's gradient, a sum over positions that carry loss, is that of continuations alone."""
     config = dataclasses.replace(UNROLLED64, tie_embeddings=False)
     with jax.enable_x64(True):
         params = random_params(config)
         contexts, tokens = a_group(config)
-        context, lengths = (
-            as_context(contexts),
-            jnp.array([[6, 2, 0], [1, 3, 4], [5, 6, 2]], jnp.int32),
-        )
+        context = as_context(contexts)
+        lengths = jnp.array([[6, 2, 0], [1, 3, 4], [5, 6, 2]], jnp.int32)
         group = Group(context, tokens, lengths, jnp.zeros(tokens.shape), jnp.zeros(lengths.shape))
         advantages = jnp.asarray(np.random.default_rng(3).normal(size=lengths.shape))
-        total = losses.denominators(group, advantages, losses.LossSettings())
+        counts = losses.denominators(group, advantages, losses.LossSettings())
 
         def loss(params):
             return losses.group_loss(
-                params, config, group, advantages, total, losses.LossSettings()
+                params, config, group, advantages, counts, losses.LossSettings()
             )[0]
 
         def hidden(params):
@@ -243,9 +238,7 @@ def test_the_training_loss_puts_no_weight_on_context_positions():
 
 
 def test_padding_and_buckets_change_nothing():
-    """Garbage ids in the padding of contexts and continuations, and longer buckets, leave log-probs
-    and gradients alone.
-    """
+    """Garbage ids in all padding, and longer buckets, leave log-probs and gradients alone."""
     with jax.enable_x64(True):
         params = random_params(UNROLLED64)
         contexts, tokens = a_group(UNROLLED64)
@@ -288,9 +281,7 @@ def test_padding_ids_have_exactly_no_influence(config):
 
 
 def test_micro_batches_add_up():
-    """Splitting the batch by contexts gives the same log-probs, and gradients that sum to the whole
-    batch's.
-    """
+    """Log-probs of parts of the batch are those of the whole; their gradients add up to its own."""
     with jax.enable_x64(True):
         params = random_params(UNROLLED64)
         contexts, tokens = a_group(UNROLLED64)

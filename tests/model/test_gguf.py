@@ -1,6 +1,4 @@
-"""GGUF files written with llama.cpp's own names and layout give the weights, sizes and token ids
-they were made from.
-"""
+"""GGUF files, written with llama.cpp's names and layout, give the model they were made from."""
 
 import gguf
 import numpy as np
@@ -72,13 +70,10 @@ def write(path, family: str, quantisation=None, pre: str = "smollm", extra=lambd
             writer.add_tensor(theirs, gguf.quantize(value, quantisation), raw_dtype=quantisation)
         else:
             writer.add_tensor(theirs, value)
-    for step in (
-        writer.write_header_to_file,
-        writer.write_kv_data_to_file,
-        writer.write_tensors_to_file,
-        writer.close,
-    ):
-        step()
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
     return path
 
 
@@ -89,44 +84,31 @@ def test_tensors_and_sizes_are_those_of_the_model(family, tmp_path):
     for name, value in tensors(family).items():
         np.testing.assert_array_equal(file.get_tensor(name), value, err_msg=name)
     params, config = import_hf(tmp_path / "model.gguf")
-    assert (config.family, config.norm_eps) == (
-        architecture(family),
-        pytest.approx(model.rms_norm_eps, rel=1e-6),
-    )
-    assert config.rope_theta == model.rope_parameters["rope_theta"] and params.keys() >= {
-        "embed",
-        "layers",
-    }
+    assert params.keys() >= {"embed", "layers"}
+    assert config.family == architecture(family)
+    assert config.norm_eps == pytest.approx(model.rms_norm_eps, rel=1e-6)
+    assert config.rope_theta == model.rope_parameters["rope_theta"]
     assert config.tie_embeddings == model.tie_word_embeddings
 
 
 def test_quantised_tensors_are_near(tmp_path):
     file = GGUF(write(tmp_path / "model.gguf", "llama_tied", gguf.GGMLQuantizationType.Q8_0))
     for name, value in tensors("llama_tied").items():
-        found = file.get_tensor(name)
-        assert (
-            found.dtype == np.float32 and np.abs(found - value).max() <= np.abs(value).max() / 200
-        ), name
+        read = file.get_tensor(name)
+        assert read.dtype == np.float32
+        assert np.abs(read - value).max() <= np.abs(value).max() / 200, name
 
 
 @pytest.mark.parametrize("pre", ["smollm", "llama-bpe", "qwen2"])
 def test_the_tokenizer_splits_merges_and_ends_texts(pre, tmp_path):
     path = write(tmp_path / "model.gguf", "qwen2", pre=pre)
     tokenizer = tokenizer_of(path)
-    # digits alone, or up to three
-    ids = {"smollm": ["1", "2", "3"], "llama-bpe": ["12", "3"], "qwen2": ["1", "2", "3"]}[pre]
-    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("the th123")) == [
-        "th",
-        "e",
-        "Ġth",
-        *ids,
-    ]
-    assert tokenizer.decode(tokenizer.encode("the th123")) == "the th123"
-    assert tokenizer.apply_chat_template([{"content": "a"}], return_dict=False) == [
-        1,
-        TOKENS.index("a"),
-        2,
-    ]
+    ids = tokenizer.encode("the th123")
+    digits = ["12", "3"] if pre == "llama-bpe" else ["1", "2", "3"]  # together, or alone
+    assert tokenizer.convert_ids_to_tokens(ids) == ["th", "e", "Ġth", *digits]
+    assert tokenizer.decode(ids) == "the th123"
+    turn = tokenizer.apply_chat_template([{"content": "a"}], return_dict=False)
+    assert turn == [1, TOKENS.index("a"), 2]
     assert stop_ids(path, tokenizer) == (2,) and tokenizer.eos_token == "<|im_end|>"
 
 

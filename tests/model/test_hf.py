@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import TINY, as_context, random_params
 from families import FAMILIES, VOCAB, configuration, words
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from tiny_models import TINY, as_context, random_params
 
 from prefixrl_jax.group import row_inputs
 from prefixrl_jax.model import transformer

@@ -1,4 +1,4 @@
-"""Tokenizers: words, bytes and SentencePiece models, their fingerprints, and what is refused."""
+"""Tokenizers: words and SentencePiece models, their fingerprints, and what is refused."""
 
 import json
 import os
@@ -7,14 +7,13 @@ import sys
 
 import pytest
 import sentencepiece
+from chat_folder import byte_tokenizer
 from families import words
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tokenizers import normalizers
 
 from prefixrl_jax.model.hub import stop_ids
 from prefixrl_jax.model.sentencepiece import PROBES
-from prefixrl_jax.model.tokenizer import byte_tokenizer, fingerprint, load_tokenizer, word_tokenizer
+from prefixrl_jax.model.tokenizer import fingerprint, load_tokenizer, word_tokenizer
 
 
 def test_word_ids_are_stable_and_text_is_joined_by_spaces():
@@ -28,31 +27,20 @@ def test_word_ids_are_stable_and_text_is_joined_by_spaces():
     assert tokenizer.encode("fill B  A\nnever") == [4, 6, 5, 3]
     assert tokenizer.decode([1, 4, 6, 2]) == "<bos> fill B <eos>"
     assert tokenizer.decode([1, 4, 6, 2], skip_special_tokens=True) == "fill B"
-    for bad, message in (
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
         (["a", "a"], "'a' occurs 2 times"),
         (["<eos>"], "'<eos>' occurs 2"),
         (["a b"], "'a b'"),
         ([""], "''"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            word_tokenizer(bad)
-
-
-BYTES = byte_tokenizer()
-PIECES = st.sampled_from(["<eos>", " ", "'s", "\r\n", "é"])
-TEXTS = st.text(st.characters(exclude_categories=["Cs"])) | st.lists(PIECES).map("".join)
-
-
-@settings(max_examples=200)
-@given(TEXTS)
-def test_bytes_round_trip_exactly(text):
-    ids = BYTES.encode(text)
-    assert ids == list(text.encode())
-    assert BYTES.decode(ids) == text
-    assert (
-        BYTES.decode([BYTES.bos_token_id, *ids, BYTES.eos_token_id], skip_special_tokens=True)
-        == text
-    )
+    ],
+)
+def test_a_word_that_is_none_or_occurs_twice_is_named(vocabulary, message):
+    with pytest.raises(ValueError, match=message):
+        word_tokenizer(vocabulary)
 
 
 @pytest.mark.parametrize(
@@ -80,14 +68,17 @@ def test_fingerprint_tells_tokenizers_apart_and_is_the_same_in_another_process()
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
     assert other.stdout.strip() == fingerprint(word_tokenizer(["a", "b"]))
-    templated = word_tokenizer(["a", "b"])
+    templated, another_eos, split = (word_tokenizer(["a", "b"]) for _ in range(3))
     templated.chat_template = "{{ messages }}"
+    another_eos.eos_token = "a"
+    split.split_special_tokens = True
     variants = [
         byte_tokenizer(),
-        byte_tokenizer(eos="<end>"),
         word_tokenizer(["a", "b"]),
         word_tokenizer(["b", "a"]),
         templated,
+        another_eos,
+        split,
     ]
     assert len({fingerprint(t) for t in variants}) == len(variants)
 
@@ -98,7 +89,7 @@ def test_a_directory_without_a_tokenizer_is_named(tmp_path):
 
 
 def sentencepiece_model(path, **options):
-    """A folder with a SentencePiece model alone, trained on a few sentences."""
+    """Write a SentencePiece model, trained on a few sentences, and return the folder."""
     text = [
         f"the number {i} plus {3 * i} is {4 * i}, and so on; ducks lay eggs" for i in range(300)
     ]
@@ -147,21 +138,15 @@ def test_a_sentencepiece_model_gives_the_ids_of_sentencepiece(
         return
     tokenizer = load_tokenizer(folder)
     original = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
-    for text in (
-        *map(str.lstrip if symbols else str, PROBES),
-        "number 7 plus 21 is 28",
-        "so <think> on",
-        "a",
-    ):
+    probes = [probe.lstrip() if symbols else probe for probe in PROBES]
+    for text in (*probes, "number 7 plus 21 is 28", "so <think> on", "a"):
         ids = tokenizer.encode(text, add_special_tokens=False)
         assert ids == original.encode(text), text
         assert tokenizer.decode(ids) == original.decode(ids), text
     tokenizer.save_pretrained(tmp_path / "saved")
     assert fingerprint(load_tokenizer(tmp_path / "saved")) == fingerprint(tokenizer)
-    assert (
-        stop_ids(tmp_path, tokenizer) == (original.eos_id(),)
-        and tokenizer.chat_template == "{{ messages }}"
-    )
+    assert stop_ids(tmp_path, tokenizer) == (original.eos_id(),)
+    assert tokenizer.chat_template == "{{ messages }}"
 
 
 def test_a_sentencepiece_model_of_another_algorithm_is_refused(tmp_path):

@@ -1,6 +1,4 @@
-"""The weight table: against published sizes, torch's own count of the same model, and the matrix
-products it declares.
-"""
+"""The weight table against published sizes and against the same models in torch."""
 
 import dataclasses
 import functools
@@ -13,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import TINY
 
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.hf_config import hf_config

@@ -13,6 +13,7 @@ from prefixrl_jax.corpus.traces import Trace
 from prefixrl_jax.prefixes.cuts import (
     MAX_REDRAWS,
     Cuts,
+    CutSettings,
     cut_before,
     draw_cuts,
     fraction_cut,
@@ -49,7 +50,12 @@ def cuts_of(lengths, task=None, band=(0.4, 0.8), count=3, seed=0):
     return (
         problems,
         traces,
-        draw_cuts(task or Words(), problems, sources(traces, "own", {}, 0), count, band, seed),
+        draw_cuts(
+            task or Words(),
+            problems,
+            sources(traces, "own", {}, 0),
+            CutSettings(count, tuple(band), seed),
+        ),
     )
 
 
@@ -82,11 +88,13 @@ def test_cuts_are_token_prefixes_inside_the_band(lengths, seed, band):
 @given(order=st.permutations(range(5)), seed=st.integers(0, 9))
 def test_a_cut_depends_on_seed_problem_and_number_alone(order, seed):
     problems, traces, cuts = cuts_of([20, 31, 42, 13, 24], seed=seed)
+    settings = CutSettings(3, (0.4, 0.8), seed)
     shuffled = draw_cuts(
-        Words(), problems, sources([traces[i] for i in order], "own", {}, 0), 3, (0.4, 0.8), seed
+        Words(), problems, sources([traces[i] for i in order], "own", {}, 0), settings
     )
     assert {p.name: p for p in shuffled.prompts} == {p.name: p for p in cuts.prompts}
-    fewer = draw_cuts(Words(), problems, sources(traces[:2], "own", {}, 0), 2, (0.4, 0.8), seed)
+    two = CutSettings(2, (0.4, 0.8), seed)
+    fewer = draw_cuts(Words(), problems, sources(traces[:2], "own", {}, 0), two)
     assert fewer.prompts == [p for p in cuts.prompts if p.problem.id in ("p0", "p1") and p.cut < 2]
 
 
@@ -196,12 +204,12 @@ def test_an_unrelated_prefix_that_could_begin_an_answer_is_drawn_again():
 
     problems = {f"p{i}": Problem(f"p{i}", {}) for i in range(50)}
     pairs = sources([make_trace(name, 100) for name in problems], "unrelated", {}, 0)
-    cuts = draw_cuts(Short(), problems, pairs, 3, (0.4, 0.8), 0, unrelated=True)
+    cuts = draw_cuts(Short(), problems, pairs, CutSettings(3, (0.4, 0.8), 0, unrelated=True))
     assert (len(cuts.prompts), cuts.dropped) == (150, 0) and all(
         len(p.prefix) >= 60 for p in cuts.prompts
     )
     assert 75 < cuts.redrawn < 300  # each draw with probability 1/2
-    free = draw_cuts(Short(), problems, pairs, 3, (0.4, 0.8), 0)
+    free = draw_cuts(Short(), problems, pairs, CutSettings(3, (0.4, 0.8), 0))
     assert free.redrawn == 0 and any(len(p.prefix) < 60 for p in free.prompts)
 
 

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefixrl_jax.prefixes.contexts import ContextStream, number_repeats
 from prefixrl_jax.prefixes.schedules import (
     SCHEDULES,
     Adaptive,
     Band,
-    ContextStream,
+    ScheduleSettings,
     ShortestSolvable,
-    Traces,
+    TraceCutter,
     make_schedule,
-    numbered,
 )
+from prefixrl_jax.tasks.prompt import Prompt
 from prefixrl_jax.tasks.task import Problem
-from prefixrl_jax.training.rollout import Prompt
 
 
 class Plain:
@@ -31,8 +31,12 @@ class Plain:
         return len(prefix) >= 40
 
 
-def traces_of(count=5, length=40) -> Traces:
-    return Traces(Plain(), [(Problem(f"p{i}", {}), list(range(length))) for i in range(count)])
+def traces_of(count=5, length=40) -> TraceCutter:
+    return TraceCutter(Plain(), [(Problem(f"p{i}", {}), list(range(length))) for i in range(count)])
+
+
+def schedule_of(kind, count=5):
+    return make_schedule(ScheduleSettings(kind, 0.8, 10, 0), [], traces_of(count))
 
 
 def make_stream(prefixed=9, plain=5, share=0.75, batch=8, seed=0, schedule=None):
@@ -77,7 +81,7 @@ def test_every_batch_has_its_share_and_every_epoch_every_context(
 
 def test_contexts_that_occur_again_are_told_apart():
     a, b = Prompt(Problem("a", {})), Prompt(Problem("a", {}), (1,), 2)
-    assert [p.name for p in numbered([a, b, a, a, b])] == ["a", "a#2", "a~1", "a~2", "a#2~1"]
+    assert [p.name for p in number_repeats([a, b, a, a, b])] == ["a", "a#2", "a~1", "a~2", "a#2~1"]
 
 
 def test_a_batch_depends_on_seed_and_step_alone():
@@ -120,12 +124,12 @@ def test_an_unknown_schedule_is_named():
     with pytest.raises(
         ValueError, match=f"prefix.schedule='linear': one of {', '.join(SCHEDULES)}"
     ):
-        make_schedule("linear", [], traces_of(), 0.8, 10, 0)
+        ScheduleSettings("linear", 0.8, 10, 0)
 
 
 @pytest.mark.parametrize("kind", ["reverse", "cosine"])
 def test_annealed_prefixes_shrink_to_none(kind):
-    schedule = make_schedule(kind, [], traces_of(), 0.8, 10, 0)
+    schedule = schedule_of(kind)
     sizes = [[len(p.prefix) for p in schedule.draw(step, 0, 500, {})] for step in range(12)]
     top = {
         "reverse": lambda s: 0.8 * max(1 - s / 10, 0),
@@ -181,9 +185,7 @@ class Learner:
 
 @pytest.mark.parametrize("kind", ["adaptive", "shortest_solvable"])
 def test_a_learning_schedule_finds_the_length_at_which_success_begins_and_follows_it(kind):
-    stream = make_stream(
-        share=1.0, batch=5, schedule=make_schedule(kind, [], traces_of(5), 0.8, 10, 0)
-    )
+    stream = make_stream(share=1.0, batch=5, schedule=schedule_of(kind))
     memory = {}
     for skill in (0.45, 0.2):
         for step in range(40):
@@ -200,9 +202,7 @@ def test_a_learning_schedule_finds_the_length_at_which_success_begins_and_follow
 
 @pytest.mark.parametrize("kind", ["adaptive", "shortest_solvable"])
 def test_a_problem_solved_without_a_prefix_needs_none_any_more(kind):
-    stream = make_stream(
-        share=0.5, batch=8, schedule=make_schedule(kind, [], traces_of(4), 0.8, 10, 0)
-    )
+    stream = make_stream(share=0.5, batch=8, schedule=schedule_of(kind, count=4))
     solved = [{"problem": f"p{i}", "fraction": 0.0, "solved": 0.75} for i in range(4)]
     some, every = stream.learn(solved[:3], {}), stream.learn(solved, {})
     assert {p.problem.id for p in stream.at(0, some) if p.prefix} == {"p3"}

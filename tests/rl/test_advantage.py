@@ -43,10 +43,10 @@ def test_advantages_are_those_of_numpy(kind, rewards):
 @settings(max_examples=30)
 @given(rewards=REWARDS, scale=st.sampled_from([2.0, 0.25]))
 def test_baselines_do_not_see_a_shift_and_sum_to_zero(kind, rewards, scale):
-    found = np.asarray(advantages(rewards, kind))
-    np.testing.assert_allclose(found.sum(1), 0, atol=1e-5)
-    np.testing.assert_allclose(advantages(rewards + np.float32(4), kind), found, atol=1e-5)
-    expected = found if kind == "std_normalised" else scale * found
+    scores = np.asarray(advantages(rewards, kind))
+    np.testing.assert_allclose(scores.sum(1), 0, atol=1e-5)
+    np.testing.assert_allclose(advantages(rewards + np.float32(4), kind), scores, atol=1e-5)
+    expected = scores if kind == "std_normalised" else scale * scores
     np.testing.assert_allclose(
         advantages(rewards * np.float32(scale), kind), expected, rtol=1e-4, atol=1e-5
     )
@@ -66,7 +66,7 @@ def test_a_group_of_one_has_no_advantage(kind):
     assert not np.any(advantages(np.array([[1.0], [0.0], [7.0]], np.float32), kind))
 
 
-def test_an_unknown_kind_lists_the_known_ones():
+def test_an_unknown_kind_is_refused_with_a_list():
     with pytest.raises(
         ValueError,
         match=r"train\.advantage='gae': one of group_mean, leave_one_out, std_normalised, none",

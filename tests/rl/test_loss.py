@@ -1,6 +1,4 @@
-"""Losses and their aggregation against float64 numpy; gradients against finite differences; what
-carries no loss.
-"""
+"""Losses against float64 numpy, gradients against finite differences, and what carries no loss."""
 
 import dataclasses
 
@@ -9,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from conftest import TINY, as_context, as_float64, random_contexts, random_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tiny_models import TINY, as_context, as_float64, random_contexts, random_params
 
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model import transformer
@@ -56,9 +54,7 @@ value_and_gradient = jax.jit(jax.value_and_grad(group_loss, has_aux=True), stati
 
 
 def expected_logprobs(params, config, group, temperature):
-    """Log-probs of the tokens, float64 [P, G, T], one row and one position at a time; 0 on
-    padding.
-    """
+    """Log-probs of the tokens, float64 [P, G, T], one row and position at a time; 0 on padding."""
     logprobs = np.zeros((P, G, T))
     for p, g in np.ndindex(P, G):
         n, size = LENGTHS[p, g], int(group.context.lengths[p])
@@ -80,7 +76,7 @@ def test_aggregation_over_explicit_denominators(aggregation):
     values, mask = rng.normal(size=(P, G, T)), np.arange(T) < LENGTHS[..., None]
     settings = LossSettings(aggregation=aggregation, constant_length=11)
     group, _ = make_group()
-    found = losses.aggregate(
+    loss = losses.aggregate(
         jnp.asarray(values, jnp.float32),
         group.mask(),
         losses.denominators(group, jnp.ones((P, G)), settings),
@@ -93,7 +89,7 @@ def test_aggregation_over_explicit_denominators(aggregation):
         "constant": sum(r.sum() for r in rows) / (P * G * 11),
     }[aggregation]
     assert mask.sum() == 38
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
 @settings(max_examples=60)
@@ -259,9 +255,7 @@ def test_the_gradient_reaches_the_context_through_its_keys_and_values():
 
 
 def test_context_and_padding_tokens_carry_no_loss():
-    """The loss is made of the logits of continuation rows; what pads a context, a row or a batch
-    changes nothing.
-    """
+    """The loss is made of the logits of rows; what pads a context, a row or a batch is not seen."""
     params, (group, adv) = random_params(SMALL), make_group()
     beyond_row = jnp.arange(T) >= group.lengths[..., None]
     beyond_context = jnp.arange(5) >= group.context.lengths[:, None]
@@ -279,9 +273,7 @@ def test_context_and_padding_tokens_carry_no_loss():
 
 
 def test_logits_are_taken_of_continuation_rows_only(monkeypatch):
-    """No hidden state of a context position reaches the output head: (prefix) tokens of the context
-    carry no loss.
-    """
+    """No hidden state of a context position reaches the output head: contexts carry no loss."""
     params, (group, _) = random_params(SMALL), make_group()
     seen, head = [], transformer.logits
     monkeypatch.setattr(
@@ -310,14 +302,14 @@ def test_the_chunk_of_logits_does_not_change_the_loss_or_its_gradient(kind):
 
 def shapes_in(jaxpr) -> set[tuple[int, ...]]:
     """Shapes of every intermediate, those inside loops, checkpoints and calls included."""
-    found = {tuple(v.aval.shape) for eqn in jaxpr.eqns for v in eqn.outvars}
+    shapes = {tuple(v.aval.shape) for eqn in jaxpr.eqns for v in eqn.outvars}
     for eqn in jaxpr.eqns:
         for value in eqn.params.values():
             for inner in value if isinstance(value, (tuple, list)) else (value,):
                 inner = getattr(inner, "jaxpr", inner)
                 if hasattr(inner, "eqns"):
-                    found |= shapes_in(inner)
-    return found
+                    shapes |= shapes_in(inner)
+    return shapes
 
 
 def test_logits_of_the_whole_batch_never_exist():
@@ -347,9 +339,7 @@ def test_reward_one_without_baseline_is_the_cross_entropy():
 
 
 def test_a_trace_in_the_group_the_divergence_and_the_prefixes_against_numpy_model():
-    """Row 0 of every group is a trace with behaviour log-probs of its own, the last tokens of two
-    contexts are prefixes.
-    """
+    """Row 0 of every group is a trace, and the last tokens of two contexts are prefixes."""
     params, (group, adv) = random_params(SMALL), make_group()
     rng, prefix = np.random.default_rng(7), np.array([3, 0, 2], np.int32)
     reference = -3 + rng.normal(size=(P, G, T))
@@ -386,10 +376,11 @@ def test_a_trace_in_the_group_the_divergence_and_the_prefixes_against_numpy_mode
     assert float(loss) == pytest.approx(
         (values * mask).sum() / mask.sum() + 0.5 * kl + 0.25 * nll / prefix.sum(), rel=1e-4
     )
-    own = mask & (np.arange(G)[None, :, None] > 0)  # the sampler's gap is that of its own rows
+    # the gap between sampler and trainer is that of rows that were sampled
+    sampled = mask & (np.arange(G)[None, :, None] > 0)
     gaps = np.abs(logprobs - np.asarray(group.logprobs, np.float64))
     assert float(means["sampler_trainer/logp_diff_mean"]) == pytest.approx(
-        (gaps * own).sum() / own.sum(), rel=1e-4
+        (gaps * sampled).sum() / sampled.sum(), rel=1e-4
     )
 
 

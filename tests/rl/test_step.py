@@ -1,6 +1,4 @@
-"""The update against a numpy AdamW; micro-batches; what a non-finite step leaves behind;
-schedules.
-"""
+"""The update against a numpy AdamW; micro-batches; non-finite steps; schedules."""
 
 import dataclasses
 import functools
@@ -9,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY, as_context, random_contexts, random_params
+from tiny_models import TINY, as_context, random_contexts, random_params
 
 from prefixrl_jax.group import Group
 from prefixrl_jax.rl.advantage import advantages
 from prefixrl_jax.rl.loss import denominators, group_loss, token_logprobs
 from prefixrl_jax.rl.step import (
     OptimizerSettings,
+    UpdateSettings,
     _informative_first,
     abstract_state,
     init_state,
@@ -53,9 +52,8 @@ def make_step(
 ):
     """The update and `init`, compiled once for all tests that want the same."""
     optimizer = make_optimizer(optimizer or OptimizerSettings(learning_rate=1e-2))
-    step = make_train_step(
-        config, optimizer, settings or LossSettings(logprob_chunk=2), advantage, micro_batches, mesh
-    )
+    settings = UpdateSettings(settings or LossSettings(logprob_chunk=2), advantage, micro_batches)
+    step = make_train_step(config, optimizer, settings, mesh)
     return step, lambda params: init_state(params, config, optimizer, mesh)
 
 
@@ -180,8 +178,8 @@ def test_updates_are_those_of_adamw_with_clipping(mesh, max_grad_norm):
         state, metrics = step(state, group)
         assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-4)
         assert bool(metrics["finite"]) and int(state.step) == i + 1
-        for found, expected in zip(jax.tree.leaves(state.params), leaves, strict=True):
-            np.testing.assert_allclose(found, expected, atol=2e-5)
+        for leaf, expected in zip(jax.tree.leaves(state.params), leaves, strict=True):
+            np.testing.assert_allclose(leaf, expected, atol=2e-5)
 
 
 def spoil(state, group, what):
@@ -206,9 +204,7 @@ def test_a_non_finite_step_leaves_the_state_as_it_was(mesh, what, micro_batches)
 
 
 def test_reward_one_without_baseline_takes_the_sft_step(mesh):
-    """Adam with a large eps steps along the gradient; here along that of the mean negative log-prob
-    of the tokens.
-    """
+    """Adam with a large eps steps along the gradient, here that of the mean negative log-prob."""
     s = OptimizerSettings(1e-2, eps=1.0, max_grad_norm=1e9)
     step, init = make_step(mesh, s, advantage="none")
     group, params = make_group().replace(rewards=jnp.ones((P, G))), random_params(SMALL)
@@ -274,6 +270,6 @@ def test_learning_rates(schedule, after, warmup):
         assert float(rate(step)) == pytest.approx(2e-3 * ramp, rel=1e-5)
 
 
-def test_an_unknown_schedule_lists_the_known_ones():
+def test_an_unknown_schedule_is_refused_with_a_list():
     with pytest.raises(ValueError, match=r"schedule='step': one of constant, linear, cosine"):
         learning_rate(OptimizerSettings(schedule="step"))

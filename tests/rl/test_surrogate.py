@@ -1,6 +1,4 @@
-"""Per-token losses and KL estimators against float64 numpy, their gradients against closed forms
-and finite differences.
-"""
+"""Per-token losses and KL estimators against numpy, gradients by formula and by differences."""
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +14,9 @@ MASK = (np.arange(T) < LENGTHS[..., None]).astype(np.float64)
 
 
 def arrays(seed=1):
-    """Log-probs now and when sampled [P, G, T], advantages [P, G, 1]; ratios lie on both sides of
-    every clip.
+    """Log-probs now and when sampled [P, G, T], advantages [P, G, 1].
+
+    Their ratios lie on both sides of every clip.
     """
     rng = np.random.default_rng(seed)
     new = -np.abs(rng.normal(size=(P, G, T)))
@@ -25,8 +24,9 @@ def arrays(seed=1):
 
 
 def expected(kind, new, old, a, s):
-    """(value, gradient with respect to `new` of the masked sum), float64 [P, G, T], one token at a
-    time.
+    """Values, and gradients of the masked sum with respect to `new`: float64 [P, G, T].
+
+    One token at a time.
     """
     value, slope = np.zeros((P, G, T)), np.zeros((P, G, T))
     for p, g in np.ndindex(P, G):
@@ -65,11 +65,12 @@ def test_values_and_gradients_against_numpy(kind, fields):
     new, old, a = arrays()
     settings = LossSettings(kind, **fields)
     with jax.enable_x64(True):
-        f = lambda x: LOSSES[kind](x, jnp.asarray(old), jnp.asarray(a), jnp.asarray(MASK), settings)  # noqa: E731
-        values, slopes = (
-            f(jnp.asarray(new)),
-            jax.grad(lambda x: (f(x) * MASK).sum())(jnp.asarray(new)),
-        )
+
+        def loss(x):
+            return LOSSES[kind](x, jnp.asarray(old), jnp.asarray(a), jnp.asarray(MASK), settings)
+
+        values = loss(jnp.asarray(new))
+        slopes = jax.grad(lambda x: (loss(x) * MASK).sum())(jnp.asarray(new))
     value, slope = expected(kind, new, old, a, settings)
     np.testing.assert_allclose(np.asarray(values) * MASK, value * MASK, rtol=1e-12)
     np.testing.assert_allclose(slopes, slope, rtol=1e-12)
@@ -90,19 +91,25 @@ def test_losses_of_traces_against_numpy_and_finite_differences(kind):
     p = np.exp(new)
     value = {"importance": -np.exp(new - old) * a, "shaped": -p / (p + SHAPING) * a}[kind]
     with jax.enable_x64(True):
-        f = lambda x: OFF_POLICY[kind](x, jnp.asarray(old), jnp.asarray(a), LossSettings())  # noqa: E731
-        np.testing.assert_allclose(f(jnp.asarray(new)), value, rtol=1e-12)
-        total = lambda x: float(f(jnp.asarray(x.reshape(new.shape))).sum())  # noqa: E731
+
+        def loss(x):
+            return OFF_POLICY[kind](x, jnp.asarray(old), jnp.asarray(a), LossSettings())
+
+        def total(x):
+            return float(loss(jnp.asarray(x.reshape(new.shape))).sum())
+
+        np.testing.assert_allclose(loss(jnp.asarray(new)), value, rtol=1e-12)
         numeric = optimize.approx_fprime(new.ravel(), total, 1e-7).reshape(new.shape)
         np.testing.assert_allclose(
-            jax.grad(lambda x: f(x).sum())(jnp.asarray(new)), numeric, rtol=1e-4, atol=1e-5
+            jax.grad(lambda x: loss(x).sum())(jnp.asarray(new)), numeric, rtol=1e-4, atol=1e-5
         )
 
 
 @pytest.mark.parametrize("kind", KL)
 def test_kl_estimators_over_the_whole_vocabulary(kind):
-    """Weighted by the policy's own probabilities: k1 and k3 give the divergence, and the gradient
-    of the expected k2, and of the expected k1 used as a reward, is the divergence's.
+    """Expected k1 and k3 are the divergence; expected k2, and k1 as a reward, have its gradient.
+
+    The expectation is under the policy's own probabilities.
     """
     rng = np.random.default_rng(3)
     with jax.enable_x64(True):

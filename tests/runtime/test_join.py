@@ -5,7 +5,7 @@ import socket
 import subprocess
 
 import pytest
-from conftest import PYTHON
+from runs import HANGS, PYTHON, ROOT
 
 from prefixrl_jax.runtime.processes import VARIABLES
 
@@ -24,13 +24,13 @@ def joined(tmp_path, **environment: str) -> str:
     """What a process with these variables says."""
     (tmp_path / "alone.py").write_text(ALONE)
     clean = {k: v for k, v in os.environ.items() if k not in VARIABLES}
-    path = os.pathsep.join(filter(None, [os.getcwd(), clean.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(ROOT), clean.get("PYTHONPATH")]))
     done = subprocess.run(
         [*PYTHON, str(tmp_path / "alone.py")],
         env=clean | environment | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGS,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

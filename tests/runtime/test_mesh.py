@@ -4,7 +4,6 @@ Run as a script it is the eight-device half.
 """
 
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -12,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import (
+from jax.sharding import PartitionSpec as Spec
+from runs import HANGS, ROOT
+from tiny_models import (
     TINY,
     as_context,
     as_float64,
@@ -20,12 +21,17 @@ from conftest import (
     random_contexts,
     random_params,
 )
-from jax.sharding import PartitionSpec as Spec
 
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.weights import params_fingerprint
-from prefixrl_jax.rl.step import OptimizerSettings, init_state, make_optimizer, make_train_step
+from prefixrl_jax.rl.step import (
+    OptimizerSettings,
+    UpdateSettings,
+    init_state,
+    make_optimizer,
+    make_train_step,
+)
 from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.runtime import mesh as meshes
 from prefixrl_jax.sampling import noise, sampler
@@ -59,7 +65,7 @@ def sample(mesh) -> dict[str, np.ndarray]:
         )
         assert all(
             x.addressable_shards[0].data.size * mesh.size == x.size
-            for x in jax.tree.leaves(state.own_kv)
+            for x in jax.tree.leaves(state.row_kv)
         )
         placements = []
         for turn in range(2):
@@ -127,7 +133,9 @@ def update(mesh) -> dict[str, np.ndarray]:
         tokens = rng.integers(0, config.vocab_size, shape).astype(np.int32)
         lengths = rng.integers(1, 7, shape[:2]).astype(np.int32)
         group = Group(context, tokens, lengths, rng.normal(size=shape), rewards.astype(np.float64))
-        step = make_train_step(config, optimizer, LossSettings(), "group_mean", 2, mesh)
+        step = make_train_step(
+            config, optimizer, UpdateSettings(LossSettings(), micro_batches=2), mesh
+        )
         state, metrics = step(state, meshes.to_global(mesh, group))
         leaves = jax.tree_util.tree_leaves_with_path(state.params)
         # 0, 1 and 7 differ: one micro-batch of four, or both if the first pair lies on one of four
@@ -146,13 +154,9 @@ def test_eight_devices_compute_what_one_does(tmp_path):
     """2 x 2 x 2: tokens are equal, log-probs to rounding, the loss and every gradient leaf in
     float64 to 1e-9.
     """
-    root = pathlib.Path(__file__).parents[2]
-    env = os.environ | {
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    }
-    env["PYTHONPATH"] = os.pathsep.join(
-        [str(root), str(root / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
+    xla_flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    path = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    env = os.environ | {"XLA_FLAGS": xla_flags, "PYTHONPATH": os.pathsep.join(filter(None, path))}
     command = [
         sys.executable,
         "-W",
@@ -165,7 +169,7 @@ def test_eight_devices_compute_what_one_does(tmp_path):
     ) as child:
         mesh = meshes.make_mesh(1, 1, 1, devices=jax.devices()[:1])
         one = sample(mesh) | gradients(mesh) | update(mesh) | {"fingerprint": fingerprint(mesh)}
-        output = child.communicate(timeout=300)[0]
+        output = child.communicate(timeout=HANGS)[0]
     assert child.returncode == 0, output
     eight = dict(np.load(tmp_path / "eight.npz"))
     assert eight.keys() == one.keys() and len(one) == 4 + 1 + 2 * 11 + 1

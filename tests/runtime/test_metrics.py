@@ -1,16 +1,15 @@
-"""metrics.jsonl survives a kill and a resume; what a reader sees without a terminal."""
+"""metrics.jsonl survives a kill and a resume."""
 
 import io
 import json
 import math
 import os
-import re
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prefixrl_jax.runtime.metrics import Bar, Metrics, host_metrics, human_flops, say
+from prefixrl_jax.runtime.metrics import Metrics, host_metrics
 
 
 def write(path, steps, resumed_at=0):
@@ -88,27 +87,6 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_the_step(tmp_path, brok
         metrics.write(2, {"loss": 0.25})
     metrics.close()
     assert steps_in(tmp_path / "metrics.jsonl")[0] == 1
-
-
-def test_a_plain_line_a_step_where_there_is_no_terminal(capsys):
-    with Bar("train", 10, done=4) as bar:
-        bar.update(5, "loss 1.5", line=True)
-        bar.update(5, "between")
-        bar.update(6, "loss 1.25", line=True)
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    for line, done, note in zip(lines, (5, 6), ("1.5", "1.25")):
-        assert re.fullmatch(rf"train {done}/10 eta \d+s loss {note}", line)
-
-
-def test_a_message_is_printed_as_it_is(capsys):
-    say("[bold]10 of 12[/bold] problems " + "x" * 200)
-    assert capsys.readouterr().out == "[bold]10 of 12[/bold] problems " + "x" * 200 + "\n"
-
-
-def test_flops_for_people():
-    found = [human_flops(x) for x in (5e5, 2e6, 1.234e9, 5e12, 7.5e15, 2e18)]
-    assert found == ["0.5 MFLOP", "2 MFLOP", "1.23 GFLOP", "5 TFLOP", "7.5 PFLOP", "2 EFLOP"]
 
 
 def test_device_scalars_become_floats():

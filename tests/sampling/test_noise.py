@@ -1,6 +1,4 @@
-"""Noise is a function of what a token is: the same in any batch, shared by no two tokens, and
-Gumbel distributed.
-"""
+"""Noise is the same in any batch, shared by no two tokens, and Gumbel distributed."""
 
 import itertools
 
@@ -42,9 +40,7 @@ def test_words_are_stable_and_distinct():
 
 
 def test_threefry_is_that_of_jax_random():
-    """Against `jax.extend.random.threefry_2x32`, which takes one key and a vector whose halves are
-    the two counter words.
-    """
+    """`jax.extend.random.threefry_2x32` takes the two counter words as halves of one vector."""
     rng = np.random.default_rng(0)
     key, high, low = (
         jnp.asarray(rng.integers(0, 2**32, n, dtype=np.uint32)) for n in (2, 1000, 1000)
@@ -57,7 +53,7 @@ def test_threefry_is_that_of_jax_random():
 
 def test_gumbel_noise_is_the_double_logarithm_of_its_own_uniform_bits():
     stream, ids, positions = noise.stream_key(0, "rollout"), [[3]], [[7]]
-    found = draw(stream, NAMES[:1], ids, positions, 50)[0, 0]
+    drawn = draw(stream, NAMES[:1], ids, positions, 50)[0, 0]
     key = jax.random.key_data(keys_of(stream, NAMES[:1], ids))[0, 0]
     # one at a time: counter (position, token), the two words exclusive-or'ed
     for token in range(50):
@@ -65,7 +61,7 @@ def test_gumbel_noise_is_the_double_logarithm_of_its_own_uniform_bits():
             int(word) for word in threefry_2x32(key, jnp.array([7, token], jnp.uint32))
         )
         uniform = max(((first ^ second) >> 9) / 2**23, np.finfo(np.float32).tiny)
-        assert found[token] == pytest.approx(-np.log(-np.log(uniform)), rel=1e-5, abs=1e-6)
+        assert drawn[token] == pytest.approx(-np.log(-np.log(uniform)), rel=1e-5, abs=1e-6)
 
 
 def test_noise_does_not_depend_on_batch_order_or_size():
@@ -99,12 +95,9 @@ def test_no_two_tokens_share_noise():
         (0, 1, 2), ("select", "collect", "rollout"), (0, 1, 2, 3)
     ):
         ids, positions = np.meshgrid(np.arange(6), np.arange(6), indexing="ij")
-        tile = lambda x: np.broadcast_to(x.ravel(), (len(NAMES), 36))  # noqa: E731
-        drawn.append(
-            draw(noise.stream_key(seed, stage, step), NAMES, tile(ids), tile(positions), 4).reshape(
-                -1, 4
-            )
-        )
+        ids, positions = (np.broadcast_to(x.ravel(), (len(NAMES), 36)) for x in (ids, positions))
+        stream = noise.stream_key(seed, stage, step)
+        drawn.append(draw(stream, NAMES, ids, positions, 4).reshape(-1, 4))
     drawn = np.concatenate(drawn)
     assert len(drawn) == 3 * 3 * 4 * len(NAMES) * 36 == 6480
     assert len({row.tobytes() for row in drawn}) == len(drawn)
@@ -123,9 +116,7 @@ def test_negative_step_is_refused():
 
 
 def test_the_largest_sum_is_drawn_from_the_softmax():
-    """Chi-square of 20,000 draws over 8 tokens: 7 degrees of freedom, 29.9 is passed once in 10,000
-    seeds.
-    """
+    """Chi-square of 20,000 draws over 8 tokens, 7 degrees of freedom."""
     p = np.array([0.4, 0.2, 0.15, 0.1, 0.08, 0.05, 0.015, 0.005])
     n = 20000
     g = draw(
@@ -138,13 +129,11 @@ def test_the_largest_sum_is_drawn_from_the_softmax():
     tokens = np.argmax(np.log(p) + g.reshape(n, 8), axis=-1)
     expected = n * p
     statistic = ((np.bincount(tokens, minlength=8) - expected) ** 2 / expected).sum()
-    assert statistic < 29.9
+    assert statistic < 29.9  # passed once in 10,000 seeds
 
 
 def test_successive_positions_are_independent():
-    """Chi-square of the pairs (token, next token) of 4,000 samples of 8 positions over 4 tokens: 9
-    degrees of freedom.
-    """
+    """Chi-square of pairs (token, next token) over 4 tokens, 9 degrees of freedom."""
     p = np.array([0.4, 0.3, 0.2, 0.1])
     ids, positions = np.repeat(np.arange(4000), 8)[None], np.tile(np.arange(8), 4000)[None]
     g = draw(noise.stream_key(6, "rollout", 1), NAMES[:1], ids, positions, 4)

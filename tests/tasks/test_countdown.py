@@ -1,4 +1,4 @@
-"""Countdown against a player that knows only words and fractions of whole games."""
+"""Countdown against an independent player of words, and exact fractions of whole games."""
 
 import itertools
 from fractions import Fraction
@@ -18,7 +18,7 @@ SIGNS = {"+": lambda a, b: a + b, "-": lambda a, b: max(a, b) - min(a, b), "*": 
 
 
 def ids(words, task=TASK):
-    return [task.tokenizer.convert_tokens_to_ids(word) for word in words]
+    return task.tokenizer.encode(" ".join(words))
 
 
 def moves(held: dict[str, int]):
@@ -155,21 +155,22 @@ def outcomes(held: tuple[int, ...], most: int) -> dict[int, Fraction]:
     """Chance of every outcome of random legal play, over all games one by one."""
     if len(held) == 1:
         return {held[0]: Fraction(1)}
-    found: dict[int, Fraction] = {}
+    chances: dict[int, Fraction] = {}
     legal = [(*rest.values(), n) for _, _, rest, n in moves(dict(enumerate(held)))]
     for after in legal:
-        for outcome, p in outcomes(after, most).items() if after[-1] <= most else ():
-            found[outcome] = found.get(outcome, 0) + p / len(legal)
-    return found
+        if after[-1] <= most:
+            for outcome, chance in outcomes(after, most).items():
+                chances[outcome] = chances.get(outcome, 0) + chance / len(legal)
+    return chances
 
 
 @settings(max_examples=10)
 @given(st.lists(st.integers(1, 10), min_size=2, max_size=4), st.integers(10, 30))
 def test_outcomes_of_random_play_are_exact(numbers, most):
-    found, expected = random_play_outcomes(numbers, most), outcomes(tuple(numbers), most)
-    assert found.shape == (most + 1,)
+    chances, expected = random_play_outcomes(numbers, most), outcomes(tuple(numbers), most)
+    assert chances.shape == (most + 1,)
     np.testing.assert_allclose(
-        found, [float(expected.get(n, 0)) for n in range(most + 1)], atol=1e-12
+        chances, [float(expected.get(n, 0)) for n in range(most + 1)], atol=1e-12
     )
 
 
@@ -223,8 +224,8 @@ def test_base_text_is_legal_play_as_likely_as_every_other():
 
 
 def test_strategies_are_shares_of_the_moves():
-    found = TASK.strategies(EXAMPLE, ids(f"{SOLVED} done".split()))
-    assert found == {"sums": 0.0, "differences": 2 / 3, "products": 1 / 3, "moves": 3.0}
+    strategies = TASK.strategies(EXAMPLE, ids(f"{SOLVED} done".split()))
+    assert strategies == {"sums": 0.0, "differences": 2 / 3, "products": 1 / 3, "moves": 3.0}
     assert TASK.strategies(EXAMPLE, ids(["done"]))["moves"] == 0.0
 
 

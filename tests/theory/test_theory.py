@@ -5,17 +5,14 @@ checks them.
 import itertools
 import json
 import re
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PYTHON
+from runs import python
 
 from prefixrl_jax.theory import hidden_string, objective
 from prefixrl_jax.theory.hidden_string import CAP, HORIZONS, PLAIN, PREFIX, SAMPLERS, Fit
 
-ROOT = Path(__file__).parents[2]
 STRING = np.array([1, 0, 0, 1, 1])
 RIGHT = np.array([0.7, 0.4, 0.9, 0.5, 0.8])  # probabilities of the string's actions
 
@@ -278,8 +275,7 @@ def test_the_tabular_class_has_every_deterministic_policy_once():
 
 
 def command(*flags):
-    arguments = [*PYTHON, "-m", "prefixrl_jax.theory", *map(str, flags)]
-    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return python("-m", "prefixrl_jax.theory", *flags)
 
 
 def test_the_command_writes_the_numbers_the_figure_and_a_table(tmp_path):

@@ -1,11 +1,11 @@
-"""The gates: warnings first, then a stop."""
+"""Warnings first, then a stop."""
 
 import logging
 
 import pytest
 from absl import logging as absl_logging
 
-from prefixrl_jax.training.health import ENTROPY, GAP, Gates, Unsound
+from prefixrl_jax.training.health import ENTROPY, LOGP_DIFF, HealthCheck, Unhealthy
 
 
 @pytest.fixture
@@ -17,30 +17,30 @@ def warnings(caplog):
 
 
 def test_a_gap_warns_twice_and_stops_at_the_third_step_in_a_row(warnings):
-    gates = Gates(max_logp_diff=0.1, min_entropy=0.0)
+    check = HealthCheck(max_logp_diff=0.1, min_entropy=0.0)
     # the third is in order: counting begins anew
     for step, gap in enumerate((0.2, 0.3, 0.05, 0.2, 0.2), start=1):
-        gates(step, {GAP: gap})
+        check(step, {LOGP_DIFF: gap})
     assert (
         len(warnings.records) == 4
         and "step 4: sampler_trainer/logp_diff_max is 0.2, above train.max_logp_diff=0.1"
         in warnings.text
     )
-    with pytest.raises(Unsound, match=r"step 6: .* is 0\.4, above .*=0\.1, for 3 steps in a row"):
-        gates(6, {GAP: 0.4})
+    with pytest.raises(Unhealthy, match=r"step 6: .* is 0\.4, above .*=0\.1, for 3 steps in a row"):
+        check(6, {LOGP_DIFF: 0.4})
 
 
 def test_a_low_entropy_warns_once(warnings):
-    gates = Gates(max_logp_diff=0.1, min_entropy=0.3)
+    check = HealthCheck(max_logp_diff=0.1, min_entropy=0.3)
     for step, entropy in enumerate((0.5, 0.2, 0.1), start=1):
-        gates(step, {GAP: 0.0, ENTROPY: entropy})
+        check(step, {LOGP_DIFF: 0.0, ENTROPY: entropy})
     (record,) = warnings.records
     assert record.getMessage() == "step 2: entropy is 0.2 nats a token, below train.min_entropy=0.3"
 
 
 def test_bounds_of_zero_are_off(warnings):
-    gates = Gates(max_logp_diff=0.0, min_entropy=0.0)
+    check = HealthCheck(max_logp_diff=0.0, min_entropy=0.0)
     for step in range(1, 9):
-        gates(step, {GAP: 99.0, ENTROPY: 0.0})
-        gates(step, {})
+        check(step, {LOGP_DIFF: 99.0, ENTROPY: 0.0})
+        check(step, {})
     assert not warnings.records

@@ -18,6 +18,7 @@ from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.weights import init_params
 from prefixrl_jax.rl.step import (
     OptimizerSettings,
+    UpdateSettings,
     abstract_state,
     init_state,
     make_optimizer,
@@ -27,7 +28,7 @@ from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.runtime import interrupt
 from prefixrl_jax.runtime import mesh as meshes
 from prefixrl_jax.runtime.checkpoint import Checkpoints
-from prefixrl_jax.training.health import Unsound
+from prefixrl_jax.training.health import Unhealthy
 from prefixrl_jax.training.loop import Batch, Diverged, Loop
 
 CONFIG = ModelConfig(
@@ -79,7 +80,7 @@ def training():
     return (
         mesh,
         optimizer,
-        make_train_step(CONFIG, optimizer, LossSettings(), "group_mean", 1, mesh),
+        make_train_step(CONFIG, optimizer, UpdateSettings(LossSettings()), mesh),
     )
 
 
@@ -94,12 +95,12 @@ def fit(directory, steps: int, poisoned: int | None = None, make_source=source, 
             directory,
             **({"save_every": 1} | options),
         )
-        state, _ = loop.run(
+        result = loop.run(
             init_state(init_params(CONFIG, 0), CONFIG, optimizer, mesh),
             abstract_state(CONFIG, optimizer, mesh),
             Ledger(),
         )
-        return state, update
+        return result.state, update
 
 
 def test_a_source_finds_its_memory_again(tmp_path):
@@ -209,12 +210,12 @@ def test_an_evaluation_is_not_cut_short(tmp_path, monkeypatch):
 
 
 def test_a_closed_gate_stops_after_the_step_is_saved(tmp_path):
-    def gates(step, values):
+    def check(step, values):
         if step == 2:
-            raise Unsound(f"step {step}")
+            raise Unhealthy(f"step {step}")
 
-    with pytest.raises(Unsound, match="step 2"):
-        fit(tmp_path / "run", 5, gates=gates, save_every=0)
+    with pytest.raises(Unhealthy, match="step 2"):
+        fit(tmp_path / "run", 5, check_health=check, save_every=0)
     assert saved(tmp_path / "run")[0] == 2
     fit(tmp_path / "run", 5)
     assert saved(tmp_path / "run")[0] == 5

@@ -1,7 +1,6 @@
-r"""Final answers: where a response states its answer, and when two answers are the same by their
-writing or their value.
+r"""Final answers: where a response states its answer, and when two answers are the same.
 
-This is the exact layer: it reads strings and compares rationals, in time linear in the text, so it
+This is the exact layer: it compares strings and rational numbers, in time linear in the text, so it
 cannot hang. What it cannot decide (1/\sqrt{2} against \sqrt{2}/2) is for computer algebra, which
 runs elsewhere. No jax is imported here.
 """
@@ -12,14 +11,15 @@ import re
 from fractions import Fraction
 
 LONGEST = 400  # characters of an answer; a longer one is compared as written
-DIGITS = 60  # of a number that is compared by value: no answer needs more
+DIGITS = 60  # most characters of a number that is compared by value: no answer needs more
 
 _BOXES = ("\\boxed", "\\fbox")
 _PHRASE = re.compile(r"answer\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE)
 _MATH = re.compile(r"\\[\[\]()]")  # \[ \] \( \)
-_DROPPED = re.compile(  # spaces of all kinds, $, %, degrees
-    r"\\(?:left|right|displaystyle|limits|quad|qquad)(?![A-Za-z])|\\[,;:!"
-    r" ]|\\?[$%]|~|\^\{?\\circ\}?|\\degree|°"
+# Spaces of all kinds, $, %, degrees.
+_DROPPED = re.compile(
+    r"\\(?:left|right|displaystyle|limits|quad|qquad)(?![A-Za-z])"
+    r"|\\[,;:! ]|\\?[$%]|~|\^\{?\\circ\}?|\\degree|°"
 )
 _SYNONYMS = {
     "\\dfrac": "\\frac",
@@ -39,24 +39,28 @@ _SYNONYMS = {
 _SYNONYM = re.compile(
     "|".join(re.escape(k) + (r"(?![A-Za-z])" if k[-1].isalpha() else "") for k in _SYNONYMS)
 )
+# Words, of which the text stays.
 _WORDS = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"
 )
+# A unit behind a number, perhaps with an exponent.
 _UNIT = re.compile(
     r"(?<=[\d}\)])\s*\\(?:text|textbf|textrm|mathrm|mbox)\s*\{[^{}]*\}(?:\^\{?\d\}?)?\s*$"
 )
+# Arguments and exponents of one character, with or without braces.
 _BARE_FRAC = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))")
 _BARE_SQRT = re.compile(r"\\sqrt\s*(\w)")
 _SINGLE = re.compile(r"([\^_])\{(\w)\}")
-_NAME = re.compile(r"^[A-Za-z](?:\([a-z]\))?=")
-_GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_NAME = re.compile(r"^[A-Za-z](?:\([a-z]\))?=")  # x= or f(x)=
+_GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")  # 1,000
 _DECIMAL = re.compile(r"([-+]?)(\d+(?:\.\d*)?|\.\d+)(?:/(\d+))?")
 _FRACTION = re.compile(r"([-+]?)(\d*)\\frac\{([-+]?\d+)\}\{(\d+)\}")
 
 
 def boxed(text: str) -> str | None:
-    r"""What the last \boxed{...} (or \fbox, or \boxed 7) holds, its braces balanced; None without
-    one.
+    r"""Return what the last \boxed{...} (or \fbox, or \boxed 7) holds, or None without one.
+
+    Braces inside it are balanced. A box that is never closed counts as none.
     """
     start = max(text.rfind(name) + len(name) if name in text else -1 for name in _BOXES)
     if start < 0:
@@ -76,11 +80,14 @@ def boxed(text: str) -> str | None:
 
 
 def final_answer(text: str) -> str | None:
-    r"""The answer that a response states: its last \boxed{...}, else what follows its last "####",
-    else "answer is".
+    r"""Return the answer that a response states, or None when it states none.
+
+    It is what the last \boxed{...} holds, else what follows the last "####", else what follows the
+    last "answer is".
     """
-    if (found := boxed(text)) is not None:
-        return found.strip() or None
+    in_box = boxed(text)
+    if in_box is not None:
+        return in_box.strip() or None
     if "####" in text:
         line = text.rsplit("####", 1)[1].strip().split("\n", 1)[0]
         return line.strip() or None
@@ -93,11 +100,14 @@ def final_answer(text: str) -> str | None:
 
 
 def normalise(answer: str) -> str:
-    r"""One writing for answers that differ in layout only: spaces, \left, \dfrac, \frac12, $, %,
-    degrees, units, "x =", boxes.
+    r"""Return one writing for answers that differ in layout only.
+
+    Layout is spaces, \left, \dfrac, \frac12, $, %, degrees, units, "x =", and boxes.
     """
     s = _MATH.sub("", answer).strip()
-    s = s if (inside := boxed(s)) is None else inside
+    in_box = boxed(s)
+    if in_box is not None:
+        s = in_box
     if len(s) > LONGEST:
         return s
     s = _SYNONYM.sub(lambda m: _SYNONYMS[m.group()], s.strip("$ "))
@@ -114,6 +124,7 @@ def normalise(answer: str) -> str:
 
 
 def _closes_at_end(s: str) -> bool:
+    """Return whether the brace that a string begins with is closed by its last character."""
     depth = 0
     for i, character in enumerate(s):
         depth += (character == "{") - (character == "}")
@@ -123,8 +134,9 @@ def _closes_at_end(s: str) -> bool:
 
 
 def rational(normalised: str) -> Fraction | None:
-    r"""The exact value of an integer, a decimal, a/b, \frac{a}{b} or a mixed number 2\frac{1}{2};
-    None for anything else.
+    r"""Return the exact value of a normalised answer, or None when it is no rational number.
+
+    Read are an integer, a decimal, a/b, \frac{a}{b} and a mixed number 2\frac{1}{2}.
     """
     if len(normalised) > DIGITS:
         return None
@@ -144,11 +156,11 @@ def rational(normalised: str) -> Fraction | None:
 
 
 def same(gold: str, answer: str) -> bool | None:
-    """Whether two answers are the same: True or False where writing or value decides, None where
-    neither does.
-    """
-    a, b = normalise(gold), normalise(answer)
-    if a == b:
+    """Return whether two answers are the same, or None where neither writing nor value decides."""
+    gold, answer = normalise(gold), normalise(answer)
+    if gold == answer:
         return True
-    x, y = rational(a), rational(b)
-    return None if x is None or y is None else x == y
+    gold_value, value = rational(gold), rational(answer)
+    if gold_value is None or value is None:
+        return None
+    return gold_value == value

@@ -1,8 +1,8 @@
-"""Grading in processes that may be killed: a timeout and a memory limit an answer, and no answer
-lost when another misbehaves.
+"""Grading in processes that may be killed.
 
-No jax is imported here or in the workers, which are started from nothing (never forked from a
-process that holds an accelerator).
+Each answer has a timeout and a memory limit, and no answer is lost when another one misbehaves. No
+jax is imported here or in the workers, and these are started from nothing: a process that holds an
+accelerator must not be forked.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from prefixrl_jax.tasks.grading.worker import READY
+from prefixrl_jax.tasks.grading.worker import READY, SYMBOLIC
 from prefixrl_jax.tasks.task import Verdict
 
-SYMBOLIC = "prefixrl_jax.tasks.grading.worker:symbolic"
 STARTUP = 60.0  # seconds a worker may take to import its grader
 
 
@@ -28,7 +27,7 @@ class Pool:
     """`workers` processes that call one grader.
 
     Args:
-        grader: "module:function" of (gold, response) -> bool or Verdict.
+        grader: "module:function" of (gold answer, response) -> bool or Verdict.
         timeout: seconds an answer may take; longer is Verdict.TIMEOUT.
         memory: bytes of address space of a worker; more is Verdict.ERROR, as is an exception or a
             dead worker.
@@ -38,34 +37,36 @@ class Pool:
         self, grader: str = SYMBOLIC, workers: int = 2, timeout: float = 5.0, memory: int = 4 << 30
     ):
         self._grader = grader
-        self._command = [
+        self._timeout = timeout
+        command = [
             sys.executable,
             "-m",
             "prefixrl_jax.tasks.grading.worker",
             grader,
             str(memory),
         ]
-        self._timeout = timeout
+        # A thread for each worker: it waits for the worker's answer.
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grading")
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for _ in range(workers):
-            self._idle.put(_Worker(self._command))
+            self._idle.put(_Worker(command))
 
     def submit(self, gold: str, response: str) -> Future[Verdict]:
-        """Grades in the background; the future never raises."""
+        """Start grading in the background; the future never raises."""
         return self._threads.submit(self._grade, gold, response)
 
     def check(self) -> None:
-        """Raises ValueError, with the reason, when a worker cannot import the grader."""
+        """Raise ValueError, with the reason, when a worker cannot import the grader."""
         code = "import sys; from prefixrl_jax.tasks.grading.worker import load; load(sys.argv[1])"
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", code, self._grader],
             capture_output=True,
             text=True,
             timeout=STARTUP,
         )
-        if done.returncode:
-            raise ValueError(done.stderr.strip().splitlines()[-1].removeprefix("ValueError: "))
+        if process.returncode:
+            last_line = process.stderr.strip().splitlines()[-1]
+            raise ValueError(last_line.removeprefix("ValueError: "))
 
     def _grade(self, gold: str, response: str) -> Verdict:
         worker = self._idle.get()
@@ -75,7 +76,7 @@ class Pool:
             self._idle.put(worker)
 
     def close(self) -> None:
-        """Waits for what was submitted and ends the workers."""
+        """Wait for what was submitted and end the workers."""
         self._threads.shutdown()
         while not self._idle.empty():
             self._idle.get().kill()
@@ -88,8 +89,9 @@ class Pool:
 
 
 class _Worker:
-    """One process and its pipe; started when it is first asked, and anew after it had to be
-    killed.
+    """One worker process and its pipes.
+
+    The process is started when it is first asked, and again after it had to be killed.
     """
 
     def __init__(self, command: list[str]):
@@ -98,13 +100,16 @@ class _Worker:
         self._buffer = b""
 
     def ask(self, question: list[str], timeout: float) -> Verdict:
-        """The verdict on one question, within `timeout` seconds of a worker that is up."""
+        """Return the verdict on one question.
+
+        The timeout, in seconds, does not count the time that the process takes to start.
+        """
         try:
             process = self._process or self._start()
             assert process.stdin is not None
             process.stdin.write(json.dumps(question).encode() + b"\n")
             process.stdin.flush()
-            line = self._line(process, timeout)
+            line = self._read_line(process, timeout)
         except TimeoutError:
             self.kill()
             return Verdict.TIMEOUT
@@ -114,23 +119,26 @@ class _Worker:
         return Verdict(json.loads(line)[0])
 
     def _start(self) -> subprocess.Popen[bytes]:
-        process = self._process = subprocess.Popen(
+        process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        self._process = process
         self._buffer = b""
-        if self._line(process, STARTUP) != READY.encode():
+        if self._read_line(process, STARTUP) != READY.encode():
             raise EOFError("the worker did not start")
         return process
 
-    def _line(self, process: subprocess.Popen[bytes], timeout: float) -> bytes:
+    def _read_line(self, process: subprocess.Popen[bytes], timeout: float) -> bytes:
         assert process.stdout is not None
         deadline = time.monotonic() + timeout
         while b"\n" not in self._buffer:
-            if not select.select([process.stdout], [], [], max(deadline - time.monotonic(), 0))[0]:
+            left = max(deadline - time.monotonic(), 0)
+            readable, _, _ = select.select([process.stdout], [], [], left)
+            if not readable:
                 raise TimeoutError
             part = os.read(process.stdout.fileno(), 65536)
             if not part:
@@ -140,7 +148,7 @@ class _Worker:
         return line
 
     def kill(self) -> None:
-        """Ends the process and all it has started."""
+        """End the process and all it has started."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.communicate()

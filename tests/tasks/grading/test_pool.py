@@ -1,20 +1,15 @@
-"""Graders that hang, raise, exhaust memory or kill themselves cost their own answer and no
-other.
-"""
+"""Graders that hang, raise, exhaust memory or die cost their own answer and no other."""
 
 import subprocess
 import sys
-import time
 
 import pytest
-from conftest import PYTHON
+from runs import PYTHON
 
 from prefixrl_jax.tasks.grading.pool import Pool
 from prefixrl_jax.tasks.grading.worker import load
 from prefixrl_jax.tasks.grading.worker import symbolic as symbolic_equal
 from prefixrl_jax.tasks.task import Verdict
-
-C, W = Verdict.CORRECT, Verdict.WRONG
 
 
 @pytest.fixture(autouse=True)
@@ -23,30 +18,26 @@ def graders_can_be_imported(monkeypatch):
 
 
 def test_no_answer_is_lost_when_others_misbehave():
-    slow, failed = Verdict.TIMEOUT, Verdict.ERROR
     cases = [
-        ("hang", slow),
-        ("a", C),
-        ("raise", failed),
-        ("spin", slow),
-        ("b", W),
-        ("die", failed),
-        ("exit", failed),
-        ("allocate", failed),
-        ("print", W),
+        ("hang", Verdict.TIMEOUT),
+        ("a", Verdict.CORRECT),
+        ("raise", Verdict.ERROR),
+        ("spin", Verdict.TIMEOUT),
+        ("b", Verdict.WRONG),
+        ("die", Verdict.ERROR),
+        ("exit", Verdict.ERROR),
+        ("allocate", Verdict.ERROR),
+        ("print", Verdict.WRONG),
     ]
+    cases = cases * 2 + [("a", Verdict.CORRECT)] * 50
     with Pool("graders:hostile", workers=2, timeout=1.0, memory=2 << 30) as pool:
-        started = time.monotonic()
-        futures = [pool.submit("a", response) for response, _ in cases * 2 + [("a", C)] * 50]
-        assert [f.result() for f in futures] == [
-            verdict for _, verdict in cases * 2 + [("a", C)] * 50
-        ]
-        assert time.monotonic() - started < 40
+        futures = [pool.submit("a", response) for response, _ in cases]
+        assert [f.result() for f in futures] == [verdict for _, verdict in cases]
 
 
 def test_what_is_no_verdict_is_wrong():
     with Pool("graders:unhelpful", workers=1) as pool:
-        assert pool.submit("a", "a").result() is W
+        assert pool.submit("a", "a").result() is Verdict.WRONG
 
 
 def test_a_worker_that_cannot_start_is_an_error_and_no_hang():
@@ -64,11 +55,11 @@ def test_a_name_that_is_no_function_is_refused(name, monkeypatch):
 @pytest.mark.parametrize(
     ("gold", "answer", "verdict"),
     [
-        (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}", C),
-        ("x^2+1", "1+x^2", C),
-        (r"\{1,2\}", r"\{2,1\}", C),
-        ("(1,2)", "(2,1)", W),
-        (r"\sqrt{2}", "1.4", W),
+        (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}", Verdict.CORRECT),
+        ("x^2+1", "1+x^2", Verdict.CORRECT),
+        (r"\{1,2\}", r"\{2,1\}", Verdict.CORRECT),
+        ("(1,2)", "(2,1)", Verdict.WRONG),
+        (r"\sqrt{2}", "1.4", Verdict.WRONG),
         ("3", r"3^{400000000}", Verdict.TIMEOUT),
     ],
 )
@@ -85,8 +76,8 @@ def symbolic():
 def test_a_worker_answers_line_by_line():
     command = [*PYTHON, "-m", "prefixrl_jax.tasks.grading.worker", "graders:hostile", str(4 << 30)]
     lines = '["a", "a"]\n["a", "b"]\n["a", "raise"]\n'
-    done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=60)
-    assert done.stdout.splitlines() == [
+    worker = subprocess.run(command, input=lines, capture_output=True, text=True)
+    assert worker.stdout.splitlines() == [
         "ready",
         '["correct", ""]',
         '["wrong", ""]',
@@ -103,9 +94,7 @@ def test_grading_imports_no_jax():
         "import sys, prefixrl_jax.tasks.grading.pool, prefixrl_jax.tasks.grading.answers;"
         " print('jax' in sys.modules)"
     )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout
-        == "False\n"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
+    assert process.stdout == "False\n"

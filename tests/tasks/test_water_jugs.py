@@ -1,6 +1,4 @@
-"""Water jugs against an independent simulator, word problems against exact fractions, and the
-checks on users' files.
-"""
+"""Water jugs against an independent simulator, and the checks on users' rows and settings."""
 
 import functools
 import itertools
@@ -14,11 +12,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from prefixrl_jax.tasks.gsm8k import GSM8K, final_number
-from prefixrl_jax.tasks.registry import make_task
+from prefixrl_jax.tasks.jug_play import random_play_success
 from prefixrl_jax.tasks.sources import read_problems
-from prefixrl_jax.tasks.task import Problem, Verdict, begin_grading
-from prefixrl_jax.tasks.water_jugs import WaterJugs, random_play_success
+from prefixrl_jax.tasks.task import Problem, Verdict
+from prefixrl_jax.tasks.water_jugs import WaterJugs
 
 DATA = pathlib.Path(__file__).parent.parent / "data"
 TASK = WaterJugs(max_capacity=12, jugs=3, max_moves=8)
@@ -29,22 +26,22 @@ SOLVED = (
 )
 
 
-# --- an independent simulator: states are tuples, moves are the words of a response
+# An independent simulator: states are tuples, moves are the words of a response.
 
 
 def successors(state, capacities) -> dict[str, tuple[int, ...]]:
     """Every legal move and where it leads."""
-    out = {}
+    moves = {}
     for i, name in enumerate("ABCD"[: len(state)]):
-        out[f"fill-{name}"] = (*state[:i], capacities[i], *state[i + 1 :])
-        out[f"empty-{name}"] = (*state[:i], 0, *state[i + 1 :])
+        moves[f"fill-{name}"] = (*state[:i], capacities[i], *state[i + 1 :])
+        moves[f"empty-{name}"] = (*state[:i], 0, *state[i + 1 :])
         for j, other in enumerate("ABCD"[: len(state)]):
             if i != j:
                 together, room = state[i] + state[j], capacities[j]
                 moved = list(state)
                 moved[i], moved[j] = max(0, together - room), min(together, room)
-                out[f"{name}>{other}"] = tuple(moved)
-    return {move: after for move, after in out.items() if after != state}
+                moves[f"{name}>{other}"] = tuple(moved)
+    return {move: after for move, after in moves.items() if after != state}
 
 
 def amounts(state) -> list[str]:
@@ -72,16 +69,19 @@ def shortest(capacities, start, goal) -> list[str] | None:
 def problem_of(task, prompt) -> dict:
     """The problem read back from its prompt's words."""
     words = task.text(prompt).split()
-    read = lambda mark: [int(w[2:]) for w in words if w[1:2] == mark]  # noqa: E731
+
+    def numbers(mark: str) -> list[int]:
+        return [int(word[2:]) for word in words if word[1:2] == mark]
+
     return {
-        "capacities": read("/"),
-        "start": read("="),
+        "capacities": numbers("/"),
+        "start": numbers("="),
         "goal": int(words[-2].removeprefix("goal=")),
     }
 
 
 def ids(task, words):
-    return [task.tokenizer.convert_tokens_to_ids(word) for word in words]
+    return task.tokenizer.encode(" ".join(words))
 
 
 def judge(capacities, start, goal, words, max_moves) -> bool:
@@ -93,6 +93,21 @@ def judge(capacities, start, goal, words, max_moves) -> bool:
             return False
         state, moves, words = after, moves + 1, words[1 + len(after) :]
     return words == ["done"] and goal in state and moves <= max_moves
+
+
+def is_right_so_far(capacities, start, goal, words) -> bool:
+    """Whether words, which may end anywhere, are legal moves with the right amounts."""
+    state = tuple(start)
+    width = 1 + len(state)
+    for at in range(0, len(words), width):
+        after = successors(state, capacities).get(words[at])
+        if after is None:
+            return False
+        stated = words[at + 1 : at + width]
+        if stated != amounts(after)[: len(stated)]:
+            return False
+        state = after
+    return True
 
 
 @st.composite
@@ -116,29 +131,21 @@ def plays(draw):
 def test_a_prefix_of_another_problem_could_begin_an_answer_when_its_moves_are_right_here_too(
     play, another, length
 ):
-    (own, words), (problem, _) = play, another
-    for asked in (own, problem):
-        capacities, prefix = asked.data["capacities"], words[:-1][:length]
-        state, expected = tuple(asked.data["start"]), True
-        for at, word in enumerate(prefix):
-            where = at % (1 + len(state)) if expected else 0
-            if where == 0 and expected:
-                after = successors(state, capacities).get(word)
-                expected, state = after is not None, after or state
-            elif expected:
-                expected = amounts(state)[where - 1] == word
-        assert TASK.could_begin(asked, ids(TASK, prefix)) is expected
-    assert TASK.could_begin(own, ids(TASK, words[:-1])) and not TASK.could_begin(
-        own, ids(TASK, words)
-    )
+    (played, words), (other, _) = play, another
+    prefix = words[:-1][:length]
+    for problem in (played, other):
+        expected = is_right_so_far(**problem.data, words=prefix)
+        assert TASK.could_begin(problem, ids(TASK, prefix)) is expected
+    assert TASK.could_begin(played, ids(TASK, words[:-1]))
+    assert not TASK.could_begin(played, ids(TASK, words))
 
 
 @settings(max_examples=200)
 @given(plays())
 def test_legal_play_is_graded_right(play):
     problem, words = play
-    expected = judge(**problem.data, words=words, max_moves=TASK.max_moves)
-    assert TASK.grade(problem, ids(TASK, words)) is (Verdict.CORRECT if expected else Verdict.WRONG)
+    solved = judge(**problem.data, words=words, max_moves=TASK.max_moves)
+    assert TASK.grade(problem, ids(TASK, words)) is (Verdict.CORRECT if solved else Verdict.WRONG)
 
 
 @settings(max_examples=60)
@@ -208,44 +215,20 @@ def test_published_problems_are_solved_as_published(row):
         task.leaks(problem, ids(task, words[:n]))
         for n in range(0, len(words) - len(row["start"]) - 1)
     )
-    named = [f"{jug}/{n}" for jug, n in zip("ABC", row["capacities"])]
-    assert task.text(task.render(problem)).split() == [
-        "<bos>",
-        *named,
-        *amounts(row["start"]),
-        f"goal={row['goal']}",
-        ":",
-    ]
+    capacities = [f"{jug}/{n}" for jug, n in zip("ABC", row["capacities"])]
+    prompt = ["<bos>", *capacities, *amounts(row["start"]), f"goal={row['goal']}", ":"]
+    assert task.text(task.render(problem)).split() == prompt
 
 
 def test_luchins_problems_have_his_solution():
     """B - A - 2C, written out for his first three-jar problem."""
     task = WaterJugs(max_capacity=163, jugs=3, max_moves=10)
     problem, _ = read_problems(task, str(DATA / "jugs_published.jsonl"))[1]
-    words = [
-        "fill-B",
-        "A=0",
-        "B=127",
-        "C=0",
-        "B>A",
-        "A=21",
-        "B=106",
-        "C=0",
-        "B>C",
-        "A=21",
-        "B=103",
-        "C=3",
-        "empty-C",
-        "A=21",
-        "B=103",
-        "C=0",
-        "B>C",
-        "A=21",
-        "B=100",
-        "C=3",
-        "done",
-    ]
-    assert task.grade(problem, ids(task, words)) is Verdict.CORRECT
+    words = (
+        "fill-B A=0 B=127 C=0 B>A A=21 B=106 C=0 B>C A=21 B=103 C=3 empty-C A=21 B=103 C=0"
+        " B>C A=21 B=100 C=3 done"
+    )
+    assert task.grade(problem, ids(task, words.split())) is Verdict.CORRECT
 
 
 @pytest.mark.parametrize(
@@ -302,16 +285,20 @@ def chance(capacities, start, goal, moves, pour_weight):
     ],
 )
 def test_success_of_random_play_is_exact(capacities, goal, moves, pour_weight):
-    found = random_play_success(capacities, goal, moves, float(pour_weight))
-    assert found.shape == (capacities[0] + 1, capacities[1] + 1)
+    chances = random_play_success(capacities, goal, moves, float(pour_weight))
+    assert chances.shape == (capacities[0] + 1, capacities[1] + 1)
     for start in itertools.product(*(range(c + 1) for c in capacities)):
         expected = 0.0 if goal in start else chance(capacities, start, goal, moves, pour_weight)
-        assert found[start] == pytest.approx(expected, abs=1e-12)
+        assert chances[start] == pytest.approx(expected, abs=1e-12)
 
 
 def test_success_of_random_play_against_monte_carlo():
     rng, games = np.random.default_rng(0), 3000
-    following = functools.cache(lambda state: tuple(zip(*weighted(state, (5, 3), 3).items())))
+
+    @functools.cache
+    def following(state):
+        """The states that one move leads to, and the chance of each."""
+        return tuple(zip(*weighted(state, (5, 3), 3).items()))
 
     def solves() -> bool:
         state = (0, 0)
@@ -330,7 +317,8 @@ def test_success_of_random_play_against_monte_carlo():
 
 def test_base_text_plays_moves_as_often_as_their_weights_say():
     """First moves of many games: their number agrees with the simulator's probabilities."""
-    task, counts, expected = WaterJugs(max_capacity=6, max_moves=1, pour_weight=3.0), {}, {}
+    task = WaterJugs(max_capacity=6, max_moves=1, pour_weight=3.0)
+    counts, expected = {}, {}
     for prompt, response in task.base_text(np.random.default_rng(0), 4000):
         data = problem_of(task, prompt)
         after = tuple(int(w.split("=")[1]) for w in task.text(response).split()[1:3])
@@ -367,21 +355,21 @@ def test_too_many_problems_asked_for():
 
 def test_base_text_is_legal_play_of_problems_of_no_other_split():
     rng = np.random.default_rng(0)
-    known = {
+    other_prompts = {
         tuple(TASK.render(p))
-        for s in ("train", "heldout")
-        for p in WaterJugs(8, band=(0.0, 1.0), max_moves=6).generate(s, 50, 0)
+        for split in ("train", "heldout")
+        for p in WaterJugs(8, band=(0.0, 1.0), max_moves=6).generate(split, 50, 0)
     }
-    verdicts, counts = [], {}
+    outcomes, counts = [], {}
     pairs = TASK.base_text(rng, 400)
     assert len(pairs) == 400
     for prompt, response in pairs:
         data = problem_of(TASK, prompt)
         spoken = TASK.text(response).split()
         solved = judge(**data, words=spoken, max_moves=TASK.max_moves)
-        verdicts.append(solved)
+        outcomes.append(solved)
         assert (spoken[-1] == "done") == solved
-        assert tuple(prompt) not in known
+        assert tuple(prompt) not in other_prompts
         if not solved:  # a lost game is legal play as well: up to its end it only lacks the goal
             width = len(data["start"]) + 1
             assert len(spoken) == width * TASK.max_moves + 1 and spoken[-1] == "stuck"
@@ -392,32 +380,25 @@ def test_base_text_is_legal_play_of_problems_of_no_other_split():
             )
         counts[spoken[0]] = counts.get(spoken[0], 0) + 1
     # every move of three jugs begins some game
-    assert 0 < sum(verdicts) < 400 and len(counts) == 12
+    assert 0 < sum(outcomes) < 400 and len(counts) == 12
 
 
-def test_strategies_are_shares_of_the_moves():
-    found = TASK.strategies(
-        POLYA,
-        ids(
-            TASK,
-            [
-                "fill-A",
-                "A=9",
-                "B=0",
-                "A>B",
-                "A=5",
-                "B=4",
-                "empty-B",
-                "A=5",
-                "B=0",
-                "A>B",
-                "A=1",
-                "B=4",
-                "stuck",
-            ],
+@pytest.mark.parametrize(
+    ("words", "strategies"),
+    [
+        (
+            "fill-A A=9 B=0 A>B A=5 B=4 empty-B A=5 B=0 A>B A=1 B=4 stuck",
+            {"fill": 0.25, "empty": 0.25, "pour": 0.5, "nearer": 1.0, "moves": 4.0},
         ),
-    )
-    assert found == {"fill": 0.25, "empty": 0.25, "pour": 0.5, "nearer": 1.0, "moves": 4.0}
+        (  # there and back
+            "fill-A A=9 B=0 empty-A A=0 B=0 fill-A A=9 B=0 A>B A=5 B=4 stuck",
+            {"fill": 0.5, "empty": 0.25, "pour": 0.25, "nearer": 0.75, "moves": 4.0},
+        ),
+        ("stuck", {"fill": 0.0, "empty": 0.0, "pour": 0.0, "nearer": 0.0, "moves": 0.0}),
+    ],
+)
+def test_strategies_are_shares_of_the_moves(words, strategies):
+    assert TASK.strategies(POLYA, ids(TASK, words.split())) == strategies
 
 
 @given(
@@ -449,29 +430,9 @@ def test_distances_are_those_of_a_search_by_depth(a, b, goal, x, y):
             }
             ring = after - seen
 
-    found = TASK.distances(problem)
-    assert all(depth(*state) == distance for state, distance in found.items())
-    assert found.get((x, y), math.inf) == depth(x, y)
-
-
-def test_moves_that_go_nearer_to_the_goal():
-    there_and_back = [
-        "fill-A",
-        "A=9",
-        "B=0",
-        "empty-A",
-        "A=0",
-        "B=0",
-        "fill-A",
-        "A=9",
-        "B=0",
-        "A>B",
-        "A=5",
-        "B=4",
-        "stuck",
-    ]
-    assert TASK.strategies(POLYA, ids(TASK, there_and_back))["nearer"] == 3 / 4
-    assert TASK.strategies(POLYA, ids(TASK, ["stuck"]))["nearer"] == 0.0
+    distances = TASK.distances(problem)
+    assert all(depth(*state) == distance for state, distance in distances.items())
+    assert distances.get((x, y), math.inf) == depth(x, y)
 
 
 GOOD = {"capacities": [9, 4], "start": [0, 0], "goal": 6}
@@ -518,152 +479,3 @@ def test_jug_rows_are_refused_with_the_field(change, message):
 def test_jug_settings_are_refused_with_the_field(fields, message):
     with pytest.raises(ValueError, match=message):
         WaterJugs(**fields)
-
-
-def test_an_unknown_task_lists_the_known_ones():
-    names = "arithmetic, countdown, errand, gsm8k, math, sorting, water_jugs"
-    with pytest.raises(ValueError, match=rf"task\.name='chess': known tasks are {names}"):
-        make_task("chess", {})
-
-
-# --- word problems
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("so #### 72", Fraction(72)),
-        ("#### 1,234", Fraction(1234)),
-        ("#### $5", Fraction(5)),
-        ("#### -3", Fraction(-3)),
-        ("#### 2.50", Fraction(5, 2)),
-        ("#### -$1,000.25.", Fraction(-4001, 4)),
-        ("#### 1 #### 2", Fraction(2)),
-        ("####7 apples", Fraction(7)),
-        ("#### 0.1", Fraction(1, 10)),
-        ("#### .5", Fraction(1, 2)),
-        ("#### 5.", Fraction(5)),
-        ("#### none", None),
-        ("72", None),
-        ("", None),
-        ("#### 3 ####", None),
-    ],
-)
-def test_the_final_number_is_exact(text, number):
-    assert final_number(text) == number
-
-
-def test_a_number_of_any_length_is_graded():
-    assert final_number("#### " + "9" * 5000) in (None, 10**5000 - 1)
-
-
-@given(st.text(max_size=80))
-def test_text_survives_rendering(question):
-    task = GSM8K()
-    problem = Problem("p", {"question": question, "answer": "#### 1"})
-    rendered = task.render(problem)
-    assert rendered[0] == task.tokenizer.bos_token_id and task.stop_ids[0] not in rendered
-    assert task.text(rendered[1:]) == f"Question: {question}\nAnswer:"
-    # an id below 256 is that byte
-    assert bytes(rendered[1:]).decode() == f"Question: {question}\nAnswer:"
-
-
-def test_answers_are_graded_as_fractions():
-    task = GSM8K()
-    problem = Problem("p", {"question": "?", "answer": "half of 5 is 2.5\n#### 2.50"})
-    say = lambda text: [*task.tokenizer.encode(text), *task.stop_ids]  # noqa: E731
-    for text, verdict in (
-        (" #### 2.5", Verdict.CORRECT),
-        ("#### 5/2", Verdict.CORRECT),
-        ("#### 2.500001", Verdict.WRONG),
-        ("2.5", Verdict.UNPARSED),
-        ("#### two", Verdict.UNPARSED),
-    ):
-        assert task.grade(problem, say(text)) is verdict
-    # bytes that are no text
-    assert task.grade(problem, [255, 254, *say("#### 2.5")]) is Verdict.CORRECT
-    assert task.leaks(problem, task.tokenizer.encode("so #### 2")) and task.leaks(
-        problem, say("so")
-    )
-    assert not task.leaks(problem, task.tokenizer.encode("half of 5 is 2.5\n##"))
-    assert not task.could_begin(problem, say("so"))
-
-
-def test_worked_solutions_of_real_rows_are_correct():
-    task = GSM8K(str(DATA / "gsm8k_base.jsonl"))
-    problems = [problem for problem, _ in read_problems(task, str(DATA / "gsm8k_train.jsonl"))]
-    assert [p.id for p in problems] == [f"gsm8k_train-{i}" for i in range(1, 7)]
-    for p, q in itertools.product(problems, problems):
-        verdict = task.grade(p, task.tokenizer.encode(" " + q.data["answer"]))
-        assert verdict is (
-            Verdict.CORRECT
-            if final_number(p.data["answer"]) == final_number(q.data["answer"])
-            else Verdict.WRONG
-        )
-    rows = {
-        json.loads(line)["question"]: json.loads(line)["answer"]
-        for line in (DATA / "gsm8k_base.jsonl").open()
-    }
-    for prompt, response in task.base_text(np.random.default_rng(0), 9):
-        question = task.text(prompt[1:])[len("Question: ") : -len("\nAnswer:")]
-        assert response[-1] == task.stop_ids[0] and task.text(response[:-1]) == " " + rows[question]
-
-
-def test_base_text_is_checked_line_by_line_and_known_by_its_content(tmp_path):
-    path = tmp_path / "base.jsonl"
-    with pytest.raises(ValueError, match=r"task\.gsm8k\.base_path='.*base\.jsonl': no such file"):
-        GSM8K(str(path)).base_source()
-    row = '{"question": "1 + 1?", "answer": "#### 2"}'
-    path.write_text(f'{row}\n{{"question": "2 + 2?"}}\n')
-    with pytest.raises(ValueError, match=r"base\.jsonl, line 2: field 'answer'"):
-        GSM8K(str(path)).base_source()
-    path.write_text(row)
-    first = GSM8K(str(path)).base_source()
-    path.write_text(row.replace("2?", "1?"))
-    same = GSM8K(str(path)).base_source()
-    path.write_text(row.replace("#### 2", "two: #### 2"))
-    assert first == same != GSM8K(str(path)).base_source()
-
-
-def test_word_problems_have_no_generator_and_need_base_text():
-    assert GSM8K().strategies(Problem("p", {}), [1]) == {}
-    with pytest.raises(ValueError, match=r"no generator: set data\.path"):
-        GSM8K().generate("train", 1, 0)
-    with pytest.raises(ValueError, match=r"task\.gsm8k\.base_path is empty"):
-        GSM8K().base_text(np.random.default_rng(0), 1)
-
-
-@pytest.mark.parametrize("reward", [1, 1.5, True, None, "correct"])
-def test_a_grade_that_is_no_verdict_is_refused(reward):
-    class Generous(GSM8K):
-        def grade(self, problem, response):
-            return reward
-
-    with pytest.raises(
-        ValueError,
-        match=rf"task gsm8k: grade returned {reward!r} for problem 'p'; accepted: Verdict\.CORRECT",
-    ):
-        begin_grading(Generous(), Problem("p", {}), [1])()
-    verdict = begin_grading(
-        GSM8K(), Problem("p", {"answer": "#### 7"}), GSM8K().tokenizer.encode(" #### 7")
-    )
-    assert verdict() is Verdict.CORRECT
-
-
-@pytest.mark.parametrize("name", ["water_jugs", "countdown", "errand"])
-def test_a_hint_stands_in_the_question_as_it_is(name):
-    task = make_task(name, {})
-    problem = task.generate("train", 1, 0)[0]
-    prompt, prefix = task.render(problem), task.base_text(np.random.default_rng(0), 1)[0][1][:4]
-    hinted = task.hint(problem, prefix)
-    colon = task.text(prompt).split().index(":")
-    assert hinted == [*prompt[:colon], *prefix, *prompt[colon:]]
-
-
-def test_a_hint_to_a_word_problem_is_text_under_the_question():
-    task = GSM8K()
-    hinted = task.hint(
-        Problem("p", {"question": "How many?", "answer": "#### 7"}),
-        task.tokenizer.encode("Half of"),
-    )
-    assert task.text(hinted) == "<bos>Question: How many?\nHint:Half of\nAnswer:"

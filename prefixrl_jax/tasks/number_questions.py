@@ -1,0 +1,47 @@
+"""Generated questions about a few numbers, asked of a pretrained model."""
+
+from __future__ import annotations
+
+import abc
+import re
+
+import numpy as np
+
+from prefixrl_jax.tasks.chat import ChatTask
+from prefixrl_jax.tasks.splits import split_of_family
+from prefixrl_jax.tasks.task import Problem
+
+
+class NumberQuestions(ChatTask):
+    """A chat task with a generator.
+
+    Splits differ in the numbers asked about, in whatever order they are: what a model learns from
+    3 + 4 about 4 + 3 is not held out.
+    """
+
+    @abc.abstractmethod
+    def draw(self, rng: np.random.Generator) -> Problem | None:
+        """Return a random problem, or None when what was drawn is none."""
+
+    def generate(self, split: str, count: int, seed: int) -> list[Problem]:
+        """Return `count` different problems of a split, in the order drawn.
+
+        Raises ValueError if there are too few.
+        """
+        rng = np.random.default_rng(seed)
+        problems: dict[str, Problem] = {}
+        for _ in range(100 * count):
+            problem = self.draw(rng)
+            if problem and split_of_family(sorted(integers(problem.data["question"]))) == split:
+                problems[problem.id] = problem
+            if len(problems) == count:
+                return list(problems.values())
+        raise ValueError(
+            f"only {len(problems)} of {count} {split} problems were found: ask for fewer, or make "
+            f"task.{self.name}.terms or task.{self.name}.largest larger"
+        )
+
+
+def integers(text: str) -> list[int]:
+    """Return the whole numbers in a text, in order and without signs."""
+    return [int(digits) for digits in re.findall(r"\d+", text)]

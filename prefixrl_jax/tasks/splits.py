@@ -1,0 +1,20 @@
+"""Splits of generated problems: a hash decides which split a problem belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+# In the order of the hash's residues, so that splits are disjoint by construction.
+SPLITS = ("train", "heldout", "base")
+
+
+def split_of_family(family: Any) -> str:
+    """Return the split of all problems of a family.
+
+    Args:
+        family: what two problems share that must not be in two splits (the numbers of a sum in
+            whatever order, say). Its `repr` must be the same in every process.
+    """
+    digest = hashlib.blake2b(repr(family).encode(), digest_size=1).digest()
+    return SPLITS[digest[0] % len(SPLITS)]
