@@ -1,8 +1,7 @@
-"""`python -m benchmarks.first_step runs/demo`: seconds from starting the command to the first RL
-step, over a finished corpus.
+"""`python -m benchmarks.first_step runs/demo`: seconds from the command to the first RL step.
 
-Cold: nothing is compiled yet. Warm: as a run that goes on, JAX's compilation cache in the work
-directory holds everything.
+The corpus is finished. Cold: nothing is compiled yet. Warm: JAX's compilation cache in the work
+directory holds everything, as for a run that goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+# What the train stage needs of a finished run.
 KEPT = (
     "base",
     "corpus",
@@ -25,8 +25,10 @@ KEPT = (
 
 
 def seconds_to_first_step(workdir: Path, config: str) -> float:
-    """Runs the main command in its own process and stops it when it has written the first training
-    step.
+    """Run the main command in a process of its own until it has written its first training step.
+
+    Raises:
+        RuntimeError: It ended before.
     """
     command = [
         sys.executable,
@@ -39,6 +41,7 @@ def seconds_to_first_step(workdir: Path, config: str) -> float:
     ]
     started = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("train 1/"):
                 process.kill()
@@ -48,28 +51,31 @@ def seconds_to_first_step(workdir: Path, config: str) -> float:
     )
 
 
+def copy_corpus(finished: Path, workdir: Path) -> None:
+    """Copy what `KEPT` names from a finished run into a new work directory."""
+    for name in KEPT:
+        copy = shutil.copytree if (finished / name).is_dir() else shutil.copy
+        (workdir / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(finished / name, workdir / name)
+
+
 def main() -> None:
-    """Prints both figures; argv: a work directory whose corpus is complete, and its configuration
-    (configs/demo.py).
-    """
+    """Print both figures; argv: a work directory with a complete corpus, and its configuration."""
     if len(sys.argv) not in (2, 3):
         sys.exit(
             "usage: python -m benchmarks.first_step WORKDIR [CONFIG]; the corpus in WORKDIR must be"
             " complete"
         )
-    finished, config = Path(sys.argv[1]), [*sys.argv, "configs/demo.py"][2]
+    finished = Path(sys.argv[1])
+    config = sys.argv[2] if len(sys.argv) == 3 else "configs/demo.py"
     with tempfile.TemporaryDirectory() as temporary:
-        for what in ("cold", "warm"):
-            workdir = Path(temporary) / what
-            for name in KEPT:
-                copy = shutil.copytree if (finished / name).is_dir() else shutil.copy
-                (workdir / name).parent.mkdir(parents=True, exist_ok=True)
-                copy(finished / name, workdir / name)
-            if what == "warm":
-                shutil.copytree(Path(temporary) / "cold" / "xla_cache", workdir / "xla_cache")
-            print(
-                f"first RL step, {what}: {seconds_to_first_step(workdir, config):.1f} s", flush=True
-            )
+        cold, warm = Path(temporary) / "cold", Path(temporary) / "warm"
+        for workdir in (cold, warm):
+            copy_corpus(finished, workdir)
+            if workdir is warm:
+                shutil.copytree(cold / "xla_cache", warm / "xla_cache")
+            seconds = seconds_to_first_step(workdir, config)
+            print(f"first RL step, {workdir.name}: {seconds:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

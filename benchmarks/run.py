@@ -1,9 +1,8 @@
-"""`python -m benchmarks.run`: how much of this machine the sampler and the train step use, and what
-sharing contexts saves.
+"""`python -m benchmarks.run`: how much of this machine sampling and training use.
 
-The ceiling is the float32 matmul rate, measured at the start, at the end, and around every call
-that is held against it. FLOPs are those actually computed: 2N (6N) per token and attention's
-products over the full, unmasked shapes.
+Also what sharing contexts saves. The ceiling is the float32 matmul rate, measured at the start, at
+the end, and around every call that is held against it. FLOPs are those that are computed: 2N (6N) a
+token, and attention's products over the full, unmasked shapes.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import Share, matmul_ceiling, paired, share_of_ceiling
+from benchmarks.timing import Paired, Share, matmul_ceiling, paired, share_of_ceiling
 from configs import demo
 from prefixrl_jax.experiment.build import Settings, resolve
 from prefixrl_jax.group import Context, Group
@@ -24,34 +23,66 @@ from prefixrl_jax.rl.step import UpdateSettings, init_state, make_optimizer, mak
 from prefixrl_jax.sampling import noise, sampler
 from prefixrl_jax.sampling.distribution import Sampling
 
+DECODE_STEPS = 24  # of the sampler, in one timed call
 
-def make_group(s: Settings, p: int, g: int, context: int, columns: int, seed: int = 0) -> Group:
-    """A full batch of random tokens: no padding, so every FLOP counted is needed."""
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The sizes of a batch.
+
+    Attributes:
+        contexts: P.
+        group: G, continuations of each context.
+        context: S, tokens of a context.
+        columns: T, tokens of a continuation.
+    """
+
+    contexts: int
+    group: int
+    context: int
+    columns: int
+
+
+# Shared and repeated contexts are compared on it.
+SHARING = Shape(contexts=8, group=8, context=96, columns=64)
+
+
+def training_shape(settings: Settings) -> Shape:
+    """Return the largest batch that a run trains on."""
+    return Shape(
+        settings.config.train.batch,
+        settings.config.train.group,
+        max(settings.engine.buckets),
+        settings.sampling.max_new_tokens,
+    )
+
+
+def make_group(settings: Settings, shape: Shape, seed: int = 0) -> Group:
+    """Return a full batch of random tokens: it has no padding, so every FLOP counted is needed."""
     rng = np.random.default_rng(seed)
-    tokens = lambda *shape: jnp.asarray(rng.integers(0, s.model.vocab_size, shape), jnp.int32)  # noqa: E731
+    vocabulary = settings.model.vocab_size
+    p, g, s, t = dataclasses.astuple(shape)
+    context = jnp.asarray(rng.integers(0, vocabulary, (p, s)), jnp.int32)
+    tokens = jnp.asarray(rng.integers(0, vocabulary, (p, g, t)), jnp.int32)
     return Group(
-        context=Context(tokens(p, context), jnp.full((p,), context, jnp.int32)),
-        tokens=tokens(p, g, columns),
-        lengths=jnp.full((p, g), columns, jnp.int32),
-        logprobs=jnp.zeros((p, g, columns)),
-        # every group has something to teach
+        context=Context(context, jnp.full((p,), s, jnp.int32)),
+        tokens=tokens,
+        lengths=jnp.full((p, g), t, jnp.int32),
+        logprobs=jnp.zeros((p, g, t)),
+        # Every other reward is 1, so that no group is left out of the update.
         rewards=jnp.broadcast_to(jnp.arange(g, dtype=jnp.float32) % 2, (p, g)),
     )
 
 
 def repeat_contexts(group: Group) -> Group:
-    """The same batch with every context repeated for every row: groups of one."""
-    p, g, _ = group.tokens.shape
-    context = jax.tree.map(lambda x: jnp.repeat(x, g, axis=0), group.context)
-    flat = {
-        name: getattr(group, name).reshape(p * g, 1, *getattr(group, name).shape[2:])
-        for name in ("tokens", "logprobs")
-    }
+    """Return the same batch as groups of one, each with its context repeated."""
+    p, g, t = group.tokens.shape
     return Group(
-        context=context,
+        context=jax.tree.map(lambda x: jnp.repeat(x, g, axis=0), group.context),
+        tokens=group.tokens.reshape(p * g, 1, t),
         lengths=group.lengths.reshape(p * g, 1),
+        logprobs=group.logprobs.reshape(p * g, 1, t),
         rewards=group.rewards.reshape(p * g, 1),
-        **flat,
     )
 
 
@@ -59,121 +90,115 @@ class TrainStep:
     """The demo's update as a call without arguments that advances its own state."""
 
     def __init__(
-        self, s: Settings, group: Group, micro_batches: int, advantage: str = "group_mean"
+        self, settings: Settings, group: Group, micro_batches: int, advantage: str = "group_mean"
     ):
-        optimizer = make_optimizer(s.optimizer("train", s.config.train.steps))
-        settings = UpdateSettings(s.loss, advantage, micro_batches)
-        self.update = make_train_step(s.model, optimizer, settings, s.mesh)
-        self.state = init_state(init_params(s.model, 0), s.model, optimizer, s.mesh)
+        model, mesh = settings.model, settings.mesh
+        optimizer = make_optimizer(settings.optimizer("train", settings.config.train.steps))
+        update_settings = UpdateSettings(settings.loss, advantage, micro_batches)
+        self.update = make_train_step(model, optimizer, update_settings, mesh)
+        self.state = init_state(init_params(model, 0), model, optimizer, mesh)
         self.group = group
 
     def __call__(self):
-        """One update."""
+        """Update once; return the metrics."""
         self.state, metrics = self.update(self.state, self.group)
         return metrics
 
 
-def train_flops(s: Settings, p: int, g: int, context: int, columns: int) -> float:
-    """FLOPs of one update: weights and full attention, forward and backward."""
-    tokens = p * (context + g * columns)
-    pairs = p * (context**2 + g * columns * (context + columns))
-    # the head is not applied to contexts
-    head = 2 * p * context * s.model.vocab_size * s.model.hidden_size
-    return s.cost.tokens(tokens, train=True) - 3 * head + s.cost.pairs(pairs, train=True)
+def train_flops(settings: Settings, shape: Shape) -> float:
+    """Return the FLOPs of one update: weights and full attention, forward and backward."""
+    p, g, s, t = dataclasses.astuple(shape)
+    tokens = p * (s + g * t)
+    pairs = p * (s**2 + g * t * (s + t))
+    # The output head is not applied to contexts.
+    head = 2 * p * s * settings.model.vocab_size * settings.model.hidden_size
+    cost = settings.cost
+    return cost.tokens(tokens, train=True) - 3 * head + cost.pairs(pairs, train=True)
 
 
-def bench_sampler(s: Settings, context: int, steps: int = 24) -> tuple[Share, float]:
-    """Decoding with every slot busy, and its tokens/s."""
-    p, g = s.engine.rows, s.engine.slots
-    params = init_params(s.model, 0)
-    # an id that is never drawn
-    sampling = Sampling(s.sampling.max_new_tokens, (s.model.vocab_size,))
-    contexts = make_group(s, p, g, context, 1).context
+def bench_sampler(settings: Settings, context: int) -> tuple[Share, float]:
+    """Time decoding with every slot busy; return its share of the ceiling and its tokens/s."""
+    p, g = settings.engine.rows, settings.engine.slots
+    model = settings.model
+    params = init_params(model, 0)
+    never_drawn = model.vocab_size  # as the end token, so that every row keeps its full length
+    sampling = Sampling(settings.sampling.max_new_tokens, (never_drawn,))
+    contexts = make_group(settings, Shape(p, g, context, 1)).context
     every = jnp.ones((p, g), bool)
 
     def ready():
-        state = sampler.start(
-            params, contexts, config=s.model, slots=g, columns=sampling.max_new_tokens
-        )
+        columns = sampling.max_new_tokens
+        state = sampler.start(params, contexts, config=model, slots=g, columns=columns)
         words, ids = jnp.zeros((p, 2), jnp.uint32), jnp.zeros((p, g), jnp.int32)
         return sampler.assign(state, noise.stream_key(0, "bench"), words, ids, every, every)
 
     def decode(state):
-        return sampler.decode_chunk(params, state, config=s.model, sampling=sampling, steps=steps)
+        return sampler.decode_chunk(
+            params, state, config=model, sampling=sampling, steps=DECODE_STEPS
+        )
 
-    columns = context + sampling.max_new_tokens
-    share = share_of_ceiling(
-        decode, steps * (s.cost.tokens(p * g) + s.cost.pairs(p * g * columns)), ready
-    )
-    return share, steps * p * g / share.seconds
+    keys = context + sampling.max_new_tokens
+    step_flops = settings.cost.tokens(p * g) + settings.cost.pairs(p * g * keys)
+    share = share_of_ceiling(decode, DECODE_STEPS * step_flops, ready)
+    return share, DECODE_STEPS * p * g / share.seconds
+
+
+def bench_sharing(settings: Settings) -> tuple[Paired, Paired]:
+    """Time shared against repeated contexts; return it for the train step and for prefill."""
+    group = make_group(settings, SHARING)
+    repeated = repeat_contexts(group)
+    loss = dataclasses.replace(settings.loss, logprob_chunk=SHARING.columns)
+    settings = dataclasses.replace(settings, loss=loss)
+    train = paired(TrainStep(settings, group, 1, "none"), TrainStep(settings, repeated, 1, "none"))
+    params = init_params(settings.model, 0)
+    encode = jax.jit(lambda context: encode_context(params, settings.model, context))
+    prefill = paired(lambda: encode(group.context), lambda: encode(repeated.context))
+    return train, prefill
 
 
 def main() -> None:
-    """Prints the table."""
-    s = resolve(demo.get_config())
-    with jax.set_mesh(s.mesh):
+    """Measure everything and print the table."""
+    settings = resolve(demo.get_config())
+    with jax.set_mesh(settings.mesh):
         before = matmul_ceiling()
-        p, g, context, columns = (
-            s.config.train.batch,
-            s.config.train.group,
-            max(s.engine.buckets),
-            s.sampling.max_new_tokens,
-        )
-        decode, tokens = bench_sampler(s, context)
-        step = TrainStep(s, make_group(s, p, g, context, columns), s.config.train.micro_batches)
-        trained = share_of_ceiling(lambda _: step(), train_flops(s, p, g, context, columns))
-
-        group = make_group(s, 8, 8, 96, 64)
-        s = dataclasses.replace(s, loss=dataclasses.replace(s.loss, logprob_chunk=64))
-        shared, repeated = (
-            TrainStep(s, group, 1, "none"),
-            TrainStep(s, repeat_contexts(group), 1, "none"),
-        )
-        train_shared, train_repeated, train_ratio = paired(shared, repeated)
-        params, many = init_params(s.model, 0), repeat_contexts(group).context
-        encode = jax.jit(lambda c: encode_context(params, s.model, c))
-        prefill_shared, prefill_repeated, prefill_ratio = paired(
-            lambda: encode(group.context), lambda: encode(many)
-        )
+        shape = training_shape(settings)
+        decode, tokens = bench_sampler(settings, shape.context)
+        micro_batches = settings.config.train.micro_batches
+        step = TrainStep(settings, make_group(settings, shape), micro_batches)
+        trained = share_of_ceiling(lambda _: step(), train_flops(settings, shape))
+        train, prefill = bench_sharing(settings)
         after = matmul_ceiling()
 
+    start, end = f"{before / 1e9:8.1f} GFLOP/s at the start", f"{after / 1e9:.1f} at the end"
+    print(f"float32 matmul ceiling   {start}, {end}")
+    rows = f"{settings.engine.rows} x {settings.engine.slots} rows after {shape.context}"
+    rollouts = f"{shape.contexts} x {shape.group} rollouts of {shape.columns} tokens"
+    print_share("sampler", decode, f"{tokens:,.0f} tokens/s, {rows}")
+    print_share("train step", trained, f"{trained.seconds:.2f} s, {rollouts} after {shape.context}")
+    p, g, s, t = dataclasses.astuple(SHARING)
+    print(f"shared against repeated contexts, {p} groups of G = {g}, S = {s}, T = {t}:")
     print(
-        f"float32 matmul ceiling   {before / 1e9:8.1f} GFLOP/s at the start, {after / 1e9:.1f} at"
-        " the end"
-    )
-    for name, share, what in (
-        (
-            "sampler",
-            decode,
-            f"{tokens:,.0f} tokens/s, {s.engine.rows} x {s.engine.slots} rows after {context}",
-        ),
-        (
-            "train step",
-            trained,
-            f"{trained.seconds:.2f} s, {p} x {g} rollouts of {columns} tokens after {context}",
-        ),
-    ):
-        print(
-            f"{name:24} {share.rate / 1e9:8.1f} GFLOP/s = {share.of_ceiling:.0%} of the ceiling"
-            f" ({what})"
-        )
-    print("shared against repeated contexts, 8 groups of G = 8, S = 96, T = 64:")
-    print(
-        f"  train step             {train_ratio:8.2f} x faster ({train_shared:.3f} s,"
-        f" {train_repeated:.3f} s)"
+        f"  train step             {train.ratio:8.2f} x faster ({train.first:.3f} s,"
+        f" {train.second:.3f} s)"
     )
     print(
-        f"  prefill                {prefill_ratio:8.2f} x faster ({prefill_shared * 1e3:.1f} ms,"
-        f" {prefill_repeated * 1e3:.1f} ms)"
+        f"  prefill                {prefill.ratio:8.2f} x faster ({prefill.first * 1e3:.1f} ms,"
+        f" {prefill.second * 1e3:.1f} ms)"
     )
     compiled = {
         "start": sampler.start,
         "decode_chunk": sampler.decode_chunk,
         "train step": step.update,
     }
+    counts = ", ".join(f"{name} {function._cache_size()}" for name, function in compiled.items())
+    print(f"compilations             {counts}")
+
+
+def print_share(name: str, share: Share, note: str) -> None:
+    """Print one line of the table."""
     print(
-        "compilations             "
-        + ", ".join(f"{name} {f._cache_size()}" for name, f in compiled.items())
+        f"{name:24} {share.rate / 1e9:8.1f} GFLOP/s = {share.of_ceiling:.0%} of the ceiling"
+        f" ({note})"
     )
 
 

@@ -1,4 +1,4 @@
-"""Medians of repeated calls, and this machine's float32 matmul ceiling."""
+"""Medians of repeated calls, and this machine's float32 matmul rate."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,28 +14,43 @@ import jax.numpy as jnp
 SIZES = (1024, 2048)  # of the square matmuls; the faster one is the ceiling
 
 
-def paired(
-    first: Callable[[], object], second: Callable[[], object], repeats: int = 25
-) -> tuple[float, float, float]:
-    """Median seconds of each and the median of the ratios second / first, timed in turn A B A B."""
+class Paired(NamedTuple):
+    """Median seconds of two calls, and the median of the ratios second / first."""
+
+    first: float
+    second: float
+    ratio: float
+
+
+def paired(first: Callable[[], object], second: Callable[[], object], repeats: int = 25) -> Paired:
+    """Time two calls in turn, A B A B, so that a slow spell of the machine meets both."""
     jax.block_until_ready((first(), second()))
-    a, b = [], []
+    first_seconds, second_seconds = [], []
     for _ in range(repeats):
-        for call, taken in ((first, a), (second, b)):
-            started = time.perf_counter()
-            jax.block_until_ready(call())
-            taken.append(time.perf_counter() - started)
-    return (
-        statistics.median(a),
-        statistics.median(b),
-        statistics.median(y / x for x, y in zip(a, b, strict=True)),
+        first_seconds.append(_seconds(first))
+        second_seconds.append(_seconds(second))
+    ratios = [b / a for a, b in zip(first_seconds, second_seconds, strict=True)]
+    return Paired(
+        statistics.median(first_seconds),
+        statistics.median(second_seconds),
+        statistics.median(ratios),
     )
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - started
 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Medians over repeated calls: wall seconds, FLOP/s, and FLOP/s as a share of the matmul rate
-    right before and after.
+    """How much of the machine a call uses: medians over repeated calls.
+
+    Attributes:
+        seconds: Wall time.
+        rate: FLOP/s.
+        of_ceiling: FLOP/s as a share of the matmul rate right before and after the call.
     """
 
     seconds: float
@@ -48,7 +64,7 @@ def share_of_ceiling(
     prepare: Callable[[], object] = lambda: None,
     repeats: int = 9,
 ) -> Share:
-    """How much of the machine `call(prepare())` uses; `prepare` is not timed.
+    """Measure how much of the machine `call(prepare())` uses; `prepare` is not timed.
 
     The matmul rate is taken around every call, since other tenants of a shared machine come and go
     within seconds.
@@ -57,29 +73,28 @@ def share_of_ceiling(
     jax.block_until_ready(call(prepare()))
     seconds, shares = [], []
     for _ in range(repeats):
-        given = jax.block_until_ready(prepare())
+        prepared = jax.block_until_ready(prepare())
         before = multiply.rate()
         started = time.perf_counter()
-        jax.block_until_ready(call(given))
+        jax.block_until_ready(call(prepared))
         seconds.append(time.perf_counter() - started)
-        shares.append(flops / seconds[-1] / ((before + multiply.rate()) / 2))
-    middle = statistics.median(seconds)
-    return Share(middle, flops / middle, statistics.median(shares))
+        ceiling = (before + multiply.rate()) / 2
+        shares.append(flops / seconds[-1] / ceiling)
+    median = statistics.median(seconds)
+    return Share(median, flops / median, statistics.median(shares))
 
 
 class _Matmul:
     """A square float32 matmul under jit."""
 
     def __init__(self, n: int):
-        self.x, self.multiply, self.flops = (
-            jax.random.normal(jax.random.key(n), (n, n)),
-            jax.jit(jnp.matmul),
-            2 * n**3,
-        )
+        self.x = jax.random.normal(jax.random.key(n), (n, n))
+        self.multiply = jax.jit(jnp.matmul)
+        self.flops = 2 * n**3
         jax.block_until_ready(self.multiply(self.x, self.x))
 
     def rate(self, calls: int = 4) -> float:
-        """FLOP/s over `calls` calls."""
+        """Return FLOP/s over `calls` calls."""
         started = time.perf_counter()
         for _ in range(calls):
             jax.block_until_ready(self.multiply(self.x, self.x))
@@ -87,7 +102,7 @@ class _Matmul:
 
 
 def matmul_ceiling() -> float:
-    """The best float32 FLOP/s of a square matmul under jit."""
+    """Return the best float32 FLOP/s of a square matmul under jit."""
     return max(
         statistics.median(multiply.rate(1) for _ in range(7)) for multiply in map(_Matmul, SIZES)
     )

@@ -1,3 +1,1 @@
-"""Other implementations of the same work, each in an environment of its own, timed in turn with
-this one.
-"""
+"""Other implementations of the same work, each in an environment of its own, timed beside ours."""

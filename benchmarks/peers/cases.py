@@ -1,6 +1,6 @@
-"""What is timed: shapes that this package and its peers are all given.
+"""What is timed: models, shapes and prompts that this package and its peers share.
 
-Every environment reads it: the standard library alone.
+Every environment imports this module, so it needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -8,12 +8,30 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class ModelShape(NamedTuple):
+    """The sizes of a Qwen2 model."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocabulary: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """`contexts` distinct prompts of `context` tokens, each continued `group` times by `new`
-    tokens.
+    """A batch to time.
+
+    Attributes:
+        model: A name in `SHAPES`, or "smollm2".
+        contexts: Distinct prompts.
+        group: Continuations of each.
+        context: Tokens of a prompt.
+        new: Tokens of a continuation.
     """
 
     model: str
@@ -28,8 +46,14 @@ class Case:
         return self.contexts * self.group
 
 
-# Qwen2 shapes: hidden size, layers, heads, key/value heads, intermediate size, vocabulary.
-SHAPES = {"0.83M": (128, 4, 4, 2, 384, 320), "5.8M": (256, 6, 8, 4, 768, 4096)}
+SHAPES = {
+    "0.83M": ModelShape(
+        hidden=128, layers=4, heads=4, kv_heads=2, intermediate=384, vocabulary=320
+    ),
+    "5.8M": ModelShape(
+        hidden=256, layers=6, heads=8, kv_heads=4, intermediate=768, vocabulary=4096
+    ),
+}
 
 SAMPLER = {
     "SmolLM2 64+64, 4 contexts x 8": Case("smollm2", 4, 8, 64, 64),
@@ -56,12 +80,13 @@ CASES = {"sampler": SAMPLER, "step": STEP, "rl": RL}
 
 LEARNING_RATE = 1e-5
 MAX_GRAD_NORM = 1.0
-PROBE = list(range(3, 35))  # the ids whose logits are compared
+PROBE = list(range(3, 35))  # ids whose logits are compared
 
 
 def prompts(case: Case, vocabulary: int) -> list[list[int]]:
-    """Random token ids of every context, the same in every environment; the first four ids are
-    special.
+    """Return random token ids for every context, the same in every environment.
+
+    The first four ids are special and not drawn.
     """
     draw = random.Random(0)
     return [
@@ -70,13 +95,14 @@ def prompts(case: Case, vocabulary: int) -> list[list[int]]:
 
 
 def rewards(completions: Sequence[Sequence[int]], new: int) -> list[float]:
-    """Of every completion the share of even token ids: cheap, and different within a group, so that
-    there is a gradient.
+    """Return the share of even token ids in every completion.
 
-    Raises ValueError unless each has `new` tokens.
+    It is cheap, and differs within a group, so that there is a gradient.
+
+    Raises:
+        ValueError: A completion has not `new` tokens.
     """
-    if any(len(ids) != new for ids in completions):
-        raise ValueError(
-            f"completions of {sorted({len(ids) for ids in completions})} tokens, not of {new}"
-        )
+    lengths = {len(ids) for ids in completions}
+    if lengths - {new}:
+        raise ValueError(f"completions of {sorted(lengths)} tokens, not of {new}")
     return [sum(i % 2 == 0 for i in ids) / new for ids in completions]

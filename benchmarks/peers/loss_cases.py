@@ -1,5 +1,6 @@
-"""Pairs of losses that are compared: ours by their settings, TRL's by what its trainers are set
-to.
+"""Pairs of losses and of advantages that are compared: ours, and those of TRL's trainers.
+
+Ours are described by their settings, TRL's by the attributes that its trainers are given.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-P, G, T = 3, 4, 6
+P, G, T = 3, 4, 6  # groups, rows of a group, tokens of a row
 LENGTHS = np.array([[6, 1, 3, 2], [5, 4, 6, 4], [2, 2, 1, 6]], np.int32)
 AN_EMPTY_ROW = LENGTHS * (np.arange(P * G).reshape(P, G) != 5)
 LONGEST = 9  # tokens a row may have, the constant of Dr. GRPO
@@ -18,29 +19,62 @@ BETA = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A loss as our settings and as a trainer's attributes; `note` says how one maps to the other,
-    or why they differ.
+    """A loss, as our settings and as a trainer's attributes.
+
+    Attributes:
+        ours: Fields of `LossSettings`.
+        theirs: Attributes of the trainer.
+        note: How one maps to the other, or why they differ.
+        should: "equal"; "gradient": equal in it alone; "differ": another formula, on purpose.
+        trainer: "grpo" or "rloo".
+        on_policy: Whether the tokens were sampled from the policy as it is now.
+        lengths: Tokens of each row, int [P, G].
+        uniform: Whether the first group's advantages are 0.
+        times: What our loss is multiplied by.
     """
 
     ours: dict[str, Any]
     theirs: dict[str, Any]
     note: str = ""
-    should: str = "equal"  # or "gradient": equal in it alone; "differ": another formula, on purpose
+    should: str = "equal"
     trainer: str = "grpo"
-    on_policy: bool = False  # the tokens were sampled from the policy as it is now
+    on_policy: bool = False
     lengths: np.ndarray = dataclasses.field(default_factory=lambda: LENGTHS)
-    uniform: bool = False  # the first group's advantages are zero
-    times: float = 1.0  # what our loss is multiplied by
+    uniform: bool = False
+    times: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class AdvantageCase:
+    """A kind of advantage, as our settings and as a trainer's attributes.
+
+    Attributes:
+        kind: Our name of it.
+        theirs: Attributes of the trainer.
+        note: How one maps to the other, or why they differ.
+        should: "equal" or "differ".
+        trainer: "grpo" or "rloo".
+        eps: What we add to a standard deviation.
+        times: What our advantages are multiplied by.
+    """
+
+    kind: str
+    theirs: dict[str, Any]
+    note: str = ""
+    should: str = "equal"
+    trainer: str = "grpo"
+    eps: float = 1e-6
+    times: float = 1.0
 
 
 def ours(kind: str, aggregation: str = "token_mean", **fields) -> dict[str, Any]:
-    """LossSettings, with the asymmetric clip of DAPO."""
+    """Return fields of `LossSettings`, with the asymmetric clip of DAPO."""
     defaults = {"clip_low": 0.2, "clip_high": 0.28, "constant_length": LONGEST}
     return {"kind": kind, "aggregation": aggregation, **defaults, **fields}
 
 
 def theirs(loss_type: str, level: str = "token", **fields) -> dict[str, Any]:
-    """A trainer's attributes."""
+    """Return a trainer's attributes, with the same clip."""
     return {
         "loss_type": loss_type,
         "importance_sampling_level": level,
@@ -52,15 +86,12 @@ def theirs(loss_type: str, level: str = "token", **fields) -> dict[str, Any]:
     }
 
 
-KL_OURS, KL_THEIRS = (
-    {"kl_coef": BETA, "kl_estimator": "k3"},
-    {"beta": BETA, "args": {"use_bias_correction_kl": False}},
-)
-ROW_OURS, ROW_THEIRS = (
-    {"clip_low": 0.05, "clip_high": 0.1},
-    {"epsilon_low": 0.05, "epsilon_high": 0.1},
-)
-# cispo: TRL's bound is absolute, ours 1 + clip_high; it has no lower one
+KL_OURS = {"kl_coef": BETA, "kl_estimator": "k3"}
+KL_THEIRS = {"beta": BETA, "args": {"use_bias_correction_kl": False}}
+# Bounds of the ratio of a whole row, which is closer to 1 than that of a token.
+ROW_OURS = {"clip_low": 0.05, "clip_high": 0.1}
+ROW_THEIRS = {"epsilon_low": 0.05, "epsilon_high": 0.1}
+# TRL's cispo has no lower bound, and its upper one is absolute where ours is 1 + clip_high.
 BOUND = {"epsilon_high": 1.28}
 NO_LOWER = {"clip_low": 1.0}
 
@@ -123,8 +154,8 @@ CASES = {
         uniform=True,
         times=float(LENGTHS[1:].sum() / LENGTHS.sum()),
     ),
-    # log pi / ref times the ratio, of which our k1 and k2 have the gradient as long as the ratio is
-    # 1.
+    # TRL's estimator is log(pi / ref) times the ratio. Our k1 and k2 have its gradient as long as
+    # the ratio is 1.
     "bnpo, KL by TRL's default, on policy": Case(
         ours("ppo_clip", kl_coef=BETA, kl_estimator="k2"),
         theirs("bnpo", beta=BETA),
@@ -155,24 +186,18 @@ CASES = {
 REWARDS = np.random.default_rng(2).normal(size=(P, 5))
 REWARDS[1] = 1
 SAMPLE = 4 / 5  # TRL divides squares by n - 1, we by n
-# (our kind, its eps, what ours is multiplied by, trainer, attributes, note, what should be)
 ADVANTAGES = {
-    "group_mean": ("group_mean", 1e-6, 1.0, "grpo", {"scale_rewards": "none"}, "", "equal"),
-    "leave_one_out": ("leave_one_out", 1e-6, 1.0, "rloo", {}, "", "equal"),
-    "std_normalised, mapped": (
+    "group_mean": AdvantageCase("group_mean", {"scale_rewards": "none"}),
+    "leave_one_out": AdvantageCase("leave_one_out", {}, trainer="rloo"),
+    "std_normalised, mapped": AdvantageCase(
         "std_normalised",
-        1e-4 * SAMPLE**0.5,
-        SAMPLE**0.5,
-        "grpo",
         {"scale_rewards": "group"},
         "ours x sqrt((n - 1) / n), eps = 1e-4 x the same",
-        "equal",
+        eps=1e-4 * SAMPLE**0.5,
+        times=SAMPLE**0.5,
     ),
-    "std_normalised": (
+    "std_normalised": AdvantageCase(
         "std_normalised",
-        1e-6,
-        1.0,
-        "grpo",
         {"scale_rewards": "group"},
         "TRL: the sample's deviation (n - 1), eps 1e-4; ours: the group's (n), 1e-6",
         "differ",

@@ -1,11 +1,11 @@
-"""`make bench-losses`, or `python -m benchmarks.peers.losses` after `make peers`: are our losses
-those that TRL publishes?
+"""`make bench-losses`: whether our losses are those that TRL publishes.
 
 The same random log-probs, masks and advantages go through `group_loss` here and through TRL's own
-trainers in their environment, in float64; values are compared, and gradients with respect to the
-log-probs. The exit status is 1 if a pair that should be equal differs by more than 1e-9 relative, 2
-if TRL's environment is missing. It takes seconds on a CPU. "clipped" is TRL's count: the share of
-tokens (rows, where the ratio is a row's) beyond a bound, so that both sides of it are met.
+trainers in their environment (`make peers`), in float64; values are compared, and gradients with
+respect to the log-probs. The exit status is 1 if a pair that should be equal differs by more than
+1e-9 relative, 2 if TRL's environment is missing. It takes seconds on a CPU. "clipped" is TRL's
+count: the share of tokens (rows, where the ratio is a row's) beyond a bound, so that both sides of
+it are met.
 """
 
 from __future__ import annotations
@@ -15,44 +15,55 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.peers.client import Peer
 from benchmarks.peers.loss_cases import ADVANTAGES, CASES, REWARDS, Case, G, P, T
-from benchmarks.peers.run import ROOT, Peer
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.rl import loss as losses
 from prefixrl_jax.rl.advantage import advantages
 
+ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-9
 
 
-def draw(case: Case) -> dict[str, Any]:
-    """Log-probs now, when sampled, and of the reference [P, G, T], and advantages [P, G]; the same
-    for every case.
+class Numbers(NamedTuple):
+    """What goes into a loss: log-probs [P, G, T] and advantages [P, G].
+
+    Attributes:
+        now: Log-probs under the policy as it is now.
+        old: Those when the tokens were sampled; None: the same.
+        reference: Those under the reference model.
+        advantages: One for each row.
     """
+
+    now: np.ndarray
+    old: np.ndarray | None
+    reference: np.ndarray
+    advantages: np.ndarray
+
+
+def draw(case: Case) -> Numbers:
+    """Draw the numbers of a case, which are the same for every case."""
     rng = np.random.default_rng(1)
     now = -np.abs(rng.normal(size=(P, G, T)))
-    old, reference = now + 0.4 * rng.normal(size=now.shape), now + 0.4 * rng.normal(size=now.shape)
+    old = now + 0.4 * rng.normal(size=now.shape)
+    reference = now + 0.4 * rng.normal(size=now.shape)
     weights = rng.normal(size=(P, G))
     weights[0] *= not case.uniform
-    return {
-        "now": now,
-        "old": None if case.on_policy else old,
-        "reference": reference,
-        "advantages": weights,
-    }
+    return Numbers(now, None if case.on_policy else old, reference, weights)
 
 
 def request(case: Case) -> dict[str, Any]:
-    """What TRL is given: rows, not groups."""
+    """Return what TRL is given: rows, not groups."""
     rows = {
-        key: None if x is None else x.reshape(P * G, *x.shape[2:]).tolist()
-        for key, x in draw(case).items()
+        name: None if x is None else x.reshape(P * G, *x.shape[2:]).tolist()
+        for name, x in draw(case)._asdict().items()
     }
     return {
         "trainer": case.trainer,
@@ -63,97 +74,90 @@ def request(case: Case) -> dict[str, Any]:
 
 
 def our_loss(case: Case) -> tuple[float, np.ndarray]:
-    """Value and gradient [P, G, T] of `group_loss`, whose log-probs are the given ones instead of a
-    model's.
+    """Return the value of `group_loss` and its gradient [P, G, T].
+
+    Its log-probs are the drawn ones instead of a model's.
     """
-    settings, given = losses.LossSettings(**case.ours), draw(case)
-    old = jnp.asarray(given["now"] if case.on_policy else given["old"])
+    settings = losses.LossSettings(**case.ours)
+    numbers = draw(case)
     group = Group(
         Context(np.zeros((P, 1), np.int32), np.ones(P, np.int32)),
         np.zeros((P, G, T), np.int32),
         case.lengths,
-        old,
+        jnp.asarray(numbers.now if numbers.old is None else numbers.old),
         np.zeros((P, G)),
-        reference=jnp.asarray(given["reference"]),
+        reference=jnp.asarray(numbers.reference),
     )
-    weights = jnp.asarray(given["advantages"])
+    weights = jnp.asarray(numbers.advantages)
     total = losses.denominators(group, weights, settings)
 
     def value(now):
         with mock.patch.object(losses, "_logprobs_and_states", lambda *_: (now, None)):
-            found = losses.group_loss(None, None, group, weights, total, settings)[0]
-        return case.times * found
+            return case.times * losses.group_loss(None, None, group, weights, total, settings)[0]
 
-    found, gradient = jax.value_and_grad(value)(jnp.asarray(given["now"]))
-    return float(found), np.asarray(gradient)
-
-
-def difference(found, expected) -> float:
-    """The largest one, relative to the largest expected."""
-    return float(np.abs(np.asarray(found) - np.asarray(expected)).max() / np.abs(expected).max())
+    loss, gradient = jax.value_and_grad(value)(jnp.asarray(numbers.now))
+    return float(loss), np.asarray(gradient)
 
 
-def line(name: str, numbers: str, should: str, apart: float, note: str) -> bool:
-    """Prints a line; whether it is as it should be.
+def difference(ours, theirs) -> float:
+    """Return the largest difference, relative to the largest of their numbers."""
+    return float(np.abs(np.asarray(ours) - np.asarray(theirs)).max() / np.abs(theirs).max())
 
-    `apart` is the difference that counts, NaN being one.
+
+def print_line(name: str, numbers: str, should: str, error: float, note: str) -> bool:
+    """Print a line of a table; return whether it is as it should be.
+
+    `error` is the difference that counts; a NaN is one.
     """
-    same = apart <= TOLERANCE
+    same = error <= TOLERANCE
     verdict = {"equal": "equal", "gradient": "gradient equal", "differ": "another formula"}[should]
-    if same is (should == "differ"):
+    as_expected = same is not (should == "differ")
+    if not as_expected:
         verdict = "EQUAL BY NOW" if same else "DIFFERS"
     print(f"{name:38}{numbers}  {verdict:16} {note}".rstrip())
     return same or should == "differ"
 
 
 def compare(peer: Peer) -> bool:
-    """Prints the tables; whether all that should be equal is."""
+    """Print the tables; return whether all that should be equal is."""
     good = []
     print(f"{'loss':38}{'value':>9}{'gradient':>10}{'clipped':>9}  verdict")
     for name, case in CASES.items():
-        (value, gradient), answer = our_loss(case), peer.ask("loss", name)["found"]
-        apart = (
-            difference(value, answer["value"]),
-            difference(gradient.reshape(P * G, T), answer["gradient"]),
-        )
-        numbers = f"{apart[0]:9.1e}{apart[1]:10.1e}{answer['clipped']:9.0%}"
-        good.append(
-            line(
-                name,
-                numbers,
-                case.should,
-                apart[1] if case.should == "gradient" else float(np.max(apart)),
-                case.note,
-            )
-        )
+        value, gradient = our_loss(case)
+        theirs = peer.ask("loss", name)["result"]
+        value_error = difference(value, theirs["value"])
+        gradient_error = difference(gradient.reshape(P * G, T), theirs["gradient"])
+        numbers = f"{value_error:9.1e}{gradient_error:10.1e}{theirs['clipped']:9.0%}"
+        error = gradient_error
+        if case.should != "gradient":
+            error = float(np.max([value_error, gradient_error]))  # NaN if one of them is
+        good.append(print_line(name, numbers, case.should, error, case.note))
     print(f"\n{'advantage':38}{'value':>9}{'':19}  verdict")
-    for name, (kind, eps, times, _, _, note, should) in ADVANTAGES.items():
-        apart = difference(
-            times * advantages(REWARDS, kind, eps).ravel(), peer.ask("advantages", name)["found"]
-        )
-        good.append(line(name, f"{apart:9.1e}{'':19}", should, apart, note))
+    for name, case in ADVANTAGES.items():
+        ours = case.times * advantages(REWARDS, case.kind, case.eps).ravel()
+        error = difference(ours, peer.ask("advantages", name)["result"])
+        good.append(print_line(name, f"{error:9.1e}{'':19}", case.should, error, case.note))
     return all(good)
 
 
 def main() -> None:
-    """Asks TRL, prints, and exits."""
+    """Ask TRL, print the tables, and exit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--environments", type=Path, default=ROOT, help="where .venv-torch is")
     environment = parser.parse_args().environments / ".venv-torch"
     if not (environment / "stamp").exists():
         print(f"{environment} is not complete; `make peers` makes it")
         sys.exit(2)
-    wanted = {
-        name: {"trainer": c[3], "fields": c[4], "rewards": REWARDS.tolist()}
-        for name, c in ADVANTAGES.items()
+    requests = {
+        "loss": {name: request(case) for name, case in CASES.items()},
+        "advantages": {
+            name: {"trainer": case.trainer, "fields": case.theirs, "rewards": REWARDS.tolist()}
+            for name, case in ADVANTAGES.items()
+        },
     }
     with tempfile.TemporaryDirectory() as temporary, jax.enable_x64(True):
         folder = Path(temporary)
-        asked = {
-            "loss": {name: request(case) for name, case in CASES.items()},
-            "advantages": wanted,
-        }
-        (folder / "losses.json").write_text(json.dumps(asked))
+        (folder / "losses.json").write_text(json.dumps(requests))
         peer = Peer(environment / "bin/python", "trl_losses.py", folder, folder / "trl.log")
         try:
             good = compare(peer)

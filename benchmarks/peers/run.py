@@ -1,22 +1,21 @@
-"""`make bench-peers`: this package and its peers on the same models and shapes, float32, timed in
-turn AA BB AA BB.
+"""`make bench-peers`: this package and its peers on the same models and shapes, in float32.
 
-Each peer runs in an environment and a process of its own and loads the model exported here; logits
-are compared first. A line is the median of the paired ratios, with the medians of both and the
-quartiles of the ratio; the first calls, in which compilers run, stand apart. End tokens are
-switched off: every row has its full length. Sampling and whole steps here run on a CPU device a
-core, as JAX_NUM_CPU_DEVICES gives them to every command; updates alone, and SmolLM2, on one of all
-cores. `make peers` makes the environments; a peer that has none is left out.
+The two are timed in turn, AA BB AA BB. Each peer runs in an environment and a process of its own
+and loads the model that is exported here; logits are compared first. A line is the median of the
+paired ratios with its quartiles, and the medians of both; the first calls, in which compilers run,
+stand apart. End tokens are switched off, so that every row has its full length.
+
+Here sampling and whole steps run on a CPU device a core, as JAX_NUM_CPU_DEVICES gives them to every
+command, and updates alone and SmolLM2 on one device of all cores. `make peers` makes the
+environments; a peer without one is left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ import numpy as np
 
 import prefixrl_jax as prl
 from benchmarks.peers.cases import CASES, PROBE, SHAPES, Case
+from benchmarks.peers.client import Peer
 from benchmarks.peers.ours import Ours, export_models
 from benchmarks.timing import matmul_ceiling
 from prefixrl_jax.model.hf import export_hf
@@ -38,8 +38,13 @@ ROOT = Path(__file__).parents[2]
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A peer: the environment it lives in, its script, what is timed against it and under which
-    heading, and which models.
+    """A peer.
+
+    Attributes:
+        environment: What its virtual environment is named after, .venv-NAME.
+        script: The module of this folder that runs in it.
+        work: What is timed against it, and under which heading.
+        models: Names of the models that it can load.
     """
 
     environment: str
@@ -74,58 +79,18 @@ KINDS = {
 }
 
 
-class Peer:
-    """A peer's process. What it says goes into `log`."""
-
-    def __init__(self, python: Path, script: str, folder: Path, log: Path):
-        self._log = log
-        with log.open("w") as out:
-            self._process = subprocess.Popen(
-                [str(python), str(Path(__file__).parent / script), str(folder)],
-                text=True,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=out,
-            )
-        self._answer()
-
-    def _answer(self):
-        assert self._process.stdout is not None
-        if not (line := self._process.stdout.readline()):
-            status, said = self._process.wait(), self._log.read_text().splitlines()[-3:]
-            raise RuntimeError(
-                "\n".join([f"{self._process.args}: the peer is gone (status {status})", *said])
-            )
-        return json.loads(line)
-
-    def ask(self, what: str, case: str) -> dict:
-        """{"seconds", "found"} of one call; raises RuntimeError with what the peer says if it
-        failed.
-        """
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([what, case]) + "\n")
-        self._process.stdin.flush()
-        if "error" in (answer := self._answer()):
-            raise RuntimeError(f"{what}, {case}: {answer['error']}")
-        return answer
-
-    def close(self) -> None:
-        """Ends it."""
-        self._process.kill()
-        self._process.wait()
-
-
 def timed(call: Callable[[], object]) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
 
 
 def settled(seconds: Callable[[], float]) -> float:
-    """Of two calls the second: right after the other program's the first has taken twice as long on
-    a virtual machine, in system time for memory; and some compile once more for their own outputs
-    as inputs.
+    """Return the second of two measurements.
+
+    Right after the other program's, the first has taken twice as long on a virtual machine, in
+    system time for memory; and some programs compile once more for their own outputs as inputs.
     """
     seconds()
     return seconds()
@@ -139,33 +104,61 @@ def against(
     tokens: int,
     note: str = "",
 ) -> None:
-    """Prints one line: how many times faster `ours` is than `peer`, which returns its own
-    seconds.
+    """Print how many times faster `ours` is than `peer`, which returns its own seconds.
+
+    Args:
+        name: Of the case.
+        ours: The call to time.
+        peer: Makes a call and returns its seconds.
+        repeats: Pairs of measurements.
+        tokens: Of a call, for tokens/s.
+        note: What else the line says.
     """
-    first = timed(ours), peer()
+    our_first, peer_first = timed(ours), peer()
     pairs = [(settled(lambda: timed(ours)), settled(peer)) for _ in range(repeats)]
-    mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    low, middle, high = statistics.quantiles([b / a for a, b in pairs], n=4)
+    our_seconds, peer_seconds = (statistics.median(x) for x in zip(*pairs, strict=True))
+    low, median, high = statistics.quantiles([theirs / mine for mine, theirs in pairs], n=4)
     print(
-        f"  {name:34} {middle:5.2f} x faster ({low:.2f} - {high:.2f})   {mine:7.3f} s,"
-        f" {tokens / mine:9,.0f} tokens/s   peer {theirs:7.3f} s, {tokens / theirs:9,.0f} tokens/s "
-        f"  first calls {first[0]:.1f}, {first[1]:.1f} s{note}",
+        f"  {name:34} {median:5.2f} x faster ({low:.2f} - {high:.2f})  "
+        f" {our_seconds:7.3f} s, {tokens / our_seconds:9,.0f} tokens/s  "
+        f" peer {peer_seconds:7.3f} s, {tokens / peer_seconds:9,.0f} tokens/s  "
+        f" first calls {our_first:.1f}, {peer_first:.1f} s{note}",
         flush=True,
     )
 
 
 def same_logits(ours: Ours, peer: Peer, name: str) -> None:
-    """Raises RuntimeError unless the peer computes the same model."""
-    params, config, _ = ours.model(name)
-    found = np.asarray(text_logits(params, config, np.array([PROBE], np.int32)))[0, -1]
-    expected = np.array(peer.ask("logits", name)["found"])
-    if not (error := np.abs(found - expected).max()) < 1e-3:
+    """Print how far the peer's logits are from ours.
+
+    Raises:
+        RuntimeError: So far that it computes another model.
+    """
+    model = ours.model(name)
+    logits = text_logits(model.params, model.config, np.array([PROBE], np.int32))
+    peer_logits = np.array(peer.ask("logits", name)["result"])
+    error = np.abs(np.asarray(logits)[0, -1] - peer_logits).max()
+    if not error < 1e-3:
         raise RuntimeError(f"{name}: the peer's logits differ by {error}")
     print(f"  {name}: largest difference of logits {error:.1e}")
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
+    options = parse_options()
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        export_models(folder)
+        if options.smollm2:
+            export_smollm2(options.smollm2, folder / "smollm2")
+        ours = Ours(folder)
+        for name in options.peers:
+            compare(ours, folder, name, options)
+        print(f"float32 matmul ceiling {matmul_ceiling() / 1e9:.0f} GFLOP/s")
+
+
+def parse_options() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument(
@@ -187,33 +180,23 @@ def main() -> None:
         help="SmolLM2-135M-Instruct as a GGUF file; without it its lines are left out",
     )
     parser.add_argument("--repeats", type=int, default=7)
-    options = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        export_models(folder)
-        if options.smollm2:
-            export_smollm2(options.smollm2, folder / "smollm2")
-        ours = Ours(folder)
-        for name in options.peers:
-            compare(ours, folder, name, options)
-        print(f"float32 matmul ceiling {matmul_ceiling() / 1e9:.0f} GFLOP/s")
+    return parser.parse_args()
 
 
 def export_smollm2(file: Path, folder: Path) -> None:
-    """Exports the model of a GGUF file, and prints how long that and reading it back take."""
+    """Export the model of a GGUF file; print how long that and reading it back take."""
     lm = prl.load(file)
-    out = timed(lambda: export_hf(lm.params, lm.config, lm.tokenizer, folder))
-    back = timed(lambda: jax.block_until_ready(prl.load(folder).params))
+    export_seconds = timed(lambda: export_hf(lm.params, lm.config, lm.tokenizer, folder))
+    import_seconds = timed(lambda: jax.block_until_ready(prl.load(folder).params))
     print(
-        f"SmolLM2, {count_params(lm.config)['total']:,} parameters: export {out:.1f} s, import"
-        f" {back:.1f} s",
+        f"SmolLM2, {count_params(lm.config)['total']:,} parameters: export {export_seconds:.1f} s,"
+        f" import {import_seconds:.1f} s",
         flush=True,
     )
 
 
 def compare(ours: Ours, folder: Path, name: str, options: argparse.Namespace) -> None:
-    """All cases against one peer."""
+    """Print all cases against one peer."""
     kind = KINDS[name]
     environment = options.environments / f".venv-{kind.environment}"
     if not (environment / "stamp").exists():
@@ -221,75 +204,80 @@ def compare(ours: Ours, folder: Path, name: str, options: argparse.Namespace) ->
             f"{name} is left out: {environment} is not complete; `make peers` makes it", flush=True
         )
         return
-    wanted = {work: chosen(work, kind, folder, options) for work in kind.work}
-    if not (models := {case.model for cases in wanted.values() for case in cases.values()}):
+    cases_by_work = {work: chosen_cases(work, kind, folder, options) for work in kind.work}
+    models = {case.model for cases in cases_by_work.values() for case in cases.values()}
+    if not models:
         return
-    print(f"{name}: float32 matmul ceiling {(ceiling := matmul_ceiling()) / 1e9:.0f} GFLOP/s")
+    ceiling = matmul_ceiling()
+    print(f"{name}: float32 matmul ceiling {ceiling / 1e9:.0f} GFLOP/s")
     peer = Peer(environment / "bin/python", kind.script, folder, folder / f"{name}.log")
     try:
         for model in sorted(models):
             same_logits(ours, peer, model)
-        for work, cases in wanted.items():
+        for work, cases in cases_by_work.items():
             if cases:
                 print(f"{kind.work[work]}:", flush=True)
             for label, case in cases.items():
-                repeats = (
-                    options.repeats if case.model != "smollm2" else max(options.repeats // 2, 3)
-                )
+                repeats = options.repeats
+                if case.model == "smollm2":
+                    repeats = max(repeats // 2, 3)
                 MEASURES[work](ours, peer, label, case, repeats, ceiling)
     finally:
         peer.close()
 
 
-def chosen(work: str, kind: Kind, folder: Path, options: argparse.Namespace) -> dict[str, Case]:
-    """The cases that are asked for, that the peer can load and that are exported."""
+def chosen_cases(
+    work: str, kind: Kind, folder: Path, options: argparse.Namespace
+) -> dict[str, Case]:
+    """Return the cases that are asked for, that the peer can load and that are exported."""
     if work not in options.work:
         return {}
-    known = [model for model in kind.models if (folder / model).is_dir()]
+    models = [model for model in kind.models if (folder / model).is_dir()]
     return {
         name: case
         for name, case in CASES[work].items()
-        if name.startswith(options.cases) and case.model in known
+        if name.startswith(options.cases) and case.model in models
     }
 
 
 def sampler(ours: Ours, peer: Peer, name: str, case: Case, repeats: int, ceiling: float) -> None:
-    """Prefill and decoding."""
+    """Compare prefill and decoding."""
 
-    def theirs() -> float:
+    def peer_seconds() -> float:
         answer = peer.ask("sampler", name)
-        if answer["found"] != case.new:
-            raise RuntimeError(f"{name}: the peer drew {answer['found']} tokens, not {case.new}")
+        if answer["result"] != case.new:
+            raise RuntimeError(f"{name}: the peer drew {answer['result']} tokens, not {case.new}")
         return answer["seconds"]
 
-    against(name, ours.sampler(case), theirs, repeats, case.rows * case.new)
+    against(name, ours.sampler(case), peer_seconds, repeats, case.rows * case.new)
 
 
 def step(ours: Ours, peer: Peer, name: str, case: Case, repeats: int, ceiling: float) -> None:
-    """The update with repeated contexts, and with shared ones where a group has more than one
-    row.
+    """Compare the update, with repeated contexts and, in groups of several rows, with shared ones.
+
+    `ceiling`, in FLOP/s, is what our own rate is held against.
     """
-    for shared in (False, True)[: 1 + (case.group > 1)]:
+    variants = {"repeated": False, "shared": True} if case.group > 1 else {"repeated": False}
+    for label, shared in variants.items():
         call, flops = ours.step(case, shared)
-        label = f"{name}, {'shared' if shared else 'repeated'}"
         timed(call)
         seconds = statistics.median(timed(call) for _ in range(3))
         note = f"   {flops / seconds / ceiling:.0%} of the ceiling"
+        tokens = case.rows * (case.context + case.new)
         against(
-            label,
+            f"{name}, {label}",
             call,
             lambda: peer.ask("step", name)["seconds"],
             repeats,
-            case.rows * (case.context + case.new),
+            tokens,
             note,
         )
 
 
 def rl(ours: Ours, peer: Peer, name: str, case: Case, repeats: int, ceiling: float) -> None:
-    """Rollouts, rewards and the update."""
-    against(
-        name, ours.rl(case), lambda: peer.ask("rl", name)["seconds"], repeats, case.rows * case.new
-    )
+    """Compare rollouts, rewards and the update together."""
+    tokens = case.rows * case.new
+    against(name, ours.rl(case), lambda: peer.ask("rl", name)["seconds"], repeats, tokens)
 
 
 MEASURES = {"sampler": sampler, "step": step, "rl": rl}

@@ -1,6 +1,7 @@
-"""How a peer answers: one JSON line in ([what, case name]), one out ({"seconds": ...}).
+"""How a peer answers: a JSON line in, [what, case name], and a JSON line out.
 
-Runs in every environment.
+The answer is {"seconds", "result"} of one call, or {"error"}. Every environment imports this
+module, so it needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ from collections.abc import Callable
 
 
 def serve(prepare: Callable[[str, str], Callable[[], object]]) -> None:
-    """Answers until the input ends.
+    """Answer until the input ends.
 
-    prepare(what, case) returns the call to time; it is made once for each case.
-
-    The first call of each case, in which compilers run, is timed too and marked by its being the
-    first.
+    `prepare(what, case)` returns the call to time, and is asked once for each case. The first call
+    of a case, in which compilers run, is timed like the others; the process that asks knows that
+    it is the first.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # libraries print
+    os.dup2(2, 1)  # libraries print to standard output, which carries the answers
     calls: dict[tuple[str, str], Callable[[], object]] = {}
     print(json.dumps("ready"), file=answers)
     for line in sys.stdin:
@@ -32,20 +32,20 @@ def serve(prepare: Callable[[str, str], Callable[[], object]]) -> None:
             if (what, case) not in calls:
                 calls[what, case] = prepare(what, case)
             started = time.perf_counter()
-            found = calls[what, case]()
-            answer = {"seconds": time.perf_counter() - started, "found": found}
-        except Exception as error:  # told to the process that asked, which decides
+            result = calls[what, case]()
+            answer = {"seconds": time.perf_counter() - started, "result": result}
+        except Exception as error:  # the process that asked decides what to do about it
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers)
-    # threads of trainers still wait for their turn, and an ordinary exit would wait for them
+    # Threads of trainers still wait for their turn, and an ordinary exit would wait for them.
     os._exit(0)
 
 
 class Turns:
     """A trainer's own loop, stopped before every step: a call lets it make one.
 
-    train: runs the loop, in a thread of its own, and calls the function that it is given whenever a
-    step is about to begin. The constructor and a call raise what the loop raised.
+    `train` runs the loop, in a thread of its own, and calls the function that it is given whenever
+    a step is about to begin. The constructor and a call raise what the loop has raised.
     """
 
     def __init__(self, train: Callable[[Callable[[], None]], object]):

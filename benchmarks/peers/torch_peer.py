@@ -16,7 +16,7 @@ from benchmarks.peers.server import serve
 
 
 def contexts(case: Case, vocabulary: int) -> torch.Tensor:
-    """int64 [rows, context]: every context repeated for its group."""
+    """Return every context repeated for its group, int64 [rows, context]."""
     return torch.tensor(prompts(case, vocabulary)).repeat_interleave(case.group, 0)
 
 
@@ -27,18 +27,25 @@ class Peer:
         self.folder = folder
 
     def model(self, name: str):
-        """A model that no id ends."""
+        """Load a model; no id ends its completions."""
         model = AutoModelForCausalLM.from_pretrained(self.folder / name, dtype=torch.float32)
         model.generation_config.eos_token_id = None
         return model
 
     def prepare(self, what: str, name: str) -> Callable[[], object]:
-        """The call that a case times."""
+        """Return the call that a case times."""
         if what == "logits":
-            model = self.model(name).eval()
-            with torch.no_grad():
-                return lambda: model(torch.tensor([PROBE])).logits[0, -1].tolist()
+            return self._logits(name)
         return self._sampler(SAMPLER[name]) if what == "sampler" else self._step(STEP[name])
+
+    def _logits(self, name: str) -> Callable[[], list[float]]:
+        model = self.model(name).eval()
+
+        def call() -> list[float]:
+            with torch.no_grad():
+                return model(torch.tensor([PROBE])).logits[0, -1].tolist()
+
+        return call
 
     def _sampler(self, case: Case) -> Callable[[], int]:
         model = self.model(case.model).eval()
@@ -62,14 +69,10 @@ class Peer:
 
     def _step(self, case: Case) -> Callable[[], float]:
         model = self.model(case.model).train()
+        vocabulary = model.config.vocab_size
         optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
-        ids = torch.cat(
-            [
-                contexts(case, model.config.vocab_size),
-                torch.randint(3, model.config.vocab_size, (case.rows, case.new)),
-            ],
-            1,
-        )
+        completions = torch.randint(3, vocabulary, (case.rows, case.new))
+        ids = torch.cat([contexts(case, vocabulary), completions], 1)
         advantages = (torch.arange(case.rows) % 2).float() - 0.5
 
         def call() -> float:

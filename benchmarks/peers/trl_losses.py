@@ -1,5 +1,6 @@
-"""The losses and advantages of TRL's trainers on given numbers: no model, no tokenizer, the
-trainers' own methods.
+"""The losses and advantages that TRL's trainers compute for given numbers.
+
+The methods are the trainers' own; there is no model and no tokenizer.
 """
 
 from __future__ import annotations
@@ -19,17 +20,16 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from benchmarks.peers.server import serve
 
 TRAINERS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
-# what the trainers call the share of clipped tokens or rows
+# What the trainers call the share of clipped tokens or rows.
 CLIPPED = ("clip_ratio/region_mean", "cispo_clip_ratio")
 
 
 def stand_in(kind: str, fields: dict):
-    """A trainer that was never set up: one process, one batch a step, and of the attributes only
-    those that are read here.
+    """Return a trainer that was never set up, in one process and with one batch a step.
 
-    An attribute that another version of TRL reads besides is an AttributeError, not a silent
-    default. What is not in `fields` is as in the trainer's own configuration; its "args" change
-    that.
+    It has no attributes but those that are read here, so one that another version of TRL reads
+    besides is an AttributeError and not a silent default. What is not in `fields` is as in the
+    trainer's own configuration; the "args" in `fields` change that.
     """
     trainer, config = TRAINERS[kind]
     made = object.__new__(trainer)
@@ -59,10 +59,10 @@ def stand_in(kind: str, fields: dict):
 
 
 def loss(case: dict) -> dict:
-    """{"value", "gradient" with respect to the log-probs now, "clipped": share}; float64.
+    """Return a loss's "value", its "gradient" with respect to the log-probs, and a share "clipped".
 
-    case: "trainer", its "fields", and "now", "old" (null: the same as now), "reference",
-    "advantages", "lengths" by row.
+    `case` has the "trainer" and its "fields", and by row the log-probs "now", "old" (null: the same
+    as now) and "reference", "advantages" and "lengths". All is float64.
     """
     now = torch.tensor(case["now"], dtype=torch.float64, requires_grad=True)
     old = now.detach() if case["old"] is None else torch.tensor(case["old"], dtype=torch.float64)
@@ -91,11 +91,15 @@ def loss(case: dict) -> dict:
 
 
 def advantages(case: dict) -> list[float]:
-    """Advantages of "rewards", given in groups of equal size: what the trainer makes of a batch
-    whose every id is 0.
+    """Return the trainer's advantages for "rewards", which come in groups of equal size.
+
+    The batch that it is made to score consists of id 0 alone.
     """
-    rows, group = sum(map(len, case["rewards"])), len(case["rewards"][0])
-    ids, scores = [[0]] * rows, torch.tensor(case["rewards"], dtype=torch.float64).reshape(-1, 1)
+    rows = sum(map(len, case["rewards"]))
+    group = len(case["rewards"][0])
+    scores = torch.tensor(case["rewards"], dtype=torch.float64).reshape(-1, 1)
+    ids = [[0]] * rows
+    # What each trainer's `_generate` returns.
     generated = (ids, ids, None, [""] * rows, None, {}, None, None)
     if case["trainer"] == "rloo":
         generated = (ids, ids, [""] * rows)
@@ -137,9 +141,10 @@ def advantages(case: dict) -> list[float]:
 
 
 def prepare(what: str, name: str) -> Callable[[], object]:
-    """The call that answers for a case of the file that was handed over."""
+    """Return the call that answers for a case of losses.json, which the asking process wrote."""
     case = json.loads((Path(sys.argv[1]) / "losses.json").read_text())[what][name]
-    return lambda: {"loss": loss, "advantages": advantages}[what](case)
+    compute = {"loss": loss, "advantages": advantages}[what]
+    return lambda: compute(case)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer on CPU, sampling with transformers."""
+"""TRL's GRPOTrainer on CPU, which samples with transformers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.peers import torch_peer
 from benchmarks.peers.cases import LEARNING_RATE, MAX_GRAD_NORM, RL, Case, prompts, rewards
 from benchmarks.peers.server import Turns, serve
 
-EPOCH = 1000  # steps; so that no measured step begins an epoch
+EPOCH = 1000  # steps; no step that is measured begins an epoch
 
 
 class BeforeStep(TrainerCallback):
@@ -26,7 +26,7 @@ class BeforeStep(TrainerCallback):
         self._function = function
 
     def on_step_begin(self, args, state, control, **kwargs):
-        """The batch's prompts are drawn, nothing else is done."""
+        """Call the function; of the step no more is done than its prompts drawn."""
         self._function()
 
 
@@ -34,20 +34,19 @@ class Peer(torch_peer.Peer):
     """The exported models in `folder`."""
 
     def prepare(self, what: str, name: str) -> Callable[[], object]:
-        """The call that a case times."""
-        return (
-            Turns(lambda turn: self._train(RL[name], turn))
-            if what == "rl"
-            else super().prepare(what, name)
-        )
+        """Return the call that a case times."""
+        if what == "rl":
+            return Turns(lambda turn: self._train(RL[name], turn))
+        return super().prepare(what, name)
 
     def _train(self, case: Case, turn: Callable[[], None]) -> None:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(self.folder / case.model)
         model = self.model(case.model)
-        texts = [tokenizer.decode(ids) for ids in prompts(case, model.config.vocab_size)]
-        if tokenizer(texts)["input_ids"] != prompts(case, model.config.vocab_size):
+        contexts = prompts(case, model.config.vocab_size)
+        texts = [tokenizer.decode(ids) for ids in contexts]
+        if tokenizer(texts)["input_ids"] != contexts:
             raise ValueError("the prompts' text does not encode to their ids")
-        # an id that the model does not have, so that nothing ends early
+        # An id that the model does not have, so that nothing ends early.
         tokenizer.add_special_tokens({"eos_token": "<never>"})
         trainer = GRPOTrainer(
             model=model,
@@ -60,7 +59,7 @@ class Peer(torch_peer.Peer):
         trainer.train()
 
     def _config(self, case: Case) -> GRPOConfig:
-        """One update on every batch of rollouts, nothing logged or saved."""
+        """Settings with one update on every batch of rollouts, and nothing logged or saved."""
         return GRPOConfig(
             output_dir=str(self.folder / "trl"),
             use_cpu=True,

@@ -1,4 +1,4 @@
-"""Tunix, the peer in JAX: its Sampler, and its GRPOLearner with the same sampler in it."""
+"""Tunix, the peer in JAX: its Sampler, and its GRPOLearner, which samples with it."""
 
 from __future__ import annotations
 
@@ -33,37 +33,36 @@ from benchmarks.peers.cases import (
 )
 from benchmarks.peers.server import Turns, serve
 
-FOR_EVER = 10**9  # steps
+NEVER = 10**9  # steps
 
 
 class Ids:
-    """In the place of a tokenizer, so that no time goes into text: a prompt is named by its index,
-    a completion is its ids.
+    """Stands in for a tokenizer, so that no time goes into text.
 
-    No id ends a completion, and none is padding: neither is needed, and whatever the model draws is
-    a token.
+    A prompt's text is its index, and that of a completion its ids. No id ends a completion, and
+    none is padding: whatever the model draws is a token.
     """
 
     def __init__(self, contexts: list[list[int]]):
         self._contexts = contexts
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a prompt."""
+        """Return the ids of a prompt."""
         return self._contexts[int(text)]
 
     def decode(self, ids: list[int]) -> list[int]:
-        """The ids as they are."""
+        """Return the ids as they are."""
         return ids
 
     def bos_id(self) -> None:
-        """None is put in front."""
+        """Return None: no token is put in front."""
 
     def eos_id(self) -> int:
-        """An id that is never drawn."""
+        """Return an id that is never drawn."""
         return -1
 
     def pad_id(self) -> int:
-        """The same."""
+        """Return an id that is never drawn."""
         return -1
 
 
@@ -77,30 +76,39 @@ class Peer:
         )
 
     def _model(self, name: str) -> Qwen2:
-        found = json.loads((self._folder / name / "config.json").read_text())
+        hf_config = json.loads((self._folder / name / "config.json").read_text())
         config = ModelConfig(
-            num_layers=found["num_hidden_layers"],
-            vocab_size=found["vocab_size"],
-            embed_dim=found["hidden_size"],
-            hidden_dim=found["intermediate_size"],
-            num_heads=found["num_attention_heads"],
-            head_dim=found["hidden_size"] // found["num_attention_heads"],
-            num_kv_heads=found["num_key_value_heads"],
-            rope_theta=found["rope_theta"],
-            norm_eps=found["rms_norm_eps"],
-            use_tied_embedding=found["tie_word_embeddings"],
+            num_layers=hf_config["num_hidden_layers"],
+            vocab_size=hf_config["vocab_size"],
+            embed_dim=hf_config["hidden_size"],
+            hidden_dim=hf_config["intermediate_size"],
+            num_heads=hf_config["num_attention_heads"],
+            head_dim=hf_config["hidden_size"] // hf_config["num_attention_heads"],
+            num_kv_heads=hf_config["num_key_value_heads"],
+            rope_theta=hf_config["rope_theta"],
+            norm_eps=hf_config["rms_norm_eps"],
+            use_tied_embedding=hf_config["tie_word_embeddings"],
         )
         return create_model_from_safe_tensors(
             str(self._folder / name), config, self._mesh, dtype=jnp.float32
         )
 
     def prepare(self, what: str, name: str) -> Callable[[], object]:
-        """The call that a case times."""
+        """Return the call that a case times."""
         if what == "logits":
-            model, ids = self._model(name), jnp.array([PROBE])
-            seen = jnp.tril(jnp.ones((1, len(PROBE), len(PROBE)), bool))
-            return lambda: model(ids, jnp.arange(len(PROBE))[None], None, seen)[0][0, -1].tolist()
+            return self._logits(name)
         return self._sampler(SAMPLER[name]) if what == "sampler" else self._rl(RL[name])
+
+    def _logits(self, name: str) -> Callable[[], list[float]]:
+        model = self._model(name)
+        positions = jnp.arange(len(PROBE))[None]
+        causal = jnp.tril(jnp.ones((1, len(PROBE), len(PROBE)), bool))
+
+        def call() -> list[float]:
+            logits = model(jnp.array([PROBE]), positions, None, causal)[0]
+            return logits[0, -1].tolist()
+
+        return call
 
     def _sampler(self, case: Case) -> Callable[[], int]:
         model = self._model(case.model)
@@ -109,7 +117,8 @@ class Peer:
             case.context + case.new, config.num_layers, config.num_kv_heads, config.head_dim
         )
         sampler = Sampler(model, Ids(prompts(case, config.vocab_size)), cache)
-        names, seeds = [str(i // case.group) for i in range(case.rows)], itertools.count()
+        names = [str(i // case.group) for i in range(case.rows)]
+        seeds = itertools.count()
 
         def call() -> int:
             out = sampler(
@@ -137,7 +146,7 @@ class Peer:
             optax.clip_by_global_norm(MAX_GRAD_NORM), optax.adamw(LEARNING_RATE, weight_decay=0.0)
         )
         training = RLTrainingConfig(
-            actor_optimizer=optimizer, eval_every_n_steps=FOR_EVER, max_steps=FOR_EVER
+            actor_optimizer=optimizer, eval_every_n_steps=NEVER, max_steps=NEVER
         )
         settings = ClusterConfig(
             role_to_mesh=dict.fromkeys((Role.ACTOR, Role.ROLLOUT, Role.REFERENCE), self._mesh),
@@ -154,7 +163,7 @@ class Peer:
         def batches(turn: Callable[[], None]) -> Iterator[dict[str, np.ndarray]]:
             for seed in itertools.count():
                 turn()
-                rollout.seed = seed  # without one every step draws the same noise
+                rollout.seed = seed  # without it every step would draw the same noise
                 yield {"prompts": np.array([str(i) for i in range(case.contexts)])}
 
         return Turns(lambda turn: learner.train(batches(turn)))

@@ -39,7 +39,7 @@ def write_report(workdir: Path) -> Path:
         path,
         TEMPLATE,
         run=run,
-        s=run.summary,
+        summary=run.summary,
         headline=headline(run),
         results=results(run),
         pictures=draw(run, workdir / "figures"),
