@@ -79,18 +79,29 @@ def completed(child: subprocess.Popen, timeout: float | None = None) -> str:
     return output
 
 
-def wait_for_lines(child: subprocess.Popen, path: Path, count: int) -> None:
-    """Waits until the run has written so many lines of a file, such as a row of metrics a step.
+class Growth:
+    """A file as it is before a process starts that writes lines to it, such as one row a step."""
 
-    Raises RuntimeError if the process ends earlier.
-    """
-    while not path.exists() or path.read_bytes().count(b"\n") < count:
-        if child.poll() is not None:
-            raise RuntimeError(
-                f"the run ended with status {child.returncode} before {path} had {count} lines:\n"
-                + child.communicate()[0][-3000:]
-            )
-        time.sleep(0.02)
+    def __init__(self, path: Path):
+        self._path = path
+        self._before = self._written()
+
+    def _written(self) -> int | None:
+        return self._path.stat().st_mtime_ns if self._path.exists() else None
+
+    def wait(self, child: subprocess.Popen, count: int) -> None:
+        """Waits until the process has written to the file, which then has at least `count` lines.
+
+        Raises RuntimeError if the process ends earlier.
+        """
+        while self._written() == self._before or self._path.read_bytes().count(b"\n") < count:
+            if child.poll() is not None:
+                output = child.communicate()[0]
+                raise RuntimeError(
+                    f"{self._path} has fewer than {count} lines, and the process has ended with"
+                    f" status {child.returncode}:\n{output[-3000:]}"
+                )
+            time.sleep(0.02)
 
 
 @contextlib.contextmanager

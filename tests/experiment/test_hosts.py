@@ -23,12 +23,12 @@ from runs import (
     PYTHON,
     ROOT,
     Command,
+    Growth,
     begun,
     completed,
     read_lines,
     samples,
     stage_result,
-    wait_for_lines,
 )
 from safetensors import safe_open
 
@@ -88,8 +88,9 @@ def eight(one, tmp_path_factory) -> Path:
 def two(one, tmp_path_factory) -> Path:
     """That of a run of two processes, stopped by SIGTERM to the second and then continued."""
     workdir = begun(one, tmp_path_factory.mktemp("two") / "run")
+    metrics = Growth(workdir / "metrics.jsonl")
     children = start_pair(workdir)
-    wait_for_lines(children[0], workdir / "metrics.jsonl", 1)
+    metrics.wait(children[0], 1)
     children[1].send_signal(signal.SIGTERM)
     stopped = [completed(child) for child in children]
     # One of them speaks.
@@ -186,10 +187,12 @@ def test_a_checkpoint_goes_on_on_another_mesh_and_the_change_is_told(two, tmp_pa
 
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.thorough)])
-def test_a_process_that_dies_stops_the_other_with_a_message(two, tmp_path, victim):
-    shutil.copytree(two, tmp_path / "run")
+def test_a_process_that_dies_stops_the_other_with_a_message(one, tmp_path, victim):
+    """Two processes continue what one device has trained, and one of them is killed."""
+    shutil.copytree(one, tmp_path / "run")
+    metrics = Growth(tmp_path / "run" / "metrics.jsonl")
     children = start_pair(tmp_path / "run", "--config.train.steps=500")
-    wait_for_lines(children[0], tmp_path / "run" / "metrics.jsonl", 4)
+    metrics.wait(children[0], 4)
     children[victim].kill()
     output = children[1 - victim].communicate(timeout=HANGS)[0]
     children[victim].communicate()

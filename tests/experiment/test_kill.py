@@ -11,12 +11,12 @@ import random
 import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from runs import SMOKE, completed, differences, kill_repeatedly, python, wait_for_lines
+from runs import ROOT, SMOKE, Growth, completed, differences, kill_repeatedly
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +24,12 @@ pytestmark = pytest.mark.slow
 BASE, CORPUS, TRAIN = "base/metrics.jsonl", "corpus/log.jsonl", "metrics.jsonl"
 
 
+MOMENTS = random.Random(0)
+
+
 def kill(child: subprocess.Popen) -> None:
-    """Ends the run at once, whatever it is doing."""
+    """Ends the run at once, in the midst of a step or of a write."""
+    time.sleep(MOMENTS.uniform(0, 0.1))
     child.kill()
     child.communicate()
 
@@ -67,11 +71,10 @@ INTERRUPTIONS = (
 
 def test_interrupted_in_every_way_a_run_ends_as_if_it_had_not_been(smoke_run, tmp_path):
     """Killed, asked to stop, and on a full disk, in each of the three stages that take long."""
-    moments = random.Random(0)
     for name, lines, interrupt in INTERRUPTIONS:
+        file = Growth(tmp_path / "run" / name)
         child = SMOKE.start(tmp_path / "run")
-        wait_for_lines(child, tmp_path / "run" / name, lines)
-        time.sleep(moments.uniform(0, 0.1))  # in the midst of a step or a write
+        file.wait(child, lines)
         interrupt(child)
     SMOKE.finish(tmp_path / "run")
     assert differences(tmp_path / "run", smoke_run) == []
@@ -84,9 +87,8 @@ def test_killed_at_drawn_moments(smoke_run, tmp_path):
     SMOKE.finish(tmp_path / "alone")
     seconds = time.monotonic() - started
     assert differences(tmp_path / "alone", smoke_run) == []
-    moments = random.Random(0)
     tally = kill_repeatedly(
-        SMOKE, tmp_path / "run", smoke_run, 10, lambda: moments.uniform(0.2, 0.5) * seconds
+        SMOKE, tmp_path / "run", smoke_run, 10, lambda: MOMENTS.uniform(0.2, 0.5) * seconds
     )
     assert (tally.kills, tally.lost, tally.different) == (10, 0, []) and tally.runs >= 1
 
@@ -103,11 +105,11 @@ print("still here", flush=True)
 
 
 def test_a_second_sigterm_ends_it_at_once():
-    done = python("-c", TWICE)
+    done = subprocess.run([sys.executable, "-c", TWICE], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "True\n" and done.returncode == -signal.SIGTERM, done.stderr
 
 
-def test_a_directory_that_cannot_be_written_is_named_before_anything_is_computed(tmp_path: Path):
+def test_a_directory_that_cannot_be_written_is_named_before_anything_is_computed(tmp_path):
     (tmp_path / "file").write_text("")
     done = SMOKE.start(tmp_path / "file" / "run")
     output = done.communicate()[0]
