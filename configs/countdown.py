@@ -5,12 +5,12 @@ The base model knows the rules; planning is what it has to learn.
 
 from ml_collections import ConfigDict
 
-from prefixrl_jax.configs import demo
+from prefixrl_jax.configs import jugs
 
 
 def get_config() -> ConfigDict:
-    """Return the configuration: the demo's training on another task."""
-    c = demo.get_config()
+    """Return the configuration: the training of `jugs.py` on another task."""
+    c = jugs.get_config()
     c.task.name = "countdown"
     c.task.countdown.numbers = 4
     c.base.steps = 1500

@@ -2,12 +2,12 @@
 
 from ml_collections import ConfigDict
 
-from prefixrl_jax.configs import demo
+from prefixrl_jax.configs import jugs
 
 
 def get_config() -> ConfigDict:
-    """Return the configuration: the demo's, with rarer successes and more samples to find them."""
-    c = demo.get_config()
+    """Return the configuration: that of `jugs.py`, with rarer successes and more samples to find them."""
+    c = jugs.get_config()
     c.task.water_jugs.band = (1e-4, 1e-3)
     c.data.train_candidates = 340
     c.data.heldout_candidates = 340

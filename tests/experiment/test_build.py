@@ -340,7 +340,7 @@ def test_every_configuration_has_the_known_fields_and_resolves(tmp_path):
     tokenizer.chat_template = "{{ messages[0].content }}"
     export_hf(random_params(TINY), TINY, tokenizer, tmp_path)
     files = sorted(set((ROOT / "configs").glob("*.py")) - {ROOT / "configs" / "__init__.py"})
-    assert len(files) == 11
+    assert len(files) == 12
     for file in files:
         config = importlib.import_module(f"configs.{file.stem}").get_config()
         assert flatten(config).keys() == flatten(base.get_config()).keys()
