@@ -30,7 +30,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        # A record may lack any of its parts: what hangs on a missing one is missing too.
+        # A record may lack any of its parts: a part of a missing part is missing, not an error.
         undefined=jinja2.ChainableUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

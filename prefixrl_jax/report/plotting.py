@@ -109,7 +109,7 @@ DARK = Theme(
 
 
 def finite(value: Any) -> TypeGuard[float]:
-    """Whether `value` is a real, finite number; booleans are none."""
+    """Return whether `value` is a finite real number, which a boolean is not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -31,7 +31,7 @@ from prefixrl_jax.report.plotting import (
     step_axis,
 )
 
-Rates = Mapping[str, float | None]  # a rate by k or by fraction, which are text
+Rates = Mapping[str, float | None]  # rates by k or by fraction, whose keys are text as in JSON
 BEFORE_AND_AFTER = ("before", "after")  # training
 
 
