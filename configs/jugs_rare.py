@@ -6,7 +6,7 @@ from prefixrl_jax.configs import jugs
 
 
 def get_config() -> ConfigDict:
-    """Return the configuration: that of `jugs.py`, with rarer successes and more samples to find them."""
+    """Return the configuration of `jugs.py`, but rarer successes and more samples to find them."""
     c = jugs.get_config()
     c.task.water_jugs.band = (1e-4, 1e-3)
     c.data.train_candidates = 340

@@ -85,7 +85,11 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        _leave(str(error).strip("\"'").replace("\\'", "'").replace("\\n", ": "), 2)
+        message = str(error)
+        if message[:1] in ("'", '"') and message.endswith(message[0]):  # a KeyError quotes its own
+            message = message[1:-1]
+        message = message.replace("\\'", "'").replace("\\n", ": ")
+        _leave(f"{message} (--help shows all flags)", 2)
 
 
 def _leave(problem: object, status: int) -> NoReturn:
