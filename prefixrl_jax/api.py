@@ -1,5 +1,7 @@
-"""A model in a few lines, for notebooks: `lm = prefixrl_jax.load("folder"); lm.generate(["2 + 2
-="])`.
+"""A model in a few lines, for notebooks.
+
+    lm = prefixrl_jax.load("folder")
+    lm.generate(["2 + 2 ="])
 
 Everything here is a thin layer over the sampler and the forward pass that training uses.
 """
@@ -38,8 +40,13 @@ CHUNK = 8  # tokens decoded between refills of finished slots
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """One sample: its text, its token ids (stop id included), their log-probs, and why it ended
-    ("stop" or "length").
+    """One sample.
+
+    Attributes:
+        text: the completion as text, without the stop id.
+        token_ids: its token ids, the stop id included.
+        logprobs: of each token when it was sampled.
+        finish_reason: "stop", or "length" when max_new_tokens cut it.
     """
 
     text: str

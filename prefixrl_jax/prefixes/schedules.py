@@ -103,9 +103,7 @@ class TraceCutter:
     hinted: bool = False
 
     def prompt(self, i: int, fraction: float) -> Prompt:
-        """Return the context with at most this fraction of trace i; its cut number is its
-        length.
-        """
+        """Return the context with at most this fraction of trace i, numbered by its length."""
         problem, trace = self.pairs[i]
         prefix = cut_before(self.task, problem, trace, fraction)
         return Prompt(problem, prefix, len(prefix), fraction if prefix else 0.0, self.hinted)
@@ -131,9 +129,7 @@ class Annealed:
         return len(self.traces.pairs)
 
     def draw(self, step: int, attempt: int, count: int, memory: Memory) -> list[Prompt]:
-        """Return the next traces of a walk, cut as the step says; those cut to nothing are left
-        out.
-        """
+        """Return the next traces of a walk, cut as the step says, but for those cut to nothing."""
         name = attempt_name("prefixed", attempt)
         places = walk(self.seed, name, len(self), step * count, count)
         rng = np.random.default_rng([self.seed, step, attempt, *words("fractions").tolist()])
