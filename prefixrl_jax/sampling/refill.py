@@ -33,7 +33,6 @@ from prefixrl_jax.runtime.processes import agree
 from prefixrl_jax.sampling import noise, sampler
 from prefixrl_jax.sampling.bill import Bill
 from prefixrl_jax.sampling.distribution import Sampling
-from prefixrl_jax.sampling.job import FixedJob as FixedJob  # until its users import sampling.job
 from prefixrl_jax.sampling.job import Job, Sample
 from prefixrl_jax.sampling.slots import Slots
 

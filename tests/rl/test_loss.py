@@ -294,7 +294,8 @@ def test_the_chunk_of_logits_does_not_change_the_loss_or_its_gradient(kind):
     (value, _), grads = run(T)
     for chunk in (1, 4):
         (other, _), other_grads = run(chunk)
-        assert float(other) == pytest.approx(float(value), rel=1e-6)
+        # the loss is a mean of terms of order 1 that nearly cancel
+        assert float(other) == pytest.approx(float(value), rel=1e-6, abs=1e-7)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), other_grads, grads
         )
