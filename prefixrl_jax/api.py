@@ -29,10 +29,10 @@ from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.weights import Params, flop_costs
 from prefixrl_jax.rl.loss import token_logprobs
 from prefixrl_jax.runtime import mesh as meshes
+from prefixrl_jax.sampling.distribution import Sampling
 from prefixrl_jax.sampling.job import FixedJob, Sample
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.sampling.refill import Engine
-from prefixrl_jax.sampling.sampler import Sampling
 
 Message = dict[str, str]  # {"role": "user", "content": ...}
 CHUNK = 8  # tokens decoded between refills of finished slots

@@ -22,9 +22,9 @@ from prefixrl_jax.flops import Ledger
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.runtime.interrupt import Interrupted
 from prefixrl_jax.runtime.processes import local_slice, share_charges
+from prefixrl_jax.sampling.distribution import Sampling
 from prefixrl_jax.sampling.job import Job, Sample
 from prefixrl_jax.sampling.refill import Engine
-from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.tasks.task import Problem, Task, Verdict, begin_grading
 
 

@@ -19,8 +19,8 @@ from prefixrl_jax.model.weights import Params, flop_costs
 from prefixrl_jax.rl.step import OptimizerSettings
 from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.runtime.mesh import make_mesh
+from prefixrl_jax.sampling.distribution import Sampling
 from prefixrl_jax.sampling.refill import Engine
-from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.tasks.registry import make_task
 from prefixrl_jax.tasks.task import Task
 

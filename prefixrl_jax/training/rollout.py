@@ -12,9 +12,9 @@ from prefixrl_jax.flops import Ledger
 from prefixrl_jax.group import Context, Group, bucket, pad_rows
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.runtime.processes import agree
+from prefixrl_jax.sampling.distribution import Sampling
 from prefixrl_jax.sampling.job import FixedJob, Sample
 from prefixrl_jax.sampling.refill import Engine
-from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.tasks.prompt import Prompt
 from prefixrl_jax.tasks.task import Task, Verdict, begin_grading
 

@@ -19,14 +19,14 @@ from prefixrl_jax.corpus.sample_log import Log
 from prefixrl_jax.corpus.saved import load_corpus, save_corpus
 from prefixrl_jax.corpus.shared_log import SharedLog
 from prefixrl_jax.corpus.traces import read_dataset
-from prefixrl_jax.flops import Ledger, causal_pairs, costs
+from prefixrl_jax.flops import Ledger, costs
 from prefixrl_jax.model.tokenizer import fingerprint, word_tokenizer
 from prefixrl_jax.runtime.mesh import make_mesh
 from prefixrl_jax.sampling import refill
-from prefixrl_jax.sampling.job import FixedJob, Sample
+from prefixrl_jax.sampling.distribution import Sampling
+from prefixrl_jax.sampling.job import Sample
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.sampling.refill import Engine
-from prefixrl_jax.sampling.sampler import Sampling
 from prefixrl_jax.tasks.prompt import Prompt
 from prefixrl_jax.tasks.task import Problem, Verdict
 from prefixrl_jax.training.rollout import RolloutSampler
@@ -225,101 +225,6 @@ def make_engine(rows=2, slots=3, chunk=2):
     return Engine(CONFIG, make_mesh(devices=jax.devices()[:1]), COST, rows, slots, chunk, (4, 8))
 
 
-def run_fixed(params, engine, n=5, names=CONTEXTS, ledger=None):
-    """Draw n samples of each context, and return them by name and sample id."""
-    jobs = [FixedJob(name, CONTEXTS[name], n) for name in names]
-    ledger = ledger or Ledger()
-    engine.run(params, jobs, SAMPLING, stream_key(0, "test"), ledger, ("prefill", "decode"))
-    return {job.name: job.samples for job in jobs}
-
-
-@pytest.fixture(scope="module")
-def reference(params):
-    """Return the samples and the ledger of one run of the smaller engine."""
-    ledger = Ledger()
-    return run_fixed(params, make_engine(), ledger=ledger), ledger
-
-
-def test_every_job_gets_exactly_its_ids(reference):
-    samples, _ = reference
-    assert samples.keys() == CONTEXTS.keys()
-    assert all(sorted(by_id) == [0, 1, 2, 3, 4] for by_id in samples.values())
-    all_samples = [s for by_id in samples.values() for s in by_id.values()]
-    # Samples of several lengths: slots were refilled at different times.
-    assert len({len(s.token_ids) for s in all_samples}) > 2
-    for s in all_samples:
-        stopped = s.token_ids[-1] in SAMPLING.stop_ids
-        assert s.finish_reason == ("stop" if stopped else "length")
-        assert stopped or len(s.token_ids) == 7
-        assert not np.isin(s.token_ids[:-1], SAMPLING.stop_ids).any()
-        assert len(s.logprobs) == len(s.token_ids)
-        assert (s.logprobs < 0).all()
-
-
-def test_samples_do_not_depend_on_rows_slots_or_neighbours(params, reference):
-    samples, _ = reference
-    other_engine = make_engine(rows=3, slots=2, chunk=5)
-    other = run_fixed(params, other_engine, names=["e", "a", "ccc", "bb", "d"])
-    for name, by_id in samples.items():
-        for i, s in by_id.items():
-            np.testing.assert_array_equal(other[name][i].token_ids, s.token_ids)
-            np.testing.assert_allclose(other[name][i].logprobs, s.logprobs, atol=2e-5)
-
-
-def test_jobs_of_few_samples_take_rows_rather_than_slots(params, reference):
-    samples, _ = reference
-    engine = make_engine(rows=1, slots=6)
-    shapes = {n: (engine.wide(n).rows, engine.wide(n).slots) for n in (1, 2, 3, 4, 5, 6, 50)}
-    assert shapes == {1: (6, 1), 2: (3, 2), 3: (2, 3), 4: (2, 3), 5: (2, 3), 6: (1, 6), 50: (1, 6)}
-    decoded = []  # hardware FLOPs, idle slots included
-    for used in (engine, engine.wide(1)):
-        ledger = Ledger()
-        for name, by_id in run_fixed(params, used, n=1, ledger=ledger).items():
-            np.testing.assert_array_equal(by_id[0].token_ids, samples[name][0].token_ids)
-        decoded.append(ledger.state["hardware"]["decode"])
-    narrow, wide = decoded
-    assert wide < narrow / 2
-
-
-def test_the_ledger_counts_the_delivered_samples(reference):
-    samples, ledger = reference
-    lengths = {name: [len(s.token_ids) for s in by_id.values()] for name, by_id in samples.items()}
-    tokens = sum(map(sum, lengths.values()))
-    contexts = [len(CONTEXTS[name]) for name in lengths]
-    pairs = sum(causal_pairs(len(CONTEXTS[name]), rows) for name, rows in lengths.items())
-
-    paper = ledger.state["paper"]
-    actual = ledger.state["actual"]
-    attention = ledger.state["attention"]
-    assert paper["decode"] == 2000 * tokens
-    assert actual["decode"] == 2000 * tokens
-    assert paper["prefill"] == 2000 * sum(5 * length for length in contexts)
-    assert actual["prefill"] == 2000 * sum(length - 1 for length in contexts)
-    attention_flops = pairs * COST.attention_pair
-    assert attention["prefill"] + attention["decode"] == pytest.approx(attention_flops)
-    assert ledger.state["hardware"]["decode"] >= actual["decode"]
-
-
-def test_a_slot_idles_only_when_nothing_is_left_for_it(params, monkeypatch):
-    fill = refill._Loop.fill
-    running = []
-
-    def checked_fill(loop):
-        work = fill(loop)
-        waiting = list(loop.jobs)
-        loop.jobs = iter(waiting)
-        for row in loop.rows:
-            assert row.job is not None or not waiting
-            assert (row.slots >= 0).all() or row.job is None or row.job.next_sample() is None
-        running.append(work.running)
-        return work
-
-    monkeypatch.setattr(refill._Loop, "fill", checked_fill)
-    run_fixed(params, make_engine())
-    assert running[0] == 6
-    assert running[-1] == 0
-
-
 PROBLEMS = [Problem(name, {}) for name in CONTEXTS]
 
 
@@ -328,13 +233,6 @@ def run_stage(params, path, stage, limit, task, ledger, show=lambda attempts: No
     with SharedLog(path / "log.jsonl", HEADER) as log:
         sampler = RejectionSampler(make_engine(), params, task, SAMPLING, log)
         return sampler.run(stage, PROBLEMS, limit, stream_key(0, stage), ledger, show)
-
-
-def test_a_fixed_job_has_no_finished_samples_to_redeliver():
-    job = FixedJob("p", [1], 2)
-    assert job.known_length(0) == 0
-    with pytest.raises(LookupError, match="p: sample 0 was not finished before"):
-        job.redeliver(0)
 
 
 class Killed(Exception):
