@@ -45,11 +45,15 @@ class _SamplingJob(Job):
         log: SharedLog,
         on_success: Callable[[Problem, list[int]], None] = lambda problem, ids: None,
     ):
-        self.name, self.context_ids = logged.problem.id, task.render(logged.problem)
+        self.name = logged.problem.id
+        self.context_ids = task.render(logged.problem)
         self.attempts = Attempts(logged.problem, logged.context)
-        self._logged, self._task, self._log = logged, task, log
+        self._logged = logged
+        self._task = task
+        self._log = log
         self._on_success = on_success
-        self._limit, self._ids = limit, iter(range(limit))
+        self._limit = limit
+        self._ids = iter(range(limit))
         self._arrived: set[int] = set()
         # Settles samples that have arrived and whose verdicts do not count yet.
         self._unsettled: list[Callable[[], None]] = []

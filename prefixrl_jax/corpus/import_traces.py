@@ -117,7 +117,8 @@ def _flops(row: Mapping[str, Any]) -> float:
 def _token_ids(row: Mapping[str, Any], task: Task, tokenizer: str) -> tuple[list[int], str]:
     """The trace's token ids, its end included, and their source."""
     if "token_ids" in row and row.get("tokenizer") == tokenizer:
-        ids, source = row["token_ids"], "imported"
+        ids = row["token_ids"]
+        source = "imported"
         size = len(task.tokenizer)
         is_list = isinstance(ids, list) and bool(ids)
         if not is_list or not all(isinstance(i, int) and 0 <= i < size for i in ids):

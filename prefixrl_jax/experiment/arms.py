@@ -145,7 +145,8 @@ def _step_flops(shared: Run, config: ConfigDict, cost: Costs) -> float:
     response = config.sampling.max_new_tokens
     if samples:
         response = sum(problem["tokens"] for problem in statistics) / samples
-    task, hard = workdir.settings.task, workdir.hard("train").values()
+    task = workdir.settings.task
+    hard = workdir.hard("train").values()
     prompt = sum(len(task.render(p)) for p in hard) / len(hard)
     tokens = prompt + response
     update = train.updates_per_batch * cost.tokens(tokens, train=True)

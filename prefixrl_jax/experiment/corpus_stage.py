@@ -87,7 +87,9 @@ class _CorpusStage:
     """Both halves of the stage, over one sampler and one bill."""
 
     def __init__(self, workdir: Workdir, sampler: RejectionSampler, ledger: Ledger):
-        self._workdir, self._sampler, self._ledger = workdir, sampler, ledger
+        self._workdir = workdir
+        self._sampler = sampler
+        self._ledger = ledger
         self._config = workdir.config
 
     def select(self) -> dict[str, list[Problem]]:
@@ -119,7 +121,8 @@ class _CorpusStage:
             return self._import(hard)
         inherited: dict[str, Attempts] = {}
         if previous:
-            task, log = self._workdir.settings.task, self._sampler.log
+            task = self._workdir.settings.task
+            log = self._sampler.log
             inherited = inherit_traces(previous.traces(), hard, task, log)
         unsolved = [p for p in hard if p.id not in inherited]
         return inherited | self._sample("collect", unsolved, self._config.collect.cap)

@@ -24,7 +24,9 @@ def estimate(workdir: Workdir) -> Ledger:
 
     Every sample is as long as it may be, and every hard problem uses up the cap.
     """
-    config, cost, ledger = workdir.config, workdir.settings.cost, Ledger()
+    config = workdir.config
+    cost = workdir.settings.cost
+    ledger = Ledger()
     prompt = min(config.sampling.context_buckets)
     new_tokens = config.sampling.max_new_tokens
     candidates = sum(map(len, workdir.candidates.values()))
@@ -48,7 +50,9 @@ def estimate(workdir: Workdir) -> Ledger:
 
 def _one_group(workdir: Workdir) -> Ledger:
     """The bill of one group of RL: sampling, scoring and all its updates."""
-    config, cost, ledger = workdir.config, workdir.settings.cost, Ledger()
+    config = workdir.config
+    cost = workdir.settings.cost
+    ledger = Ledger()
     train = config.train
     context = max(config.sampling.context_buckets)
     rows = [config.sampling.max_new_tokens] * train.group

@@ -1,4 +1,4 @@
-"""Measuring a model: plain pass@k on the hard sets, and success by prefix fraction."""
+"""The stages that measure a model: plain pass@k on the hard sets, success by prefix fraction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,30 @@ from prefixrl_jax.training.samples import readable_samples, write_samples
 SETS = ("train", "heldout")
 
 
-def measure(workdir: Workdir, when: str, params: Params) -> dict[str, Any]:
+def measure_base(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
+    """Measure the base model's plain pass@k and its success by prefix fraction."""
+    return _measure(workdir, "before", workdir.base_params())
+
+
+def evaluate(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
+    """Measure the trained model in the same way, and set it beside the base model."""
+    before = workdir.records.result("baseline")
+    trained = workdir.config.train.steps or workdir.config.sft.enabled
+    after = _measure(workdir, "after", workdir.trained_params()) if trained else before
+    plain = {
+        name: {"before": accuracy, "after": after["plain"][name]}
+        for name, accuracy in before["plain"].items()
+    }
+    first, last = (plain["train"][when]["avg@1"] for when in ("before", "after"))
+    return {
+        "plain": plain,
+        "by_fraction": {"before": before["by_fraction"], "after": after["by_fraction"]},
+        "spent": after["spent"] if trained else {},
+        "line": f"plain pass@1 of the hard set {first:.2%} -> {last:.2%}",
+    }
+
+
+def _measure(workdir: Workdir, when: str, params: Params) -> dict[str, Any]:
     """Measure a model in full, from fresh samples, and write readable ones.
 
     Args:
@@ -30,8 +53,10 @@ def measure(workdir: Workdir, when: str, params: Params) -> dict[str, Any]:
         "plain": accuracy by set; "by_fraction": success by fraction; "spent": what it has cost, by
         accounting; "line": for the reader. JSON values.
     """
-    settings, evaluation = workdir.settings, workdir.config.eval
-    ledger, before = Ledger(), Ledger().state
+    settings = workdir.settings
+    evaluation = workdir.config.eval
+    ledger = Ledger()
+    before = Ledger().state
     problems = {name: _evaluated_problems(workdir, name) for name in SETS}
     # Every round is measured with the traces of the first one, as the baseline was.
     traces = workdir.first_round.traces()

@@ -29,7 +29,8 @@ def on_policy(workdir: Workdir) -> OnPolicy:
 
     Raises ValueError if it needs traces and there is none.
     """
-    settings, train = workdir.settings, workdir.config.train
+    settings = workdir.settings
+    train = workdir.config.train
     samples_every = workdir.config.log.samples_every
     reference = None
     if train.kl_coef:
@@ -57,7 +58,9 @@ def on_policy(workdir: Workdir) -> OnPolicy:
 
 def context_stream(workdir: Workdir) -> ContextStream:
     """Return the contexts of every step: prefixes by the schedule, and the plain hard problems."""
-    settings, prefix, train = workdir.settings, workdir.config.prefix, workdir.config.train
+    settings = workdir.settings
+    prefix = workdir.config.prefix
+    train = workdir.config.train
     hard = workdir.hard("train")
     pairs = [(hard[problem], trace) for problem, trace in workdir.cut_sources()]
     anneal_steps = prefix.anneal_steps or max(2 * settings.schedule_steps // 3, 1)

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from prefixrl_jax.experiment.checks import needs_corpus
 from prefixrl_jax.experiment.corpus_stage import make_corpus
 from prefixrl_jax.experiment.fit import Fit, fit_text
-from prefixrl_jax.experiment.measure import measure, short_evaluation
+from prefixrl_jax.experiment.measure import evaluate, measure_base, short_evaluation
 from prefixrl_jax.experiment.rl_source import on_policy
 from prefixrl_jax.experiment.stages import STAGES
 from prefixrl_jax.experiment.summary import summary
@@ -70,7 +70,8 @@ class Run:
 
     def _run_stage(self, name: str) -> dict[str, Any]:
         """Run one stage from where it is to its end, and put its result on record."""
-        records, started = self.workdir.records, time.monotonic()
+        records = self.workdir.records
+        started = time.monotonic()
         try:
             with heartbeat(name):
                 result = STAGE_FUNCTIONS[name](self.workdir, self.ledger)
@@ -177,7 +178,8 @@ def draw_prefixes(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
 
 def fine_tune(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
     """Fine-tune on the traces, if the method does; its FLOPs count as training."""
-    sft, steps = workdir.config.sft, workdir.sft_steps()
+    sft = workdir.config.sft
+    steps = workdir.sft_steps()
     if not sft.enabled:
         return {"ledger": ledger.state, "line": "none"}
     if not steps:
@@ -206,7 +208,8 @@ def _loss_line(metrics: dict[str, float]) -> str:
 
 def train_policy(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
     """Reinforcement learning: on-policy rollouts from prefixes and from plain problems."""
-    config, train = workdir.config, workdir.config.train
+    config = workdir.config
+    train = workdir.config.train
     settings = workdir.settings
     if not train.steps:
         return {"ledger": ledger.state, "last": {}, "line": "no step of reinforcement learning"}
@@ -247,32 +250,10 @@ def _budget_is_spent(budget: float, ledger: Ledger) -> bool:
     return 0 < budget <= ledger.total()
 
 
-def measure_base(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
-    """Measure the base model's plain pass@k and its success by prefix fraction."""
-    return measure(workdir, "before", workdir.base_params())
-
-
-def evaluate(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
-    """Measure the trained model in the same way, and set it beside the base model."""
-    before = workdir.records.result("baseline")
-    trained = workdir.config.train.steps or workdir.config.sft.enabled
-    after = measure(workdir, "after", workdir.trained_params()) if trained else before
-    plain = {
-        name: {"before": accuracy, "after": after["plain"][name]}
-        for name, accuracy in before["plain"].items()
-    }
-    first, last = (plain["train"][when]["avg@1"] for when in ("before", "after"))
-    return {
-        "plain": plain,
-        "by_fraction": {"before": before["by_fraction"], "after": after["by_fraction"]},
-        "spent": after["spent"] if trained else {},
-        "line": f"plain pass@1 of the hard set {first:.2%} -> {last:.2%}",
-    }
-
-
 def export(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
     """Export the trained model as a Hugging Face folder."""
-    settings, directory = workdir.settings, workdir.path / "hf"
+    settings = workdir.settings
+    directory = workdir.path / "hf"
     plain = workdir.records.result("evaluate")["plain"]
     lines = [
         f"- plain pass@1, {name} hard set: {accuracy['before']['avg@1']:.4f} ->"

@@ -166,7 +166,8 @@ class StageRecords:
             shared: another work directory, in which `shared_stages` are complete and only read.
             shared_stages: see `shared`.
         """
-        self._directory, self._machine = workdir / "stages", dict(machine or {})
+        self._directory = workdir / "stages"
+        self._machine = dict(machine or {})
         self._shared = shared / "stages" if shared else None
         self._shared_stages = tuple(shared_stages) if shared else ()
         self._fields = {stage: fields_of(config, stage) for stage in STAGES}
@@ -211,7 +212,8 @@ class StageRecords:
             record = None if stage in self._shared_stages else self.record(stage)
             if record is None:
                 continue
-            now, then = self._fields[stage], record["fields"]
+            now = self._fields[stage]
+            then = record["fields"]
             for name in _compared(now, then):
                 if now.get(name) != then.get(name):
                     before = repr(then[name]) if name in then else ABSENT
@@ -227,7 +229,8 @@ class StageRecords:
         """Return the result of a complete stage, or note that it has begun and return None."""
         if stage in self._shared_stages:
             return self.result(stage)
-        record, fields = self.record(stage), self._fields[stage]
+        record = self.record(stage)
+        fields = self._fields[stage]
         if record is not None and record["complete"] and record["fields"] == fields:
             return record["result"]
         begun = {"complete": False, "fields": fields, "seconds": self.seconds(stage)}

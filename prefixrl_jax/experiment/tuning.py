@@ -112,7 +112,8 @@ def choose(
         What to add to the method's name, and a record of each field: {"method", "field", "chosen",
         "tried": [{"value", "accuracy", "interval", "flops"}]}.
     """
-    suffix, record = "", []
+    suffix = ""
+    record = []
     for grid in grids:
         tried = [
             {"value": value, **dataclasses.asdict(measure(suffix + grid.suffix(value)))}

@@ -57,7 +57,9 @@ class Workdir:
         shared: Path | None = None,
         previous: Workdir | None = None,
     ):
-        self.config, self.path, self.previous = config, path, previous
+        self.config = config
+        self.path = path
+        self.previous = previous
         self.shared: Path = shared or (previous.shared if previous else path)
         self.round: int = previous.round + 1 if previous else 1
         self.settings: Settings = resolve(config)
@@ -70,7 +72,8 @@ class Workdir:
 
     def _find_problems(self) -> Sets:
         """The candidates that fit the context buckets with the longest prefix they may get."""
-        config, task = self.config, self.settings.task
+        config = self.config
+        task = self.settings.task
         longest_prefix = 0
         if config.collect.cap and not config.collect.traces_path:
             longest_prefix = int(self.longest_fraction * config.sampling.max_new_tokens)

@@ -66,7 +66,8 @@ def apply_rope(x: jax.Array, rope: Rope) -> jax.Array:
 def _dense(x: jax.Array, w: Params, out_dims: int) -> jax.Array:
     """x [..., inputs] times a kernel whose last `out_dims` axes are outputs, in the dtype of x."""
     kernel = w["kernel"].astype(x.dtype)
-    inputs, outputs = kernel.shape[:-out_dims], kernel.shape[-out_dims:]
+    inputs = kernel.shape[:-out_dims]
+    outputs = kernel.shape[-out_dims:]
     leading = x.shape[: x.ndim - len(inputs)]
     # Flattened by hand: with several leading axes XLA's CPU backend transposes the activations for
     # the weight gradient.

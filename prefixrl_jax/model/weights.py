@@ -79,7 +79,11 @@ class Weight:
 
 def weight_table(c: ModelConfig) -> tuple[Weight, ...]:
     """The weights of a model. Their order fixes the random numbers each is initialised with."""
-    d, f, h, k, e = c.hidden_size, c.intermediate_size, c.num_heads, c.num_kv_heads, c.head_dim
+    d = c.hidden_size
+    f = c.intermediate_size
+    h = c.num_heads
+    k = c.num_kv_heads
+    e = c.head_dim
     block = "model.layers.{}."
     attn, mlp = block + "self_attn.", block + "mlp."
     embedding = Weight(

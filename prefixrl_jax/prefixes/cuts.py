@@ -141,7 +141,9 @@ def draw_cuts(
     A cut whose prefix gives the answer away (or is no control, see `CutSettings.unrelated`) is
     drawn again, at most MAX_REDRAWS times, then dropped.
     """
-    prompts, redrawn, dropped = [], 0, 0
+    prompts = []
+    redrawn = 0
+    dropped = 0
     for problem_id, trace in pairs:
         for cut in range(settings.count):
             prompt, redraws = _draw(task, problems[problem_id], trace, cut, settings)

@@ -110,7 +110,8 @@ def state_shardings(
     config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """Shardings of the whole state: Adam's moments lie where their weights lie."""
-    params, shards = abstract_params(config), param_shardings(config, mesh, "train")
+    params = abstract_params(config)
+    shards = param_shardings(config, mesh, "train")
     opt_state = optax.tree_map_params(
         optimizer,
         lambda _, s: s,

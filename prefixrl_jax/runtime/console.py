@@ -76,9 +76,11 @@ class Progress:
     """
 
     def __init__(self, stage: str, total: int, done: int = 0):
-        self._stage, self._total = stage, total
+        self._stage = stage
+        self._total = total
         self._first, self._started = done, time.monotonic()  # a resumed stage begins at `done`
-        self._done, self._note = done, ""
+        self._done = done
+        self._note = ""
         self._outer: Progress | None = None
         self._printed = float("-inf")
         self._live: LiveBar | None = None
@@ -94,7 +96,8 @@ class Progress:
             note: what else to show, for example a reward.
             line: print a line now; otherwise at most one every `PAUSE_SECONDS`.
         """
-        self._done, self._note = done, note
+        self._done = done
+        self._note = note
         if self._live is not None:
             self._live.update(self._task, completed=done, note=note)
         elif line or (done > self._first and self._pause() >= PAUSE_SECONDS):
@@ -107,7 +110,8 @@ class Progress:
     def line(self) -> str:
         """Return the plain line: stage, done/total, rate, time left, note."""
         parts = [f"{self._stage} {self._done}/{self._total}"]
-        progress, elapsed = self._done - self._first, time.monotonic() - self._started
+        progress = self._done - self._first
+        elapsed = time.monotonic() - self._started
         if progress > 0 and elapsed > 0:
             rate = progress / elapsed
             left = max(self._total - self._done, 0) / rate

@@ -40,7 +40,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
         )
     for name in free:
         sizes[name] = len(devices) // taken
-    batch, processes = sizes["data"] * sizes["fsdp"], jax.process_count()
+    batch = sizes["data"] * sizes["fsdp"]
+    processes = jax.process_count()
     if batch % processes:
         raise ValueError(
             f"mesh.data x mesh.fsdp = {batch}: must be a multiple of the {processes} processes,"

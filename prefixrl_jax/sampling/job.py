@@ -68,7 +68,8 @@ class FixedJob(Job):
     """Exactly n samples of a context; they are in `samples`, by id, once the job is closed."""
 
     def __init__(self, name: str, context_ids: list[int], samples: int):
-        self.name, self.context_ids = name, context_ids
+        self.name = name
+        self.context_ids = context_ids
         self.samples: dict[int, Sample] = {}
         self._ids = iter(range(samples))
         self._missing = samples

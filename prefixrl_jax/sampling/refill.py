@@ -129,8 +129,12 @@ class _Loop:
         bill: Bill,
         size: int,
     ):
-        self.engine, self.params, self.sampling, self.stream = engine, params, sampling, stream
-        self.jobs, self.bill = jobs, bill
+        self.engine = engine
+        self.params = params
+        self.sampling = sampling
+        self.stream = stream
+        self.jobs = jobs
+        self.bill = bill
         self.size = size  # columns of a padded context
         # The batch is cut into blocks of rows, one for each device it is spread over.
         self.blocks = meshes.batch_divisor(engine.mesh)
@@ -238,7 +242,8 @@ class _Loop:
     def decode(self, work: _Work, meanwhile: Callable[[bool], None]) -> None:
         """One chunk of tokens in every slot, then delivery of the samples that have ended."""
         slots = self.slots
-        drawn, stopped = slots.drawn, np.zeros(slots.held.shape, bool)
+        drawn = slots.drawn
+        stopped = np.zeros(slots.held.shape, bool)
         if work.drawn:
             self.state = sampler.decode_chunk(
                 self.params,
@@ -270,7 +275,8 @@ class _Loop:
             rings = (self.state.begin, self.state.tokens, self.state.logprobs)
             tokens, logprobs = sampler.unroll_rings(*(meshes.to_local(ring) for ring in rings))
         for row, slot in np.argwhere(drawn | replayed):
-            job, sample_id = self.slots.jobs[row], int(self.slots.sample_ids[row, slot])
+            job = self.slots.jobs[row]
+            sample_id = int(self.slots.sample_ids[row, slot])
             assert job is not None  # a row without a job holds no sample
             if replayed[row, slot]:
                 job.redeliver(sample_id)

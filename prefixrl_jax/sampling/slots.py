@@ -88,7 +88,8 @@ class Slots:
         Returns the lengths of the samples delivered since the job began, and those so far of the
         samples that are dropped.
         """
-        delivered, dropped = self._delivered[row], self.ages[row, self.held[row]].tolist()
+        delivered = self._delivered[row]
+        dropped = self.ages[row, self.held[row]].tolist()
         self._delivered[row] = []
         self.sample_ids[row] = -1
         return delivered, dropped

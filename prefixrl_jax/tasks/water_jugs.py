@@ -69,7 +69,8 @@ class WaterJugs(Game):
         self.jugs = jugs
         self.max_moves = max_moves
         self.pour_weight = pour_weight
-        moves, amounts = all_moves(jugs), range(max_capacity + 1)
+        moves = all_moves(jugs)
+        amounts = range(max_capacity + 1)
         words = [
             *map(move_name, moves),
             *(f"goal={n}" for n in amounts),

@@ -57,7 +57,8 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0, draws: int = 2000) -> 
         seed: of the resampling.
         draws: resamples.
     """
-    n, z2 = len(values), 1.96**2
+    n = len(values)
+    z2 = 1.96**2
     if values.min() == values.max() and values[0] in (0.0, 1.0):
         return (0.0, z2 / (n + z2)) if values[0] == 0 else (n / (n + z2), 1.0)
     rng = np.random.default_rng(seed)
@@ -73,7 +74,8 @@ def accuracy(rewards: np.ndarray, ks: Sequence[int]) -> dict[str, Any]:
         ks: of pass@k; one above the number of samples is left out.
     """
     per_problem = rewards.mean(axis=1, dtype=np.float64)
-    samples, correct = rewards.shape[1], rewards.sum(axis=1).astype(int)
+    samples = rewards.shape[1]
+    correct = rewards.sum(axis=1).astype(int)
     return {
         "avg@1": float(per_problem.mean()),
         "interval": list(bootstrap_interval(per_problem)),

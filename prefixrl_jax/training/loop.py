@@ -136,10 +136,12 @@ class Loop:
             In each case the last good state is saved first.
         """
         with Checkpoints(self.directory / "checkpoints", self.keep) as checkpoints:
-            begin, memory = 0, self.memory
+            begin = 0
+            memory = self.memory
             if (saved := checkpoints.restore(abstract)) is not None:
                 begin, state, sidecar = saved
-                ledger, memory = Ledger(sidecar["ledger"]), sidecar.get("memory", {})
+                ledger = Ledger(sidecar["ledger"])
+                memory = sidecar.get("memory", {})
             now = LoopResult(state, ledger, memory, {})
             metrics = Metrics(self.directory / "metrics.jsonl", self.directory / "events", begin)
             try:
@@ -159,7 +161,8 @@ class Loop:
 
     def _step(self, now: LoopResult, step: int, checkpoints: Checkpoints) -> None:
         """Batch, update and evaluation of one step; `now` is changed in place."""
-        started, before = time.monotonic(), now.ledger.copy()
+        started = time.monotonic()
+        before = now.ledger.copy()
         try:
             batch = self.source(now.state.params, step, now.ledger, now.memory)
         except interrupt.Interrupted:  # the step is abandoned, and so is what it has cost
@@ -175,7 +178,8 @@ class Loop:
                 f" {values['grad_norm']} on the batch {batch.description}; the state before it is"
                 f" saved as step {step}"
             )
-        now.memory, trained = batch.memory, time.monotonic()
+        now.memory = batch.memory
+        trained = time.monotonic()
         values |= batch.metrics
         values.setdefault("time/sample", sampled - started)
         values["time/train"] = trained - sampled

@@ -108,7 +108,8 @@ class OnPolicy:
                 ever solved without a prefix ("unlocked").
         """
         started = time.monotonic()
-        task, mesh = self.sampler.task, self.sampler.engine.mesh
+        task = self.sampler.task
+        mesh = self.sampler.engine.mesh
         policy = jax.device_put(params, self.decode_shardings)
         schedule_memory = memory.get("schedule", {})
 
@@ -170,7 +171,8 @@ class OnPolicy:
         Plain groups are replaced by plain ones and prefixed ones by prefixed ones, in order, so
         that their share in the batch stays.
         """
-        uniform, useful = ~self._has_gradient(rollouts), self._has_gradient(fresh)
+        uniform = ~self._has_gradient(rollouts)
+        useful = self._has_gradient(fresh)
         substitutes: dict[int, int] = {}
         for prefixed in (True, False):
             replaced = np.flatnonzero(uniform & (rollouts.prefixed == prefixed)).tolist()
@@ -189,7 +191,8 @@ class OnPolicy:
 
     def _arrays(self, rollouts: Rollouts) -> Group:
         """Pad the rollouts, and add what the loss needs besides."""
-        task, sampler = self.sampler.task, self.sampler
+        task = self.sampler.task
+        sampler = self.sampler
         if self.objective.at_plain:
             contexts = [task.render(prompt.problem) for prompt in rollouts.prompts]
         else:

@@ -51,7 +51,8 @@ class _GradedJob(FixedJob):
 
     def __init__(self, task: Task, prompt: Prompt, samples: int):
         super().__init__(prompt.name, prompt.context(task), samples)
-        self._task, self._prompt = task, prompt
+        self._task = task
+        self._prompt = prompt
         self.verdicts: dict[int, Callable[[], Verdict]] = {}
 
     def deliver(self, sample: Sample) -> None:
