@@ -8,8 +8,10 @@ moments.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -48,12 +50,17 @@ def main() -> None:
         )
 
     moments = random.Random(0)
+
+    def moment(child: subprocess.Popen) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.communicate(timeout=moments.uniform(*LIFE))
+
     tally = kill_repeatedly(
         command,
         directory / "killed",
         directory / "whole",
         arguments.kills,
-        lambda: moments.uniform(*LIFE),
+        moment,
         show,
     )
     print(

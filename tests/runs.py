@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -67,13 +66,9 @@ class Command:
 SMOKE = Command(flags=("--config.train.steps=10", "--config.checkpoint.every=2"))
 
 
-def completed(child: subprocess.Popen, timeout: float | None = None) -> str:
-    """Returns the output of a process that ends well.
-
-    Raises RuntimeError if its status is not 0, and TimeoutExpired if it takes longer than `timeout`
-    seconds.
-    """
-    output = child.communicate(timeout=timeout)[0]
+def completed(child: subprocess.Popen) -> str:
+    """Returns the output of a process that ends well; raises RuntimeError if it does not."""
+    output = child.communicate()[0]
     if child.returncode != 0:
         raise RuntimeError(f"the run ended with status {child.returncode}:\n{output[-3000:]}")
     return output
@@ -200,10 +195,10 @@ def kill_repeatedly(
     workdir: Path,
     expected: Path,
     kills: int,
-    life: Callable[[], float],
+    moment: Callable[[subprocess.Popen], None],
     show: Callable[[Tally], None] | None = None,
 ) -> Tally:
-    """Kills the run in `workdir` `kills` times, each time `life()` seconds after its start.
+    """Kills the run in `workdir` `kills` times, each time when `moment(child)` returns.
 
     After the last kill the run may finish. A run that finishes earlier is compared and put aside,
     and another is begun. `show` is called after every process. Raises ValueError if any sample or
@@ -219,17 +214,18 @@ def kill_repeatedly(
 
     while tally.kills < kills:
         child = command.start(workdir)
-        try:
-            completed(child, timeout=life())
-            compare()
-            logged = {}
-        except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGKILL)
+        moment(child)
+        if child.poll() is None:
+            child.kill()
             child.communicate()
             tally.kills += 1
             now = samples(workdir)
             tally.lost += sum(now.get(key) != record for key, record in logged.items())
             logged = now
+        else:
+            completed(child)
+            compare()
+            logged = {}
         if show:
             show(tally)
     command.finish(workdir)
