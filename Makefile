@@ -7,7 +7,7 @@ export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 # Containers often set it; every process would compile anew what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-thorough quick test-newer bench bench-peers bench-losses peers lint clean
+.PHONY: demo test test-thorough quick test-newer kills bench bench-peers bench-losses peers lint clean
 
 demo: .venv/stamp
 	$(RUN) -m prefixrl_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -38,8 +38,9 @@ test-newer:
 	$(COVER) .venv-newer/bin/python $(PYTEST) -m "(not slow or pipeline) and not thorough" --cov --cov-report=
 	.venv-newer/bin/python -m tests.reached
 
-# Not in .ci/run, for want of time there: `python -m tests.kills OUT` kills the demo at 30 drawn
-# moments. Long soaks, faults at every write and compiles for whole topologies belong here too.
+# Not in .ci/run, for want of time there: the demo killed at 30 drawn moments.
+kills: .venv/stamp
+	$(RUN) -m tests.kills runs/kills
 
 bench: .venv/stamp
 	$(RUN) -m benchmarks.run

@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 setup(
     name="prefixrl_jax",
-    version="0.1.0",
+    version="0.2.0.dev0",
     description=(
         "PrefixRL in JAX: reinforcement learning on hard problems by conditioning on prefixes of"
         " correct traces"

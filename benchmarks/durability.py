@@ -20,14 +20,14 @@ from typing import Any
 import jax
 
 from benchmarks.run import TrainStep, make_group, training_shape
-from configs import demo
+from prefixrl_jax.configs import demo
 from prefixrl_jax.corpus.shared_log import SharedLog
 from prefixrl_jax.experiment.build import resolve
 from prefixrl_jax.experiment.run import Run
 from prefixrl_jax.experiment.workdir import Workdir
 from prefixrl_jax.runtime.checkpoint import Checkpoints
 
-UPDATES = 10  # between two checkpoints, as in the demo
+UPDATES = 10  # between two checkpoints, the default
 
 
 def checkpoint_cost(directory: Path, saves: int = 9) -> tuple[float, float]:

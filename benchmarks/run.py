@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import Paired, Share, matmul_ceiling, paired, share_of_ceiling
-from configs import demo
+from prefixrl_jax.configs import demo
 from prefixrl_jax.experiment.build import Settings, resolve
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model.transformer import encode_context

@@ -70,10 +70,17 @@ def usage(doc: str) -> str:
         if module.startswith("prefixrl_jax") or module == sys.argv[0]:
             for flag in module_flags:
                 name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
-                default = "" if flag.default is None else f" Default: {flag.default_as_str}."
-                help_text = " ".join(f"{flag.help}{default}".split())
-                lines += [f"  {name}", _indented(help_text.replace("'", ""))]
+                lines += [f"  {name}", _indented(_help_text(flag))]
     return "\n".join(lines)
+
+
+def _help_text(flag: flags.Flag) -> str:
+    # absl adds the second half to the help of a flag that may be repeated.
+    text = " ".join(str(flag.help).split()).partition("; repeat this option")[0]
+    if flag.default in (None, []):
+        return text
+    default = str(flag.default_as_str).strip("'")
+    return f"{text} Default: {default}."
 
 
 def _indented(text: str) -> str:
@@ -89,6 +96,9 @@ def _parse(argv: list[str]) -> list[str]:
         if message[:1] in ("'", '"') and message.endswith(message[0]):  # a KeyError quotes its own
             message = message[1:-1]
         message = message.replace("\\'", "'").replace("\\n", ": ")
+        if "Traceback" in message:  # of a configuration file: its first and its last line will do
+            whole = message.strip().splitlines()
+            message = f"{whole[0]} {whole[-1].strip()}"
         _leave(f"{message} (--help shows all flags)", 2)
 
 

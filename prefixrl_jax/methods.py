@@ -130,9 +130,9 @@ def _preset_names() -> str:
 def _single_field(field: str, text: str) -> dict[str, Any]:
     """A field and its value as they are written in a method's name."""
     if field not in _DEFAULTS:
-        near = difflib.get_close_matches(field, _DEFAULTS, 3)
-        names = ", ".join(near) or "the fields of prefixrl_jax/config.py"
-        raise ValueError(f"method: there is no field {field!r}; near it: {names}")
+        near = ", ".join(difflib.get_close_matches(field, _DEFAULTS, 3))
+        hint = f"near it: {near}" if near else "all are named in prefixrl_jax/config.py"
+        raise ValueError(f"method: there is no field {field!r}; {hint}")
     default = _DEFAULTS[field]
     try:
         value = ast.literal_eval(text)

@@ -136,12 +136,9 @@ def test_grades_that_cannot_be_given():
 
 def test_importing_the_package_imports_nothing():
     code = (
-        "import time; t = time.perf_counter(); import prefixrl_jax, sys; print(time.perf_counter()"
-        " - t, 'jax' in sys.modules)"
+        "import sys; import prefixrl_jax; print({'jax', 'numpy', 'transformers'} & {*sys.modules})"
     )
-    seconds, jax_too = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert jax_too == "False" and float(seconds) < 0.3
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
     with pytest.raises(AttributeError, match="no attribute 'nothing'; it has LM"):
         _ = prl.nothing

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from runs import PYTHON, ROOT, begun, python, read_lines, stage_result
 
-from configs import smoke
+from prefixrl_jax.configs import smoke
 from prefixrl_jax.experiment.arms import Arm, parse_methods, parse_seeds
 from prefixrl_jax.experiment.run import Run
 from prefixrl_jax.experiment.stages import SHARED_STAGES

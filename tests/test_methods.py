@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from runs import begun, read_lines
 
-from configs import smoke
 from prefixrl_jax import config as base
 from prefixrl_jax.config import flatten
+from prefixrl_jax.configs import smoke
 from prefixrl_jax.experiment.build import resolve
 from prefixrl_jax.experiment.run import Run
 from prefixrl_jax.experiment.stages import SHARED_STAGES
@@ -271,4 +271,4 @@ def test_a_later_round_goes_on_with_what_the_schedule_has_learnt(shared, tmp_pat
     memory = json.loads(sidecar.read_text())["memory"]
     assert memory["schedule"]
     second = Workdir(config, tmp_path / "run" / "round-2", previous=first)
-    assert first.records.result("train")["memory"] == memory == second.schedule_memory()
+    assert first.records.result("train")["memory"] == memory == second.source_memory()

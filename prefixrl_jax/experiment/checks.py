@@ -47,7 +47,11 @@ LEAST = {
     "train.refills": 1,
     "train.max_logp_diff": 0,
     "train.min_entropy": 0,
+    "checkpoint.every": 0,
+    "checkpoint.keep": 1,
     "eval.samples": 1,
+    "eval.every": 0,
+    "eval.every_samples": 1,
     "eval.fraction_samples": 1,
     "sampling.slots": 1,
     "sampling.chunk": 1,
@@ -72,9 +76,23 @@ def _check_values(config: ConfigDict) -> None:
         value = operator.attrgetter(field)(config)
         if value < least:
             raise ValueError(f"{field}={value}: must be at least {least}")
-    rate = config.train.learning_rate
-    if not math.isfinite(rate) or rate <= 0:
-        raise ValueError(f"train.learning_rate={rate}: must be positive")
+    _check_numbers(config)
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    """Learning rates, ends of bands, and lists of sizes."""
+    for section in ("base", "sft", "train"):
+        rate = config[section].learning_rate
+        if not math.isfinite(rate) or rate <= 0:
+            raise ValueError(f"{section}.learning_rate={rate}: must be positive")
+    for field in ("prefix.band", "select.band", "data.filter_band"):
+        band = tuple(operator.attrgetter(field)(config))
+        if len(band) != 2:
+            raise ValueError(f"{field}={band}: two numbers are expected, the ends of the band")
+    for field in ("sampling.context_buckets", "eval.k"):
+        sizes = tuple(operator.attrgetter(field)(config))
+        if not sizes or not all(isinstance(n, int) and n > 0 for n in sizes):
+            raise ValueError(f"{field}={sizes}: whole numbers from 1 on are expected")
 
 
 def _check_batches(config: ConfigDict, mesh: Mesh) -> None:

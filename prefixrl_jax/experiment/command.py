@@ -47,7 +47,7 @@ def find_config(argument: str) -> str:
     """
     name, _, path = argument.partition("=")
     file = Path(path.partition(":")[0])
-    if name != "--config" or file.exists():
+    if name != "--config" or file.is_file():
         return argument
     folder = Path(prefixrl_jax.configs.__path__[0])
     if file.parent.name == "configs" and (folder / file.name).exists():
@@ -70,7 +70,8 @@ def _guarded(command: Callable[[Path], None]) -> None:
     workdir = Path(str(WORKDIR.value))
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir / "xla_cache"))
     jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:
         if MULTIHOST.value:
             processes.join()

@@ -100,7 +100,8 @@ class _CorpusStage:
         wanted = {"train": select.train_problems, "heldout": select.heldout_problems}
         hard = {}
         for name, count in wanted.items():
-            screened = self._sample("select", list(candidates[name].values()), select.samples)
+            problems = list(candidates[name].values())
+            screened = self._sample("select", problems, select.samples, f"select {name}")
             hard[name] = corpus_attempts.hard_set(screened, tuple(select.band), count)
         if not hard["train"]:
             raise ValueError(
@@ -125,11 +126,13 @@ class _CorpusStage:
             log = self._sampler.log
             inherited = inherit_traces(previous.traces(), hard, task, log)
         unsolved = [p for p in hard if p.id not in inherited]
-        return inherited | self._sample("collect", unsolved, self._config.collect.cap)
+        return inherited | self._sample("collect", unsolved, self._config.collect.cap, "collect")
 
-    def _sample(self, stage: str, problems: list[Problem], limit: int) -> dict[str, Attempts]:
+    def _sample(
+        self, stage: str, problems: list[Problem], limit: int, label: str
+    ) -> dict[str, Attempts]:
         stream = stream_key(self._config.seed, self._workdir.noise_name(stage))
-        with Progress(stage, limit * len(problems)) as progress:
+        with Progress(label, limit * len(problems)) as progress:
 
             def show(attempts: dict[str, Attempts]) -> None:
                 samples = sum(len(a.verdicts) for a in attempts.values())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from prefixrl_jax.experiment.workdir import Workdir
-from prefixrl_jax.flops import Ledger, format_flops
+from prefixrl_jax.flops import OUTSIDE, PHASES, Ledger, format_flops
 from prefixrl_jax.model.cache import KVCache
 from prefixrl_jax.model.weights import count_params
 from prefixrl_jax.rl.step import abstract_state, make_optimizer
@@ -75,7 +76,7 @@ def describe(workdir: Workdir) -> str:
     state = abstract_state(model, optimizer, settings.mesh)
     new_tokens = settings.sampling.max_new_tokens
     cache = jax.eval_shape(lambda: KVCache.empty(model, engine.rows * engine.slots, new_tokens))
-    flops = estimate(workdir).summary()["paper"]
+    ledger = estimate(workdir)
     rows = {
         "model": (
             f"{model.family}: {counts['total']:,} parameters, N = {counts['matmul']:,} in matmuls,"
@@ -97,11 +98,20 @@ def describe(workdir: Workdir) -> str:
             f" {config.train.micro_batches} micro-batch(es)"
         ),
         "memory": (f"train state {_gib(state)}, rows' cache {_gib(cache)} (all devices together)"),
-        "FLOPs": "at most, paper accounting: "
-        + ", ".join(f"{phase} {format_flops(value)}" for phase, value in flops.items() if value),
+        "FLOPs": (
+            f"at most, paper accounting: total {_phases(ledger, PHASES)}; outside it"
+            f" {_phases(ledger, OUTSIDE)}"
+        ),
     }
     lines = [f"{name:<12}{text}" for name, text in rows.items()]
     return "\n".join([json.dumps(config.to_dict(), indent=1), *lines])
+
+
+def _phases(ledger: Ledger, phases: Sequence[str]) -> str:
+    """The sum of some phases in paper accounting, and in brackets each that is not 0."""
+    flops = {phase: ledger.state["paper"][phase] for phase in phases}
+    parts = ", ".join(f"{phase} {format_flops(value)}" for phase, value in flops.items() if value)
+    return format_flops(sum(flops.values())) + (f" ({parts})" if parts else "")
 
 
 def _gib(tree: Any) -> str:

@@ -20,7 +20,7 @@ from prefixrl_jax.rl.step import (
     make_train_step,
 )
 from prefixrl_jax.rl.surrogate import LossSettings
-from prefixrl_jax.training.loop import Loop, LoopResult, Source
+from prefixrl_jax.training.loop import Loop, LoopState, Source
 from prefixrl_jax.training.supervised import Pair, Supervised
 
 
@@ -44,7 +44,7 @@ class Fit:
 
     def run(
         self, settings: Settings, source: Source, params: Params, ledger: Ledger, **options: Any
-    ) -> LoopResult:
+    ) -> LoopState:
         """Train from `params`, or from the newest checkpoint; options are fields of `Loop`."""
         model, mesh = settings.model, settings.mesh
         optimizer = make_optimizer(settings.optimizer(self.section, self.schedule_steps))
@@ -63,7 +63,7 @@ def fit_text(
     params: Params,
     ledger: Ledger,
     **options: Any,
-) -> LoopResult:
+) -> LoopState:
     """Train on text: the base model ("base") or fine-tuning on traces ("sft").
 
     Base training is booked outside the total of FLOPs, fine-tuning as training.

@@ -1,8 +1,9 @@
 """The story of a run: base -> corpus (select, collect) -> prefixes -> sft -> train -> measurements.
 
 `Run` tells the order; below it each stage is one function of (work directory, ledger), which
-returns its result as JSON values. A stage writes what it made into the work directory and is reused
-when it is complete; an interrupted one goes on where it was.
+returns its result as JSON values: "line" is for the reader, "ledger" the bill so far or "spent"
+what to add to it, the rest is for later stages. A stage writes what it made into the work directory
+and is reused when it is complete; an interrupted one goes on where it was.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class Run:
                 result = on_primary(workdir.records.begin, name)
                 if result is None:
                     result = self._run_stage(name)
+                else:
+                    say(f"{name} is complete" + _after_colon(result))
                 self._take_over(name, result)
 
     def _run_stage(self, name: str) -> dict[str, Any]:
@@ -83,7 +86,7 @@ class Run:
             raise
         seconds = time.monotonic() - started
         on_primary(records.finish, name, result, seconds)
-        say(f"{name} done in {seconds:.0f} s" + (f": {result['line']}" if "line" in result else ""))
+        say(f"{name} done in {seconds:.0f} s" + _after_colon(result))
         return result
 
     def _take_over(self, name: str, result: dict[str, Any]) -> None:
@@ -100,6 +103,10 @@ class Run:
         if name == "corpus" and shares_corpus and not needs_corpus(workdir.config):
             # The arm of a comparison does not pay for a corpus it does not use.
             self.ledger = self.ledger.without("collect")
+
+
+def _after_colon(result: dict[str, Any]) -> str:
+    return f": {result['line']}" if "line" in result else ""
 
 
 def run_rounds(config: ConfigDict, path: Path, last: str = STAGES[-1]) -> None:
@@ -236,7 +243,7 @@ def train_policy(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
         check_health=HealthCheck(max_logp_diff, train.min_entropy),
         omit=("sampler_trainer/",) if train.at_plain else (),
         note=progress_note,
-        memory=workdir.schedule_memory(),
+        memory=workdir.source_memory(),
     )
     return {
         "ledger": trained.ledger.state,

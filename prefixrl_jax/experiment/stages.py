@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from prefixrl_jax.config import flatten, get_config
+from prefixrl_jax.config import REMOVED_TASKS, flatten, get_config
 from prefixrl_jax.runtime.files import write_json
 
 # In the order in which they run.
@@ -137,6 +137,10 @@ def _compared(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
     return sorted(names)
 
 
+def _recorded_task(record: Mapping[str, Any] | None) -> str | None:
+    return None if record is None else record["fields"].get("task.name")
+
+
 _DEFAULTS = flatten(get_config())
 
 
@@ -221,6 +225,12 @@ class StageRecords:
                     line = f"  {name}: {before} there, {after} now (stage {stage})"
                     lines.setdefault(name, line)
         if lines:
+            if (task := _recorded_task(self.record("base"))) in REMOVED_TASKS:
+                raise WorkdirMismatch(
+                    f"the work directory {self._directory.parent} is of the task {task!r}, which"
+                    " was removed after version 0.1.0; finish it with that version, or use another"
+                    " --workdir"
+                )
             head = f"the work directory {self._directory.parent} is of another configuration:"
             advice = "Use another --workdir, or set these fields back."
             raise WorkdirMismatch("\n".join([head, *lines.values(), advice]))

@@ -22,7 +22,6 @@ from prefixrl_jax.model.hub import find_model
 from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.prefixes import cuts
-from prefixrl_jax.prefixes.schedules import Memory
 from prefixrl_jax.rl.step import abstract_state, make_optimizer
 from prefixrl_jax.runtime.checkpoint import Checkpoints
 from prefixrl_jax.runtime.files import read_json
@@ -162,7 +161,7 @@ class Workdir:
         wrong = self.wrong_responses() if content == "wrong" else {}
         return cuts.sources(self.traces(), content, wrong, self.config.seed)
 
-    def schedule_memory(self) -> Memory:
+    def source_memory(self) -> dict[str, Any]:
         """Return what the source of RL remembers when this round's training begins."""
         return self.previous.records.result("train")["memory"] if self.previous else {}
 

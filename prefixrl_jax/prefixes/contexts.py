@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from prefixrl_jax.prefixes.schedules import Memory, Schedule, attempt_name, walk
+from prefixrl_jax.prefixes.schedules import Schedule, ScheduleMemory, attempt_name
+from prefixrl_jax.sampling.noise import walk
 from prefixrl_jax.tasks.prompt import Prompt
 
 
@@ -54,7 +55,7 @@ class ContextStream:
         prefixed = round(self.batch * self.prefixed_share)
         return prefixed, self.batch - prefixed
 
-    def at(self, step: int, memory: Memory, attempt: int = 0) -> list[Prompt]:
+    def at(self, step: int, memory: ScheduleMemory, attempt: int = 0) -> list[Prompt]:
         """Return the batch of `step` (from 0), prefixed contexts first.
 
         attempt > 0 gives other contexts, for groups that are drawn again.
@@ -69,7 +70,7 @@ class ContextStream:
     def _plain(self, name: str, start: int, count: int) -> list[Prompt]:
         return [self.plain[i] for i in walk(self.seed, name, len(self.plain), start, count)]
 
-    def learn(self, groups: Sequence[dict[str, Any]], memory: Memory) -> Memory:
+    def learn(self, groups: Sequence[dict[str, Any]], memory: ScheduleMemory) -> ScheduleMemory:
         """Return the schedule's memory after a step.
 
         Args:

@@ -21,11 +21,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from prefixrl_jax.prefixes.cuts import cut_before
-from prefixrl_jax.sampling.noise import words
+from prefixrl_jax.sampling.noise import walk, words
 from prefixrl_jax.tasks.prompt import Prompt
 from prefixrl_jax.tasks.task import Problem, Task
 
-Memory = dict[str, Any]  # by problem id
+ScheduleMemory = dict[str, Any]  # by problem id
 
 
 class Schedule(Protocol):
@@ -34,33 +34,17 @@ class Schedule(Protocol):
     def __len__(self) -> int:
         """Return how many traces or prefixes there are to draw from; 0: none at all."""
 
-    def draw(self, step: int, attempt: int, count: int, memory: Memory) -> list[Prompt]:
+    def draw(self, step: int, attempt: int, count: int, memory: ScheduleMemory) -> list[Prompt]:
         """Return `count` contexts of a step; fewer when no problem needs a prefix any more.
 
         attempt > 0 asks for other contexts of the same step.
         """
 
-    def learn(self, problem: str, fraction: float, success: float, memory: Memory) -> None:
+    def learn(self, problem: str, fraction: float, success: float, memory: ScheduleMemory) -> None:
         """Take in the mean reward of a group; `memory` is changed in place.
 
         fraction: share of the trace that was given, 0 for the plain problem.
         """
-
-
-def walk(seed: int, name: str, size: int, start: int, count: int) -> list[int]:
-    """Return places `start` to `start + count` of an endless walk through range(size).
-
-    Every epoch is a new shuffle, a function of (seed, name, epoch) alone.
-    """
-    if not count:
-        return []
-
-    def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng([seed, epoch, *words(name).tolist()]).permutation(size)
-
-    last = (start + count - 1) // size
-    epochs = {epoch: order(epoch) for epoch in range(start // size, last + 1)}
-    return [int(epochs[place // size][place % size]) for place in range(start, start + count)]
 
 
 def attempt_name(name: str, attempt: int) -> str:
@@ -78,13 +62,13 @@ class Band:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def draw(self, step: int, attempt: int, count: int, memory: Memory) -> list[Prompt]:
+    def draw(self, step: int, attempt: int, count: int, memory: ScheduleMemory) -> list[Prompt]:
         """Return the next prefixes of a walk through all of them."""
         name = attempt_name("prefixed", attempt)
         places = walk(self.seed, name, len(self), step * count, count)
         return [self.prompts[i] for i in places]
 
-    def learn(self, problem: str, fraction: float, success: float, memory: Memory) -> None:
+    def learn(self, problem: str, fraction: float, success: float, memory: ScheduleMemory) -> None:
         """Ignore the group: these prefixes do not change."""
 
 
@@ -128,7 +112,7 @@ class Annealed:
     def __len__(self) -> int:
         return len(self.traces.pairs)
 
-    def draw(self, step: int, attempt: int, count: int, memory: Memory) -> list[Prompt]:
+    def draw(self, step: int, attempt: int, count: int, memory: ScheduleMemory) -> list[Prompt]:
         """Return the next traces of a walk, cut as the step says, but for those cut to nothing."""
         name = attempt_name("prefixed", attempt)
         places = walk(self.seed, name, len(self), step * count, count)
@@ -138,7 +122,7 @@ class Annealed:
         prompts = [self.traces.prompt(i, largest * scale) for i, scale in zip(places, scales)]
         return [prompt for prompt in prompts if prompt.prefix]
 
-    def learn(self, problem: str, fraction: float, success: float, memory: Memory) -> None:
+    def learn(self, problem: str, fraction: float, success: float, memory: ScheduleMemory) -> None:
         """Ignore the group: the fraction depends on the step alone."""
 
 
@@ -164,7 +148,7 @@ class Adaptive:
     def __len__(self) -> int:
         return len(self.traces.pairs)
 
-    def draw(self, step: int, attempt: int, count: int, memory: Memory) -> list[Prompt]:
+    def draw(self, step: int, attempt: int, count: int, memory: ScheduleMemory) -> list[Prompt]:
         """Return traces still needed, shuffled for this step, repeated if fewer than `count`."""
         needed = [
             i
@@ -178,16 +162,16 @@ class Adaptive:
         chosen = [needed[order[k % len(order)]] for k in range(count)]
         return [self.traces.prompt(i, self._fraction(i, memory)) for i in chosen]
 
-    def _fraction(self, i: int, memory: Memory) -> float:
+    def _fraction(self, i: int, memory: ScheduleMemory) -> float:
         problem, trace = self.traces.pairs[i]
         # One token at least: the plain problem is in the batch besides.
         return max(self.propose(problem.id, memory), 1 / len(trace))
 
-    def propose(self, problem: str, memory: Memory) -> float:
+    def propose(self, problem: str, memory: ScheduleMemory) -> float:
         """Return the fraction to give next."""
         return float(memory.get(problem, self.start))
 
-    def learn(self, problem: str, fraction: float, success: float, memory: Memory) -> None:
+    def learn(self, problem: str, fraction: float, success: float, memory: ScheduleMemory) -> None:
         """Shorten the prefix after success above one half, lengthen it below."""
         if memory.get(problem, self.start) is None:
             return
@@ -210,12 +194,12 @@ class ShortestSolvable(Adaptive):
 
     precision: float = 0.05
 
-    def propose(self, problem: str, memory: Memory) -> float:
+    def propose(self, problem: str, memory: ScheduleMemory) -> float:
         """Return the middle of the interval, or its upper end once it is narrow."""
         low, high = memory.get(problem, (0.0, 2 * self.start))
         return high if high - low <= self.precision else min((low + high) / 2, self.start)
 
-    def learn(self, problem: str, fraction: float, success: float, memory: Memory) -> None:
+    def learn(self, problem: str, fraction: float, success: float, memory: ScheduleMemory) -> None:
         """Keep the half of the interval in which the shortest solvable prefix lies."""
         interval = memory.get(problem, (0.0, 2 * self.start))
         if interval is None:

@@ -22,6 +22,22 @@ def words(name: str) -> np.ndarray:
     return np.frombuffer(hashlib.blake2b(name.encode(), digest_size=8).digest(), "<u4").copy()
 
 
+def walk(seed: int, name: str, size: int, start: int, count: int) -> list[int]:
+    """Return places `start` to `start + count` of an endless walk through range(size).
+
+    Every epoch is a new shuffle, a function of (seed, name, epoch) alone.
+    """
+    if not count:
+        return []
+
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, epoch, *words(name).tolist()]).permutation(size)
+
+    last = (start + count - 1) // size
+    epochs = {epoch: order(epoch) for epoch in range(start // size, last + 1)}
+    return [int(epochs[place // size][place % size]) for place in range(start, start + count)]
+
+
 def stream_key(seed: int, stage: str, step: int = 0) -> jax.Array:
     """The PRNG key of everything that one stage samples in one step.
 

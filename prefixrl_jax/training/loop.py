@@ -8,8 +8,10 @@ of batches and another loss. One step is, in order:
     verdicts    right or wrong, graded while sampling goes on        source
     advantages  reward minus the mean of its group                   update (`rl/step.py`)
     update      one policy-gradient step on the continuations        update
+    learnt      what the schedule of prefixes remembers              source; kept here afterwards
     evaluation  plain accuracy, every so many steps                  here
-    written     metrics, progress line, checkpoint                   here
+    written     readable samples                                     source
+                metrics, progress line, checkpoint                   here
 
 A step is a pure function of (state, configuration, step), so a run that was stopped goes on as if
 it had not been.
@@ -38,6 +40,9 @@ from prefixrl_jax.runtime.processes import share_charges
 from prefixrl_jax.training.health import Unhealthy
 
 Values = dict[str, float]  # metrics of one step, by name
+
+
+BEST_BY = "reward/plain"  # the metric by which the best checkpoint is kept besides the newest
 
 
 class Diverged(RuntimeError):
@@ -70,8 +75,8 @@ Source = Callable[[Any, int, Ledger, dict[str, Any]], Batch]
 
 
 @dataclasses.dataclass
-class LoopResult:
-    """Where a loop ended: the state, the bill, the source's memory, and the last step's metrics."""
+class LoopState:
+    """Where a loop stands: the train state, the bill, the source's memory, the last metrics."""
 
     state: TrainState
     ledger: Ledger
@@ -92,7 +97,6 @@ class Loop:
         updates_per_batch: optimizer steps on each batch.
         save_every: steps between checkpoints; 0: only at the end.
         keep: newest checkpoints to keep.
-        score: metric by which the best checkpoint is kept besides.
         evaluate_every: steps between evaluations; 0: none.
         evaluate: (parameters, step from 1, ledger) -> metrics.
         stop: whether to end early, given the ledger, for example at a FLOPs budget.
@@ -111,7 +115,6 @@ class Loop:
     updates_per_batch: int = 1
     save_every: int = 0
     keep: int = 2
-    score: str = "reward/plain"
     evaluate_every: int = 0
     evaluate: Callable[[Any, int, Ledger], Values] | None = None
     stop: Callable[[Ledger], bool] = lambda ledger: False
@@ -121,7 +124,7 @@ class Loop:
     line_every: int = 1
     memory: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def run(self, state: TrainState, abstract: TrainState, ledger: Ledger) -> LoopResult:
+    def run(self, state: TrainState, abstract: TrainState, ledger: Ledger) -> LoopState:
         """Run from the newest checkpoint (or from `state`) to the last step.
 
         Args:
@@ -142,7 +145,7 @@ class Loop:
                 begin, state, sidecar = saved
                 ledger = Ledger(sidecar["ledger"])
                 memory = sidecar.get("memory", {})
-            now = LoopResult(state, ledger, memory, {})
+            now = LoopState(state, ledger, memory, {})
             metrics = Metrics(self.directory / "metrics.jsonl", self.directory / "events", begin)
             try:
                 with Progress(self.name, self.steps, begin) as progress:
@@ -159,7 +162,7 @@ class Loop:
                 metrics.close()
         return now
 
-    def _step(self, now: LoopResult, step: int, checkpoints: Checkpoints) -> None:
+    def _step(self, now: LoopState, step: int, checkpoints: Checkpoints) -> None:
         """Batch, update and evaluation of one step; `now` is changed in place."""
         started = time.monotonic()
         before = now.ledger.copy()
@@ -181,7 +184,7 @@ class Loop:
         now.memory = batch.memory
         trained = time.monotonic()
         values |= batch.metrics
-        values.setdefault("time/sample", sampled - started)
+        values["time/sample"] = sampled - started
         values["time/train"] = trained - sampled
         values["perf/tokens_per_second"] = batch.tokens / max(trained - started, 1e-9)
         if self.evaluate is not None and _is_due(step + 1, self.evaluate_every):
@@ -215,11 +218,11 @@ class Loop:
                 break
         return state, values
 
-    def _finish(self, now: LoopResult, step: int, checkpoints: Checkpoints) -> None:
+    def _finish(self, now: LoopState, step: int, checkpoints: Checkpoints) -> None:
         """Save if it is time to, or if the run has to end after this step (from 1)."""
         stopping = interrupt.received()
         if stopping or step == self.steps or _is_due(step, self.save_every):
-            _save(checkpoints, step, now, now.metrics.get(self.score))
+            _save(checkpoints, step, now, now.metrics.get(BEST_BY))
         if stopping:
             raise interrupt.Interrupted
         try:
@@ -233,7 +236,7 @@ def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _save(checkpoints: Checkpoints, step: int, now: LoopResult, score: float | None = None) -> None:
+def _save(checkpoints: Checkpoints, step: int, now: LoopState, score: float | None = None) -> None:
     """Save the state and, beside the arrays, ledger and memory.
 
     Both are copied: they are written while the next step changes them.

@@ -8,9 +8,9 @@ mean.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +18,8 @@ import numpy as np
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.group import Group
 from prefixrl_jax.model.weights import Params
-from prefixrl_jax.prefixes.contexts import ContextStream, Memory
+from prefixrl_jax.prefixes.contexts import ContextStream
+from prefixrl_jax.prefixes.schedules import ScheduleMemory, attempt_name
 from prefixrl_jax.rl.advantage import advantages
 from prefixrl_jax.rl.loss import informative
 from prefixrl_jax.rl.surrogate import LossSettings
@@ -39,7 +40,8 @@ class Objective:
 
     Attributes:
         group: n, rollouts a context.
-        advantage: kind of the baseline (`rl/advantage.py`).
+        advantage: kind of the baseline (`rl/advantage.py`). The update computes advantages; here
+            they say which groups have a gradient, for dynamic sampling and for the bill.
         loss: the surrogate and its settings.
         mask_truncated: whether rollouts cut by the length limit carry no loss.
         at_plain: whether hinted rollouts are trained as continuations of the plain problem.
@@ -64,8 +66,7 @@ class Noise:
 
     def stream(self, step: int, attempt: int) -> jax.Array:
         """Return the key of a step; attempt > 0 for contexts drawn in place of others."""
-        name = f"{self.name} again {attempt}" if attempt else self.name
-        return stream_key(self.seed, name, step)
+        return stream_key(self.seed, attempt_name(self.name, attempt), step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ class OnPolicy:
     traces: Mapping[str, Sample] | None = None
     reference: Callable[[Group], jax.Array] | None = None
 
-    def __call__(self, params: Params, step: int, ledger: Ledger, memory: Memory) -> Batch:
+    def __call__(self, params: Params, step: int, ledger: Ledger, memory: dict[str, Any]) -> Batch:
         """Return the batch of `step` (from 0): contexts, rollouts, verdicts, and what is learnt.
 
         The update that follows (`rl/step.py`) computes advantages from the rewards and changes the
@@ -107,13 +108,12 @@ class OnPolicy:
             memory: what the schedule of prefixes has learnt ("schedule"), and the ids of problems
                 ever solved without a prefix ("unlocked").
         """
-        started = time.monotonic()
         task = self.sampler.task
         mesh = self.sampler.engine.mesh
         policy = jax.device_put(params, self.decode_shardings)
         schedule_memory = memory.get("schedule", {})
 
-        # Contexts, their rollouts and the verdicts on them.
+        # Contexts, rollouts, verdicts.
         first = self._rollouts(policy, step, 0, ledger, schedule_memory)
         first_groups = joined(summarise_groups(first, task))
         rollouts, all_groups = first, first_groups
@@ -124,27 +124,26 @@ class OnPolicy:
             rollouts = self._replace_uniform(rollouts, fresh)
             all_groups = all_groups + joined(summarise_groups(fresh, task))
 
-        # Arrays for the update.
-        group = self._arrays(rollouts)
-        batch = meshes.to_global(mesh, group)
+        # Arrays for advantages and update: this process's groups, then those of all on the mesh.
+        local = self._arrays(rollouts)
+        placed = meshes.to_global(mesh, local)
         if self.reference is not None:
-            batch = dataclasses.replace(batch, reference=self.reference(batch))
-            charge_scoring(ledger, self.sampler.engine.cost, rollouts, group)
+            placed = dataclasses.replace(placed, reference=self.reference(placed))
+            charge_scoring(ledger, self.sampler.engine.cost, rollouts, local)
 
-        # What is learnt from the rollouts besides the gradient, and what is written.
+        # Learnt, besides the gradient, and written.
         self.samples.write(rollouts, step)
         solved = {g["problem"] for g in all_groups if g["solved"] and not g["prefix"]}
         unlocked = set(memory.get("unlocked", ())) | solved
         # Metrics are of the first draw: the groups that replaced some were chosen for being mixed.
         metrics = rollout_metrics(first_groups)
         metrics["problems/unlocked"] = float(len(unlocked))
-        metrics["time/sample"] = time.monotonic() - started
         return Batch(
-            group=batch,
+            group=placed,
             description=f"of step {step + 1} (problems {_some_problems(rollouts)}, ...)",
             tokens=sum(sum(g["lengths"]) for g in all_groups),
             metrics=metrics,
-            charge=partial(self._charge, rollouts, group),
+            charge=partial(self._charge, rollouts, local),
             memory={
                 "schedule": self.contexts.learn(all_groups, schedule_memory),
                 "unlocked": sorted(unlocked),
@@ -152,7 +151,7 @@ class OnPolicy:
         )
 
     def _rollouts(
-        self, policy: Params, step: int, attempt: int, ledger: Ledger, memory: Memory
+        self, policy: Params, step: int, attempt: int, ledger: Ledger, memory: ScheduleMemory
     ) -> Rollouts:
         """Sample and grade this process's part of the contexts of a step."""
         prompts = local_slice(self.contexts.at(step, memory, attempt))

@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 from prefixrl_jax.corpus.traces import Trace
 from prefixrl_jax.flops import Costs, Ledger
 from prefixrl_jax.group import Context, Group, bucket, pad_rows
-from prefixrl_jax.prefixes.contexts import walk
 from prefixrl_jax.runtime import mesh as meshes
 from prefixrl_jax.runtime.processes import local_slice
+from prefixrl_jax.sampling.noise import walk
 from prefixrl_jax.tasks.task import Task
 from prefixrl_jax.training.loop import Batch
 
@@ -25,8 +25,9 @@ Pair = tuple[list[int], list[int]]  # token ids of a prompt and of its response
 class Supervised:
     """The source of supervised batches: groups of one row whose reward is 1.
 
-    With the reward itself as the advantage the policy gradient is then the gradient of the
-    likelihood. Texts that do not fit are cut at the end.
+    The update takes the reward itself as the advantage (kind "none", see `experiment/fit.py`), so
+    that the policy gradient is the gradient of the likelihood. Texts that do not fit are cut at the
+    end.
 
     Attributes:
         texts: of a step, the same on every process.

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from ml_collections import config_flags
 from tiny_models import TINY, random_params
 
-from configs import countdown, demo, smoke
 from prefixrl_jax import config as base
+from prefixrl_jax.configs import countdown, demo, smoke
 from prefixrl_jax.experiment.build import resolve
 from prefixrl_jax.experiment.stages import (
     AFTER,
@@ -128,6 +128,14 @@ NO_CORPUS = (
         ({"prefix__band": (0.8, 0.4)}, r"prefix\.band=\(0\.8, 0\.4\).*0 < low <= high < 1"),
         ({"prefix__share": 1.5}, r"prefix\.share=1\.5"),
         ({"prefix__cuts": 0}, r"prefix\.cuts=0"),
+        ({"prefix__band": (0.3,)}, r"prefix\.band=\(0\.3,\): two numbers are expected"),
+        ({"select__band": (0.1, 0.2, 0.3)}, r"select\.band=.*two numbers are expected"),
+        ({"sampling__context_buckets": ()}, r"sampling\.context_buckets=\(\): whole numbers"),
+        ({"eval__k": (0, -1)}, r"eval\.k=\(0, -1\): whole numbers from 1 on"),
+        ({"eval__k": ("a",)}, r"eval\.k=\('a',\): whole numbers from 1 on"),
+        ({"checkpoint__keep": 0}, r"checkpoint\.keep=0: must be at least 1"),
+        ({"eval__every_samples": 0}, r"eval\.every_samples=0"),
+        ({"base__learning_rate": -1.0}, r"base\.learning_rate=-1\.0: must be positive"),
         ({"select__band": (0.5, 0.2)}, r"select\.band=\(0\.5, 0\.2\)"),
         ({"select__samples": -1}, r"select\.samples=-1"),
         ({"collect__cap": -1}, r"collect\.cap=-1"),
@@ -342,7 +350,7 @@ def test_every_configuration_has_the_known_fields_and_resolves(tmp_path):
     files = sorted(set((ROOT / "configs").glob("*.py")) - {ROOT / "configs" / "__init__.py"})
     assert len(files) == 12
     for file in files:
-        config = importlib.import_module(f"configs.{file.stem}").get_config()
+        config = importlib.import_module(f"prefixrl_jax.configs.{file.stem}").get_config()
         assert flatten(config).keys() == flatten(base.get_config()).keys()
         pretrained = config.task.name in PRETRAINED
         config.model.path = str(tmp_path) if pretrained else ""

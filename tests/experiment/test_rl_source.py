@@ -36,7 +36,7 @@ def test_a_trace_as_a_row_has_the_log_probs_of_the_policy_that_made_it():
     with pytest.raises(
         ValueError,
         match=(
-            r"train\.off_policy='importance': the trace of problem 'a' was brought without"
+            r"train\.off_policy='importance': the trace of problem 'a' was imported without"
             r" log-probs"
         ),
     ):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from configs import smoke
+from prefixrl_jax.configs import smoke
 from prefixrl_jax.experiment.arms import parse_seeds
 from prefixrl_jax.experiment.build import resolve
 from prefixrl_jax.experiment.tuning import SEED, Grid, Outcome, check_grids, choose

@@ -101,7 +101,8 @@ FIXED = (
 
 def product(workdir: Workdir) -> dict:
     """What the stages have made, without figures that depend on how many samples run abreast."""
-    traces = read_dataset(workdir.corpus_path / "dataset")
+    dataset = workdir.corpus_path / "dataset"
+    traces = read_dataset(dataset) if dataset.exists() else []
     return {
         "hard": workdir.records.result("corpus")["hard"],
         "traces": [(t.problem_id, t.sample_id, t.token_ids) for t in traces],
