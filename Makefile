@@ -9,6 +9,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-thorough quick test-newer kills bench bench-peers bench-losses peers lint clean
 
+# Two CPU devices: on two cores a device a core samples and updates faster than one device that uses both.
+demo: export JAX_NUM_CPU_DEVICES ?= 2
 demo: .venv/stamp
 	$(RUN) -m prefixrl_jax.main --config=configs/demo.py --workdir=runs/demo
 
