@@ -104,7 +104,7 @@ class Ledger:
     def add_group(
         self, cost: Costs, phases: tuple[str, str], context: int, rows: list[int]
     ) -> None:
-        """Charge for sampling one group.
+        """Charge the cost of sampling one group.
 
         Args:
             cost: Costs of the model that was sampled.
@@ -126,7 +126,7 @@ class Ledger:
     def add_training(
         self, cost: Costs, phase: str, context: int, rows: list[int], informative: bool = True
     ) -> None:
-        """Charge for training on one group once.
+        """Charge the cost of training on one group once.
 
         Args:
             cost: Costs of the model that was trained.
@@ -143,33 +143,36 @@ class Ledger:
             self.add("attention", phase, cost.pairs(causal_pairs(context, rows), train=True))
 
     def add_scoring(self, cost: Costs, context: int, rows: list[int]) -> None:
-        """Charge for the log-probs of one group's tokens under another model of the same size."""
+        """Charge the cost of one group's log-probs under another model of the same size."""
         self.add("paper", "score", cost.tokens(len(rows) * context + sum(rows)))
         self.add("actual", "score", cost.tokens(context - 1 + sum(rows)))
         self.add("attention", "score", cost.pairs(causal_pairs(context, rows)))
 
     def without(self, phase: str) -> Ledger:
-        """Return a copy in which `phase` has cost nothing."""
+        """Return a copy in which the FLOPs of `phase` are left out."""
         ledger = self.copy()
         for phases in ledger.state.values():
             phases[phase] = 0.0
         return ledger
 
     def total(self, accounting: str = "paper") -> float:
-        """Return the sum over `PHASES`; base training and evaluation are no part of it."""
+        """Return the sum over `PHASES`, which leaves out base training and evaluation."""
         return sum(self.state[accounting][phase] for phase in PHASES)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Return the state with a "total" in each accounting."""
+        """Return a copy of `state` in which each accounting also has its "total"."""
         return {name: {**phases, "total": self.total(name)} for name, phases in self.state.items()}
 
     def copy(self) -> Ledger:
-        """Return an independent copy."""
+        """Return an independent copy of the ledger."""
         return Ledger(self.state)
 
 
 def si_unit(largest: float) -> tuple[float, str]:
-    """Return the scale and SI prefix that leave `largest` 1 to 3 digits: 2e12 -> (1e12, "T")."""
+    """Return the SI scale and prefix in which `largest` is written: 2e12 -> (1e12, "T").
+
+    They leave it one to three digits before the decimal point.
+    """
     # 6e-4 short of the next power, a number rounded to three digits would already read 1000.
     power = int((math.log10(largest) + 3e-4) // 3) if largest >= 1 else 0
     power = min(power, len(SI_PREFIXES) - 1)
@@ -177,9 +180,9 @@ def si_unit(largest: float) -> tuple[float, str]:
 
 
 def format_flops(flops: float) -> str:
-    """Return FLOPs with three digits that count and their unit: 1.234e12 -> "1.23 TFLOP".
+    """Return FLOPs as text with three significant digits: 1.234e12 -> "1.23 TFLOP".
 
-    MFLOP is the smallest unit, as a run that has spent less has spent none: "0 MFLOP".
+    The smallest unit is MFLOP: a run that has spent nothing reads "0 MFLOP".
     """
     rounded = float(f"{flops:.3g}")  # 999.7e9 is written in TFLOP
     scale, prefix = si_unit(max(rounded, 1e6))

@@ -20,7 +20,7 @@ Array = jax.Array | np.ndarray  # on the devices, or on the host before it goes 
 
 @flax.struct.dataclass
 class Context:
-    """P contexts.
+    """The token ids of P contexts, padded on the right.
 
     The last token of each is the first input of every continuation row (`row_inputs`), which
     attends to the keys of the tokens before it.
@@ -32,7 +32,7 @@ class Context:
 
 @flax.struct.dataclass
 class Group:
-    """G continuations of each of P contexts, with what the loss needs."""
+    """G continuations of each of P contexts, with the arrays that the loss needs."""
 
     context: Context
     tokens: Array  # int32 [P, G, T] continuation, the stop id included
@@ -48,20 +48,26 @@ class Group:
     prefix_lengths: Array | None = None
 
     def mask(self) -> jax.Array:
-        """float32 [P, G, T]: 1 where a token of a continuation stands, 0 on padding."""
+        """Return the mask of the continuation tokens: 1 on tokens, 0 on padding.
+
+        The mask is float32 [P, G, T].
+        """
         return length_mask(self.lengths, self.tokens.shape[-1]).astype(jnp.float32)
 
 
 def length_mask(lengths, size: int):
-    """bool [..., size]: position < length, for lengths [...]."""
+    """Return a mask that is true at the first `lengths` of `size` positions.
+
+    The mask is bool [..., size], for lengths [...].
+    """
     return jnp.arange(size) < lengths[..., None]
 
 
 def row_inputs(context: Context, continuations: Array) -> jax.Array:
-    """Inputs of the continuation rows: [last context token, c1, ..., c(T-1)], int32 [P, G, T].
+    """Return the input tokens of the continuation rows: [last context token, c1, ..., c(T-1)].
 
-    Of continuations int32 [P, G, T] = [c1, ..., cT]; the logits at column t (from 0) predict
-    c(t+1).
+    The inputs are int32 [P, G, T], like the continuations [c1, ..., cT]. The logits at column t
+    (from 0) predict c(t+1).
     """
     last = jnp.take_along_axis(context.tokens, context.lengths[:, None] - 1, axis=1)  # [P, 1]
     first = jnp.broadcast_to(last[:, :, None], (*continuations.shape[:2], 1))
@@ -71,9 +77,10 @@ def row_inputs(context: Context, continuations: Array) -> jax.Array:
 def pad_rows(
     rows: Sequence[Sequence[int] | np.ndarray], size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """N token lists, padded on the right: tokens int32 [N, size] and lengths int32 [N].
+    """Pad N token lists on the right to one size; return the tokens and their lengths.
 
-    Raises ValueError for a list longer than size.
+    Tokens are int32 [N, size], lengths int32 [N]. Raises ValueError if a list is longer than
+    `size`.
     """
     out = np.zeros((len(rows), size), np.int32)
     lengths = np.array([len(row) for row in rows], np.int32)
@@ -85,9 +92,10 @@ def pad_rows(
 
 
 def bucket(length: int, buckets: tuple[int, ...]) -> int:
-    """The smallest bucket that holds `length` tokens; raises ValueError if none does.
+    """Return the smallest bucket that holds `length` tokens.
 
-    Arrays are padded to buckets so that shapes stay few, since each is compiled once.
+    Arrays are padded to a few bucket sizes because every new shape is compiled. Raises ValueError
+    if no bucket is large enough.
     """
     for size in sorted(buckets):
         if length <= size:

@@ -19,9 +19,9 @@ NEG = -1e30  # finite, so that a fully masked row gives a uniform softmax and no
 
 
 def causal_attention(q: jax.Array, kv: LayerKV) -> jax.Array:
-    """Self-attention over the context.
+    """Compute causal self-attention over the context.
 
-    Right padding needs no mask: no real query stands after it.
+    Padding needs no mask: it stands on the right, so no real query comes after it.
 
     Args:
         q: [P, S, H, D], H a multiple of K.
@@ -45,7 +45,7 @@ def causal_attention(q: jax.Array, kv: LayerKV) -> jax.Array:
 def shared_attention(
     q: jax.Array, context: LayerKV, context_mask: Array, rows: LayerKV, row_mask: Array
 ) -> jax.Array:
-    """Attention of continuation rows to their shared context and to themselves, one softmax.
+    """Attend from continuation rows to their shared context and to themselves, with one softmax.
 
     Args:
         q: [P, G, T, H, D] queries (T = 1 when decoding).

@@ -29,7 +29,7 @@ class LayerKV(NamedTuple):
 
 
 def head_major(k: jax.Array, v: jax.Array) -> LayerKV:
-    """Keys and values as a layer projects them, both [N, U, K, D], in the layout of attention."""
+    """Bring keys and values, both [N, U, K, D] as projected, into the layout of `LayerKV`."""
     return LayerKV(k.transpose(0, 2, 3, 1), v.swapaxes(1, 2))
 
 
@@ -45,7 +45,7 @@ class KVCache:
 
     @classmethod
     def empty(cls, config: ModelConfig, rows: int, columns: int) -> KVCache:
-        """Zeros for `rows` rows of `columns` columns."""
+        """Return a cache of zeros with `rows` rows of `columns` columns."""
         keys = (rows, config.num_kv_heads, config.head_dim, columns)
         values = (rows, config.num_kv_heads, columns, config.head_dim)
         dtype = config.compute_dtype
@@ -61,7 +61,7 @@ class KVCache:
 
     @property
     def stacked(self) -> bool:
-        """Whether the layers lie in one array."""
+        """Whether the layers are stacked in one array."""
         return isinstance(self.layers, LayerKV)
 
     @property
@@ -70,16 +70,16 @@ class KVCache:
         return 1 if self.stacked else 0
 
     def layer(self, i: int | jax.Array) -> LayerKV:
-        """Keys and values of layer i, which may be traced if the layers are stacked."""
+        """Return the keys and values of layer i, which may be traced if the layers are stacked."""
         if isinstance(self.layers, LayerKV):
             return LayerKV(self.layers.keys[i], self.layers.values[i])
         return self.layers[i]
 
     def write(self, i: int | jax.Array, column: jax.Array, k: jax.Array, v: jax.Array) -> KVCache:
-        """The cache with keys k and values v, both [N, K, D], at a column (int32 []) of layer i.
+        """Return the cache with new keys and values written at one column of layer i.
 
-        The column is the same for every row, so this is one update of a slice, which XLA does in
-        place when the old cache is not used again.
+        k and v are [N, K, D], `column` is int32 []. The column is the same for every row, so this
+        is one update of a slice, which XLA does in place when the old cache is not used again.
         """
         k, v = k[..., None], v[..., None, :]
         if isinstance(self.layers, LayerKV):
@@ -92,16 +92,16 @@ class KVCache:
         return KVCache((*self.layers[:i], LayerKV(keys, values), *self.layers[i + 1 :]))
 
     def spread(self) -> KVCache:
-        """The cache with its rows spread over the batch axes of the mesh and its heads over tensor.
+        """Shard the cache: rows over the batch axes of the mesh, heads over its tensor axis.
 
-        Heads that the axis does not divide stay whole.
+        If the tensor axis does not divide the number of heads, the heads are not sharded.
         """
         place = partial(constrain_batch, axis=self.row_axis, heads=self.row_axis + 1)
         return jax.tree.map(place, self)
 
 
 class MaskedKV(NamedTuple):
-    """A cache and the columns of it that the present token may attend to."""
+    """A cache and the mask of the columns that the present token may attend to."""
 
     kv: KVCache
     mask: Array  # bool: [P, S] of contexts, [P, G, U] of rows

@@ -84,11 +84,11 @@ class ModelConfig:
 
 
 def model_config(fields: dict[str, Any], vocab_size: int) -> ModelConfig:
-    """The ModelConfig of the `model` section of a run's configuration.
+    """Return the ModelConfig that the `model` section of a run's configuration describes.
 
     Args:
-        fields: the section; what a ModelConfig has no field for is left out.
-        vocab_size: that of the tokenizer.
+        fields: the section; entries that are not fields of ModelConfig are ignored.
+        vocab_size: size of the tokenizer's vocabulary.
     """
     names = {f.name for f in dataclasses.fields(ModelConfig)} - {"vocab_size"}
     values = {name: value for name, value in fields.items() if name in names}

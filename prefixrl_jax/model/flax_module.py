@@ -21,7 +21,10 @@ class CausalLM(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Logits float32 [B, T, V] of tokens int32 [B, T]; column t predicts token t + 1."""
+        """Return the logits of whole texts; column t predicts token t + 1.
+
+        Tokens are int32 [B, T], logits float32 [B, T, V].
+        """
         shapes = abstract_params(self.config)
         initial = None
         if self.is_initializing():

@@ -51,7 +51,7 @@ SPECIAL_TOKENS = {
 
 @functools.lru_cache(maxsize=1)
 def open_gguf(path: Path) -> GGUF:
-    """Return the open file, which is read once for its weights and its tokenizer."""
+    """Open a GGUF file, which gives both the weights and the tokenizer."""
     return GGUF(path)
 
 
@@ -82,7 +82,7 @@ class GGUF:
         self.config_json = self._config_json()
 
     def _hf_name(self, name: str) -> str:
-        """Return Hugging Face's name of a tensor."""
+        """Return the name that Hugging Face gives a tensor."""
         stem, _, kind = name.rpartition(".")
         if stem in TENSORS:
             return f"{TENSORS[stem]}.{kind}"
@@ -131,7 +131,7 @@ class GGUF:
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of one tensor, in Hugging Face's order."""
+        """Return the shape of one tensor, with its axes in Hugging Face's order."""
         return tuple(int(n) for n in reversed(self._tensors[name].shape))
 
     def get_tensor(self, name: str) -> np.ndarray:
@@ -191,7 +191,10 @@ class GGUF:
 
 
 def _pre_tokenizer(splitting: str) -> pre_tokenizers.PreTokenizer:
-    """Return what splits text before byte-pair merging, for a value of tokenizer.ggml.pre."""
+    """Return the pre-tokenizer that a value of tokenizer.ggml.pre stands for.
+
+    It splits the text before byte-pair merging.
+    """
     split: pre_tokenizers.PreTokenizer
     if splitting in DIGITS:
         pattern = WORDS.replace("{}", DIGITS[splitting], 1)

@@ -51,12 +51,12 @@ class _Tensor:
         return self.weight.hf
 
     def bytes(self, dtype: np.dtype) -> int:
-        """Return the bytes that the tensor takes."""
+        """Return the size of the tensor in bytes."""
         return int(np.prod(self.weight.shape)) * dtype.itemsize
 
 
 def _tensors(table: tuple[Weight, ...], config: ModelConfig) -> Iterator[_Tensor]:
-    """Yield every tensor of a checkpoint, in the order of the table."""
+    """Yield every tensor of a checkpoint, in the order of `weight_table`."""
     for weight in table:
         for layer in range(config.num_layers) if weight.stacked else [None]:
             yield _Tensor(dataclasses.replace(weight, hf=weight.hf.format(layer)), layer)
@@ -66,7 +66,7 @@ def _tensors(table: tuple[Weight, ...], config: ModelConfig) -> Iterator[_Tensor
 
 
 class FolderExtras(TypedDict, total=False):
-    """What an exported folder says besides the model.
+    """The parts of an exported folder that describe more than the model.
 
     Attributes:
         generation: fields of generation_config.json beside the special token ids, which it may
@@ -87,7 +87,7 @@ def export_hf(
     max_shard_bytes: int = 5 * 2**30,
     **extras: Unpack[FolderExtras],
 ) -> None:
-    """Write a folder that transformers loads.
+    """Write the model as a folder that transformers can load.
 
     It holds weights, config.json, generation_config.json, tokenizer and README.md. All is written
     beside `directory` and renamed into its place at the end, replacing an earlier export. On
@@ -128,7 +128,10 @@ def export_hf(
 def _write_weights(
     params: Params, config: ModelConfig, directory: Path, dtype: np.dtype, max_bytes: int
 ) -> None:
-    """Gather the weights, and on the first process write them, with an index if cut."""
+    """Gather the weights and, on the first process, write them.
+
+    Several files get an index.
+    """
     writes = jax.process_index() == 0
     shards = _shards(config, dtype, max_bytes)
     for name, shard in shards.items():
@@ -148,7 +151,7 @@ def _write_weights(
 
 
 def _shards(config: ModelConfig, dtype: np.dtype, max_bytes: int) -> dict[str, list[_Tensor]]:
-    """Return the tensors of each file, by its name."""
+    """Return the tensors that go into each file, by file name."""
     shards: list[list[_Tensor]] = [[]]
     bytes_in_shard = 0
     for tensor in _tensors(weight_table(config), config):
@@ -173,7 +176,10 @@ def _to_host(x: jax.Array) -> np.ndarray:
 
 
 def _replace(staging: Path, directory: Path) -> None:
-    """Rename `staging` to `directory`; an older one is moved aside first and removed last."""
+    """Rename `staging` to `directory`, replacing an earlier folder of that name.
+
+    The earlier folder is moved aside first and removed last.
+    """
     old = directory.with_name(f".{directory.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if directory.exists():
@@ -230,7 +236,7 @@ def import_hf(
 
 
 def pretrained_config(directory: str | Path, **overrides: Any) -> ModelConfig:
-    """Return the configuration of the model that `import_hf` reads there.
+    """Return the configuration of the model that `import_hf` would read from the same path.
 
     Args:
         overrides: fields of ModelConfig.
@@ -241,7 +247,10 @@ def pretrained_config(directory: str | Path, **overrides: Any) -> ModelConfig:
 
 
 def _open(directory: Path, stack: contextlib.ExitStack) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return config.json, and the open file that holds each tensor; `stack` closes the files."""
+    """Return config.json and, for each tensor, the open file that holds it.
+
+    `stack` closes the files.
+    """
     if directory.suffix == ".gguf":
         file = open_gguf(directory)
         return file.config_json, dict.fromkeys(file.keys(), file)
@@ -299,7 +308,7 @@ def _check_tensors(files: dict[str, Any], config: ModelConfig, directory: Path) 
 
 
 def _redundant_head(files: dict[str, Any], directory: Path) -> set[str]:
-    """Return the name of an output head that equals the tied embedding, if it is there."""
+    """Return the name of the output head if the files have one that equals the tied embedding."""
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
     if head not in files or embedding not in files:
         return set()

@@ -60,7 +60,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 def hf_config(
     config: ModelConfig, tokenizer: PreTrainedTokenizerFast, dtype: str | None = None
 ) -> dict[str, Any]:
-    """Return the config.json of a model, in the spelling of transformers 4 and of 5.
+    """Return the content of config.json for a model, readable by transformers 4 and 5.
 
     Args:
         dtype: of the stored weights; None: config.param_dtype.
@@ -125,7 +125,10 @@ def _rope_scaling_fields(scaling: RopeScaling | None) -> dict[str, Any] | None:
 
 
 def _max_positions(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Return the longest text the model is meant for, in tokens, as the tokenizer or RoPE says."""
+    """Return the longest text, in tokens, that the model is meant for.
+
+    The tokenizer says it, or else RoPE.
+    """
     if tokenizer.model_max_length < 10**9:  # transformers writes 10**30 for "unknown"
         return int(tokenizer.model_max_length)
     scaling = config.rope_scaling
@@ -146,7 +149,7 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
 
 
 def model_config_from_hf(config_json: dict[str, Any], **overrides: Any) -> ModelConfig:
-    """Return the ModelConfig of a config.json.
+    """Return the ModelConfig that a Hugging Face config.json describes.
 
     The precision is not taken from the file: it is float32 unless overridden.
 

@@ -47,12 +47,12 @@ def find_model(name: str | Path) -> Path:
 
 
 def tokenizer_of(path: Path) -> PreTrainedTokenizerFast:
-    """Return the tokenizer in a model's folder or GGUF file."""
+    """Return the tokenizer stored in a model's folder or GGUF file."""
     return open_gguf(path).tokenizer() if path.suffix == ".gguf" else load_tokenizer(path)
 
 
 def stop_ids(path: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
-    """Return the ids that end a text, in order.
+    """Return the token ids that end a text, in ascending order.
 
     They are eos_token_id of generation_config.json (one or several) and the tokenizer's own. Raises
     ValueError when there is none.

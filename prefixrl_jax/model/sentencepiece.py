@@ -29,7 +29,7 @@ CONFIG_FIELDS = ("bos_token", "eos_token", "unk_token", "pad_token", "chat_templ
 
 
 def from_sentencepiece(path: Path) -> PreTrainedTokenizerFast:
-    """Return the tokenizer in a folder with a tokenizer.model.
+    """Build the tokenizer of a folder that has a tokenizer.model.
 
     Special tokens and chat template are those of tokenizer_config.json, if there is one. In a model
     with user-defined symbols, text that begins with a space or a symbol gets no prefix, as in
@@ -54,7 +54,7 @@ def from_sentencepiece(path: Path) -> PreTrainedTokenizerFast:
 
 
 def _backend(proto: Any, symbols: list[str]) -> Tokenizer:
-    """Return the pipeline: normaliser, vocabulary and algorithm, decoder."""
+    """Return the tokenizer's pipeline: normaliser, vocabulary and algorithm, decoder."""
     adds_prefix = proto.normalizer_spec.add_dummy_prefix
     backend = Tokenizer(_model(proto))
     backend.normalizer = _normalizer(proto.normalizer_spec, bool(symbols))
@@ -76,7 +76,7 @@ def _backend(proto: Any, symbols: list[str]) -> Tokenizer:
 
 
 def _compare(tokenizer: PreTrainedTokenizerFast, file: Path, symbols: list[str]) -> None:
-    """Raise ValueError if a probe gets other ids than SentencePiece gives it."""
+    """Raise ValueError unless every probe text gets the ids that SentencePiece gives it."""
     from sentencepiece import SentencePieceProcessor
 
     original = SentencePieceProcessor(model_file=str(file))
@@ -128,7 +128,10 @@ def _normalizer(spec: Any, has_symbols: bool) -> normalizers.Normalizer:
 
 
 def _named_tokens(path: Path, proto: Any) -> dict[str, str]:
-    """Return special tokens and chat template: the folder's, else those of the model file."""
+    """Return the special tokens and the chat template.
+
+    They come from the folder's configuration, or else from the model file.
+    """
     spec = proto.trainer_spec
     named: dict[str, Any] = {"unk_token": spec.unk_piece}
     for name in ("bos", "eos", "pad"):

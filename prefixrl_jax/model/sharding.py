@@ -32,13 +32,13 @@ RULES: dict[str, dict[str, str | None]] = {
 
 
 def param_shardings(config: ModelConfig, mesh: Mesh, rules: str) -> Params:
-    """A tree like the parameters, with the NamedSharding of every weight.
+    """Return the NamedSharding of every weight, in a tree like the parameters.
 
-    A dimension that the mesh axis does not divide stays whole.
+    A dimension that the size of its mesh axis does not divide is not sharded.
 
     Args:
-        config: of the model.
-        mesh: with the axes of `runtime.mesh`.
+        config: configuration of the model.
+        mesh: a mesh with the axes of `runtime.mesh`.
         rules: "train" or "decode".
     """
     mesh_axes = RULES[rules]

@@ -55,10 +55,11 @@ def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return 16 hex digits of the SHA-256 of all that decides which ids a text gets.
+    """Return a hash of everything that decides which ids the tokenizer gives a text.
 
-    That is the vocabulary, the pipeline, the special tokens and the chat template. The fingerprint
-    is the same in every process, and after the tokenizer was saved and loaded.
+    It is 16 hex digits of the SHA-256 of the vocabulary, the pipeline, the special tokens and the
+    chat template. The fingerprint is the same in every process, and after the tokenizer was saved
+    and loaded.
     """
     pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
     # Left behind by the latest call, and not part of the tokenizer.
@@ -70,7 +71,7 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def survives_auto_tokenizer(directory: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether AutoTokenizer reads a tokenizer saved beside a model as it is.
+    """Return whether AutoTokenizer loads a tokenizer saved beside a model unchanged.
 
     It does not for Qwen2 models, whose family's tokenizer it rebuilds; then a warning is logged.
     """

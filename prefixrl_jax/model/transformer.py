@@ -31,16 +31,17 @@ Rope = tuple[jax.Array, jax.Array]  # cos and sin, float32 [..., D/2]
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """Root-mean-square norm over the last axis, its statistics in float32."""
+    """Apply root-mean-square normalisation over the last axis, with statistics in float32."""
     x32 = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
     return (normed * scale.astype(x32.dtype)).astype(x.dtype)
 
 
 def rope_angles(config: ModelConfig, positions: Array) -> Rope:
-    """cos and sin, float32 [..., D/2], of the rotary embeddings at integer positions [...].
+    """Return the cosines and sines of the rotary embeddings at integer positions.
 
-    With `config.rope_scaling` the low frequencies are stretched as in Llama 3.1.
+    Both are float32 [..., D/2], for positions [...]. With `config.rope_scaling` the low frequencies
+    are stretched as in Llama 3.1.
     """
     half = config.head_dim // 2
     freq = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -56,7 +57,10 @@ def rope_angles(config: ModelConfig, positions: Array) -> Rope:
 
 
 def apply_rope(x: jax.Array, rope: Rope) -> jax.Array:
-    """Rotates the two halves of each head: x [..., heads, D], angles without the axis of heads."""
+    """Rotate the two halves of each head by the rotary angles.
+
+    x is [..., heads, D]; the angles have no axis of heads.
+    """
     cos, sin = rope
     cos = jnp.concatenate([cos, cos], axis=-1)[..., None, :].astype(x.dtype)
     sin = jnp.concatenate([-sin, sin], axis=-1)[..., None, :].astype(x.dtype)
@@ -64,7 +68,10 @@ def apply_rope(x: jax.Array, rope: Rope) -> jax.Array:
 
 
 def _dense(x: jax.Array, w: Params, out_dims: int) -> jax.Array:
-    """x [..., inputs] times a kernel whose last `out_dims` axes are outputs, in the dtype of x."""
+    """Multiply x by a kernel, in the dtype of x.
+
+    x is [..., inputs]; the last `out_dims` axes of the kernel are outputs.
+    """
     kernel = w["kernel"].astype(x.dtype)
     inputs = kernel.shape[:-out_dims]
     outputs = kernel.shape[-out_dims:]
@@ -79,7 +86,7 @@ def _dense(x: jax.Array, w: Params, out_dims: int) -> jax.Array:
 def layer(
     x: jax.Array, w: Params, config: ModelConfig, rope: Rope, attend: Callable
 ) -> tuple[jax.Array, Any]:
-    """One block: attention and MLP, each behind a norm and added to x.
+    """Apply one transformer block: attention and MLP, each behind a norm and added to x.
 
     Args:
         x: [..., d].
@@ -105,14 +112,14 @@ def layer(
 
 
 def _layer_weights(layers: Params | list[Params], i: int | jax.Array) -> Params:
-    """The weights of layer i, from stacked leaves or from a list with a tree for each layer."""
+    """Return the weights of layer i from stacked leaves or from a list of one tree per layer."""
     return layers[i] if isinstance(layers, list) else jax.tree.map(lambda leaf: leaf[i], layers)
 
 
 def _run_layers(
     body: Callable, x: jax.Array, layers: Params, config: ModelConfig, kv: KVCache | None = None
 ) -> tuple[jax.Array, Any]:
-    """Whole sequences through all layers.
+    """Run whole sequences through all layers.
 
     Args:
         body: (x, (weights of a layer, its LayerKV or None)) -> (x, output of the layer).
@@ -136,13 +143,19 @@ def _run_layers(
 
 
 def embed(params: Params, config: ModelConfig, tokens: Array) -> jax.Array:
-    """Embeddings [..., d] of int32 tokens [...], in the compute dtype."""
+    """Look up the embeddings of tokens, in the compute dtype.
+
+    Tokens are int32 [...], embeddings [..., d].
+    """
     table = mesh.constrain_table(params["embed"]["embedding"])
     return mesh.constrain_batch(table[tokens].astype(config.compute_dtype))
 
 
 def logits(params: Params, config: ModelConfig, hidden: jax.Array) -> jax.Array:
-    """Final norm and output head: hidden [..., d] above the last layer to float32 [..., V]."""
+    """Apply the final norm and the output head.
+
+    `hidden` is [..., d] above the last layer; the logits are float32 [..., V].
+    """
     x = rms_norm(hidden, params["final_norm"]["scale"], config.norm_eps)
     head = params["embed"]["embedding"].T if config.tie_embeddings else params["head"]["kernel"]
     wide = jnp.promote_types(x.dtype, jnp.float32)
@@ -150,18 +163,19 @@ def logits(params: Params, config: ModelConfig, hidden: jax.Array) -> jax.Array:
 
 
 def encode_context(params: Params, config: ModelConfig, context: Context) -> KVCache:
-    """Keys [P, K, D, S] and values [P, K, S, D] of all layers: each context once for its group.
+    """Return the keys and values of every context, computed once for its whole group.
 
-    They are those of every position. The last token's are masked where rows attend to them, since
-    the rows carry that token.
+    Keys are [P, K, D, S] and values [P, K, S, D], of all layers and all positions. Those of the
+    last token are masked where rows attend to them, since the rows carry that token themselves.
     """
     return encode(params, config, context)[1]
 
 
 def encode(params: Params, config: ModelConfig, context: Context) -> tuple[jax.Array, KVCache]:
-    """Hidden states [P, S, d] of the context positions, before the final norm, and their KVCache.
+    """Return the hidden states of the context positions and the keys and values of all layers.
 
-    Only a loss on the prefixes' own likelihood needs the hidden states.
+    The states are [P, S, d], before the final norm. Only a loss on the prefixes' own likelihood
+    needs them.
     """
     rope = rope_angles(config, jnp.arange(context.tokens.shape[1]))
 
@@ -178,9 +192,10 @@ def encode(params: Params, config: ModelConfig, context: Context) -> tuple[jax.A
 
 
 def encoded_mask(context: Context) -> jax.Array:
-    """bool [P, S]: the context positions that rows attend to, all but the last token and padding.
+    """Return the mask of the context positions that rows attend to: all but the last token.
 
-    The last token is the first input of the rows, which hold its keys and values themselves.
+    The mask is bool [P, S], and false on padding too. The last token is the first input of the
+    rows, which hold its keys and values themselves.
     """
     return length_mask(context.lengths - 1, context.tokens.shape[1])
 
@@ -188,9 +203,10 @@ def encoded_mask(context: Context) -> jax.Array:
 def continue_group(
     params: Params, config: ModelConfig, context: Context, context_kv: KVCache, inputs: jax.Array
 ) -> jax.Array:
-    """Hidden states [P, G, T, d] of whole continuations over shared contexts, before the norm.
+    """Return the hidden states of whole continuations over shared contexts.
 
-    Gradients reach the parameters through `context_kv` too, from all rows of the group.
+    The states are [P, G, T, d], before the final norm. Gradients reach the parameters through
+    `context_kv` too, from all rows of the group.
 
     Args:
         context: P contexts, and `context_kv` from `encode_context`.
@@ -217,10 +233,10 @@ def continue_group(
 
 
 def layers_apart(params: Params, config: ModelConfig) -> Params:
-    """The parameters with a list of trees for the layers, if these are unrolled; else unchanged.
+    """Return the parameters with one tree per layer if the layers are unrolled, else unchanged.
 
-    To be made before a loop over tokens: inside it, a slice of a stacked leaf would be copied at
-    every token.
+    Call this before a loop over tokens: inside it, a slice of a stacked
+    leaf would be copied at every token.
     """
     if not config.unroll_layers:
         return params
@@ -237,7 +253,7 @@ def decode_token(
     rows: MaskedKV,
     column: jax.Array,
 ) -> tuple[jax.Array, KVCache]:
-    """One token of every row: writes its keys and values and attends to context and row.
+    """Run one token of every row through the model and add its keys and values to the cache.
 
     Args:
         params: as `layers_apart` gives them.
@@ -282,7 +298,10 @@ def decode_token(
 
 
 def text_logits(params: Params, config: ModelConfig, tokens: jax.Array) -> jax.Array:
-    """Logits float32 [B, T, V] of whole texts, int32 [B, T]; column t predicts token t + 1."""
+    """Return the logits of whole texts; column t predicts token t + 1.
+
+    Texts are int32 [B, T], logits float32 [B, T, V].
+    """
     # A context of one token is carried by the row itself, so the row is the whole text.
     context = Context(tokens[:, :1], jnp.ones(tokens.shape[0], jnp.int32))
     context_kv = encode_context(params, config, context)

@@ -44,16 +44,19 @@ class Weight:
         return self.path[0] == "layers"
 
     def full_shape(self, config: ModelConfig) -> tuple[int, ...]:
-        """The leaf's shape, layers included."""
+        """Return the leaf's shape, with the leading axis of layers if it is stacked."""
         return (config.num_layers, *self.shape) if self.stacked else self.shape
 
     def full_axes(self) -> tuple[str | None, ...]:
-        """The leaf's logical axes, layers included."""
+        """Return the leaf's logical axes, with the leading axis of layers if it is stacked."""
         return (None, *self.axes) if self.stacked else self.axes
 
     @property
     def hf_shape(self) -> tuple[int, ...]:
-        """The tensor's shape in a checkpoint: [outputs, inputs] of projections, biases flat."""
+        """The tensor's shape in a checkpoint.
+
+        It is [outputs, inputs] for projections; biases are flat.
+        """
         if self.linear:
             fan_in = math.prod(self.shape[: self.inputs])
             return (math.prod(self.shape) // fan_in, fan_in)
@@ -62,13 +65,19 @@ class Weight:
         return self.shape
 
     def to_hf(self, value: np.ndarray) -> np.ndarray:
-        """One layer's value, of shape `shape`, in the layout of a Hugging Face checkpoint."""
+        """Convert one layer's value to the layout of a Hugging Face checkpoint.
+
+        The value has the shape `shape`.
+        """
         if not self.linear:
             return value.reshape(self.hf_shape)
         return np.ascontiguousarray(value.reshape(self.hf_shape[::-1]).T)
 
     def from_hf(self, value: np.ndarray) -> np.ndarray:
-        """The inverse of `to_hf`; raises ValueError naming the tensor if the shape differs."""
+        """Convert one tensor from the layout of a Hugging Face checkpoint, the inverse of `to_hf`.
+
+        Raises ValueError naming the tensor if its shape is not the expected one.
+        """
         if tuple(value.shape) != self.hf_shape:
             raise ValueError(
                 f"tensor {self.hf}: shape {tuple(value.shape)}, the configuration asks for"
@@ -78,7 +87,10 @@ class Weight:
 
 
 def weight_table(c: ModelConfig) -> tuple[Weight, ...]:
-    """The weights of a model. Their order fixes the random numbers each is initialised with."""
+    """Return the declarations of all weights of a model.
+
+    Their order fixes the random numbers that each weight is initialised with.
+    """
     d = c.hidden_size
     f = c.intermediate_size
     h = c.num_heads
@@ -126,7 +138,7 @@ def weight_table(c: ModelConfig) -> tuple[Weight, ...]:
 
 
 def _norm(path: tuple[str, ...], size: int, hf: str) -> Weight:
-    """The scale of an RMSNorm."""
+    """Declare the scale of an RMSNorm."""
     return Weight((*path, "scale"), (size,), (None,), f"{hf}.weight", init="ones")
 
 
@@ -137,19 +149,19 @@ def _projection(
     hf: str,
     inputs: int = 1,
 ) -> Weight:
-    """The kernel of a projection of every layer."""
+    """Declare the kernel of a projection that every layer has."""
     kernel = ("layers", *path, "kernel")
     return Weight(kernel, shape, axes, f"{hf}.weight", inputs=inputs, linear=True)
 
 
 def _bias(name: str, shape: tuple[int, ...], heads: str, hf: str) -> Weight:
-    """The bias of the projection q, k or v of every layer."""
+    """Declare the bias that the projection q, k or v has in every layer."""
     path = ("layers", "attn", name, "bias")
     return Weight(path, shape, (heads, None), f"{hf}{name}_proj.bias", init="zeros")
 
 
 def tree_from(table: tuple[Weight, ...], leaf: Callable[[Weight], Any]) -> Params:
-    """The nested dict whose leaf at `w.path` is `leaf(w)`."""
+    """Return the nested dict that holds `leaf(w)` at the path of every weight w."""
     tree: Params = {}
     for w in table:
         node = tree
@@ -160,14 +172,14 @@ def tree_from(table: tuple[Weight, ...], leaf: Callable[[Weight], Any]) -> Param
 
 
 def leaf_of(params: Params, w: Weight) -> Any:
-    """The leaf of the tree `params` that `w` declares."""
+    """Return the leaf of the parameter tree that the weight `w` declares."""
     for name in w.path:
         params = params[name]
     return params
 
 
 def abstract_params(config: ModelConfig) -> Params:
-    """The parameters' shapes and dtypes alone, for a compile ahead of time or a restore."""
+    """Return the shapes and dtypes of the parameters, to compile or restore without any array."""
     return tree_from(
         weight_table(config),
         lambda w: jax.ShapeDtypeStruct(w.full_shape(config), jnp.dtype(config.param_dtype)),
@@ -175,16 +187,16 @@ def abstract_params(config: ModelConfig) -> Params:
 
 
 def init_params(config: ModelConfig, seed: int, shardings: Params | None = None) -> Params:
-    """Random weights as of `init_from_key`, made where `shardings` wants them.
+    """Return random weights, created directly in the given shardings.
 
-    No device ever holds more than its part.
+    The values are those of `init_from_key`. No device ever holds more than its part.
     """
     return jax.jit(partial(init_from_key, config), out_shardings=shardings)(jax.random.key(seed))
 
 
 @partial(jax.jit, static_argnames=("config",))
 def init_from_key(config: ModelConfig, key: jax.Array) -> Params:
-    """Random weights: projections N(0, 1/inputs), the embedding N(0, 0.02²).
+    """Return random weights: projections N(0, 1/inputs), the embedding N(0, 0.02²).
 
     The two projections that write to the residual stream are scaled by 1/sqrt(2L), L layers.
     """
@@ -205,10 +217,11 @@ def init_from_key(config: ModelConfig, key: jax.Array) -> Params:
 
 
 def count_params(config: ModelConfig) -> dict[str, int]:
-    """Numbers of parameters: {"total": of all weights, "matmul": N of the formulas of FLOPs}.
+    """Count the parameters of a model.
 
-    N counts the matrices a token is multiplied with, the output head included (also when it is the
-    tied embedding table), and leaves out the embedding look-up, norms and biases.
+    Returns {"total": of all weights, "matmul": N of the formulas of FLOPs}. N counts the matrices a
+    token is multiplied with, the output head included (also when it is the tied embedding table),
+    and leaves out the embedding look-up, norms and biases.
     """
     table = weight_table(config)
     total = sum(math.prod(w.full_shape(config)) for w in table)
@@ -217,7 +230,7 @@ def count_params(config: ModelConfig) -> dict[str, int]:
 
 
 def flop_costs(config: ModelConfig) -> Costs:
-    """FLOPs of a token and of an attention pair in this model, for the ledger."""
+    """Return what a token and an attention pair cost in this model, in FLOPs, for the ledger."""
     return costs(
         count_params(config)["matmul"],
         config.num_layers,
@@ -228,7 +241,7 @@ def flop_costs(config: ModelConfig) -> Costs:
 
 
 def params_fingerprint(params: Params) -> str:
-    """16 hex digits that identify the weights as float32.
+    """Return 16 hex digits that identify the weights as float32.
 
     A hash of two sums modulo 2^32 of every leaf's bits, mixed with their positions: reductions, so
     that a sharded model is not gathered, and of integers, so that every mesh gives the same. Enough
@@ -239,7 +252,7 @@ def params_fingerprint(params: Params) -> str:
 
 @jax.jit
 def _sums(tree: Params) -> list[list[jax.Array]]:
-    """Two uint32 sums of every leaf."""
+    """Return two uint32 sums of every leaf."""
     return [
         [_mixed(leaf, multiplier).sum() for multiplier in (0x85EBCA6B, 0xC2B2AE35)]
         for leaf in jax.tree.leaves(tree)
@@ -247,7 +260,10 @@ def _sums(tree: Params) -> list[list[jax.Array]]:
 
 
 def _mixed(leaf: jax.Array, multiplier: int) -> jax.Array:
-    """uint32 like `leaf`: a hash of each entry's bits and place (MurmurHash3's finaliser)."""
+    """Hash the bits and the place of every entry of a leaf (MurmurHash3's finaliser).
+
+    The result is uint32, of the shape of the leaf.
+    """
     place = jnp.zeros(leaf.shape, jnp.uint32)
     for axis, size in enumerate(leaf.shape):
         place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)

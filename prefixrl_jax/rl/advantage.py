@@ -11,7 +11,10 @@ KINDS = ("group_mean", "leave_one_out", "std_normalised", "none")
 
 
 def advantages(rewards: Array, kind: str = "group_mean", eps: float = 1e-6) -> jax.Array:
-    """Advantages float32 [P, G] of rewards float32 [P, G], each group against its own baseline.
+    """Return the advantages of rewards, each group measured against its own baseline.
+
+    Rewards and advantages are float32 [P, G]. A group is the rollouts of one (problem, prefix). A
+    group of one rollout has advantage 0 under every baseline.
 
     A group is the rollouts of one (problem, prefix). A group of one rollout has advantage 0 under
     every baseline.

@@ -22,9 +22,10 @@ Counts = dict[str, jax.Array]  # float32 scalars by name
 def token_logprobs(
     params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int
 ) -> jax.Array:
-    """Log-probs float32 [P, G, T] of the continuation tokens; contexts are encoded once a group.
+    """Return the log-probs of the continuation tokens, encoding each context once.
 
-    Logits are divided by `temperature` and exist for `chunk` positions of a row at a time.
+    The log-probs are float32 [P, G, T]. Logits are divided by `temperature` and exist for `chunk`
+    positions of a row at a time.
     """
     return _logprobs_and_states(params, config, group, temperature, chunk)[0]
 
@@ -32,7 +33,10 @@ def token_logprobs(
 def _logprobs_and_states(
     params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probs [P, G, T] of the continuation tokens, and context states [P, S, d]."""
+    """Return the log-probs of the continuation tokens and the hidden states of the contexts.
+
+    Log-probs are float32 [P, G, T], states [P, S, d].
+    """
     states, context_kv = transformer.encode(params, config, group.context)
     inputs = row_inputs(group.context, group.tokens)
     hidden = transformer.continue_group(params, config, group.context, context_kv, inputs)
@@ -47,16 +51,16 @@ def pick_logprobs(
     temperature: float,
     chunk: int,
 ) -> jax.Array:
-    """Log-probs float32 [P, G, T] of tokens, by the hidden states at the positions before them.
+    """Return the log-probs of tokens, given the hidden states at the positions before them.
 
-    Logits exist for `chunk` positions at a time and are recomputed in the backward pass, so nothing
-    of size [P, G, T, V] is ever held.
+    The log-probs are float32 [P, G, T]. Logits exist for `chunk` positions at a time and are
+    recomputed in the backward pass, so nothing of size [P, G, T, V] is ever held.
 
     Args:
         hidden: [P, G, T, d], before the final norm.
         tokens: int32 [P, G, T].
-        temperature: that logits are divided by.
-        chunk: positions of T.
+        temperature: divides the logits.
+        chunk: number of positions of T whose logits exist at a time.
     """
     p, g, t = tokens.shape
     chunk = min(chunk, t)
@@ -76,15 +80,18 @@ def pick_logprobs(
 
 
 def informative(advantages: jax.Array) -> jax.Array:
-    """bool [P]: groups with a nonzero advantage (float32 [P, G]).
+    """Return which groups have a nonzero advantage.
 
-    The others have gradient 0 under every surrogate.
+    The result is bool [P], for advantages float32 [P, G]. The other groups have gradient 0 under
+    every surrogate.
     """
     return (advantages != 0).any(axis=1)  # NaN is not 0: a bad reward is seen, not skipped
 
 
 def denominators(group: Group, advantages: jax.Array, settings: LossSettings) -> Counts:
-    """What sums over the global batch are divided by; each count is at least 1.
+    """Count the tokens and rows that the loss and the metrics are averaged over.
+
+    Each count is of the global batch and at least 1, so that it can be divided by.
 
     Args:
         group: the whole batch.
@@ -92,13 +99,13 @@ def denominators(group: Group, advantages: jax.Array, settings: LossSettings) ->
         settings: under `drop_uniform` the first three count informative groups alone (DAPO).
 
     Returns:
-        tokens: that carry loss.
-        sequences: rows with at least one such token.
-        rows: altogether.
-        scored: all tokens; the metric of the KL divergence is a mean over them.
-        trained: sampled tokens of informative groups; the metrics of the update are means over
-            them.
-        prefix: tokens of the prefixes.
+        tokens: number of tokens that carry loss.
+        sequences: number of rows with at least one such token.
+        rows: number of rows.
+        scored: number of tokens of all groups; the metric of the KL divergence is a mean over them.
+        trained: number of sampled tokens of informative groups; the metrics of the update are means
+            over them.
+        prefix: number of tokens of the prefixes.
     """
     useful = informative(advantages)
     kept = (useful if settings.drop_uniform else jnp.ones_like(useful))[:, None].astype(jnp.float32)
@@ -118,7 +125,10 @@ def denominators(group: Group, advantages: jax.Array, settings: LossSettings) ->
 
 
 def _on_policy(group: Group) -> jax.Array:
-    """float32 [P, G, 1]: 1 for a row that the policy has sampled, 0 for one that is a trace."""
+    """Return 1 for each row that the policy has sampled and 0 for each row that is a trace.
+
+    The result is float32 [P, G, 1].
+    """
     if group.off_policy is None:
         return jnp.ones((*group.lengths.shape, 1))
     return 1.0 - jnp.asarray(group.off_policy)[..., None].astype(jnp.float32)
@@ -127,9 +137,10 @@ def _on_policy(group: Group) -> jax.Array:
 def aggregate(
     values: jax.Array, mask: jax.Array, counts: Counts, settings: LossSettings
 ) -> jax.Array:
-    """The loss of per-token values float32 [P, G, T]; results of micro-batches add up to the whole.
+    """Reduce per-token values to the loss, so that the results of micro-batches add up to it.
 
-    By `settings.aggregation`, with `counts` from `denominators` of the whole batch:
+    The values are float32 [P, G, T]. `settings.aggregation` chooses the reduction, with `counts`
+    from `denominators` of the whole batch:
         token_mean: sum over tokens / all tokens.
         sequence_mean: sum of each row's mean / rows that have tokens.
         constant: sum over tokens / (rows · constant_length).
@@ -150,7 +161,7 @@ def group_loss(
     counts: Counts,
     settings: LossSettings,
 ) -> tuple[jax.Array, tuple[Counts, Counts]]:
-    """The loss of (a micro-batch of) groups, and its part of the metrics.
+    """Return the loss of the groups of a batch or micro-batch, and their part of the metrics.
 
     Args:
         group: P groups.
@@ -200,9 +211,9 @@ def _surrogate(
     mask: jax.Array,
     settings: LossSettings,
 ) -> jax.Array:
-    """Per-token values float32 [P, G, T]: policy gradient on sampled rows, OFF_POLICY on traces.
+    """Return the per-token surrogate: policy gradient on sampled rows, OFF_POLICY on traces.
 
-    advantages: float32 [P, G, 1].
+    The result is float32 [P, G, T], for advantages float32 [P, G, 1].
     """
     on_policy, off_policy = LOSSES[settings.kind], OFF_POLICY[settings.off_policy]
     if group.off_policy is None or off_policy is None:
@@ -221,9 +232,10 @@ def _surrogate(
 def _prefix_nll(
     params: Params, config: ModelConfig, group: Group, states: jax.Array, chunk: int
 ) -> jax.Array:
-    """Sum of -log pi over the tokens of the prefixes, the last `prefix_lengths` of each context.
+    """Return the negative log-likelihood of the prefixes, summed over their tokens.
 
-    states: [P, S, d] of the context. At temperature 1, as any likelihood.
+    The prefix of a context is its last `prefix_lengths` tokens; `states` are the context's,
+    [P, S, d]. The temperature is 1, as for any likelihood.
     """
     tokens = group.context.tokens[:, None, 1:]  # the state at i predicts token i + 1
     logprobs = pick_logprobs(params, config, states[:, None, :-1], tokens, 1.0, chunk)[:, 0]

@@ -34,7 +34,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 @flax.struct.dataclass
 class TrainState:
-    """What an update changes: arrays, or their shapes, or their shardings."""
+    """The state that an update changes: its arrays, their shapes, or their shardings."""
 
     params: Params
     opt_state: Any
@@ -59,7 +59,7 @@ class OptimizerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class UpdateSettings:
-    """How a batch of groups becomes one gradient."""
+    """The settings that turn a batch of groups into one gradient."""
 
     loss: LossSettings
     advantage: str = "group_mean"  # one of advantage.KINDS
@@ -67,7 +67,10 @@ class UpdateSettings:
 
 
 def learning_rate(settings: OptimizerSettings) -> optax.Schedule:
-    """The learning rate by update; raises ValueError for an unknown schedule."""
+    """Return the schedule of the learning rate, by number of the update.
+
+    Raises ValueError if the settings name an unknown schedule.
+    """
     if settings.schedule not in SCHEDULES:
         raise ValueError(f"schedule={settings.schedule!r}: one of {', '.join(SCHEDULES)}")
     peak = settings.learning_rate
@@ -86,7 +89,7 @@ def learning_rate(settings: OptimizerSettings) -> optax.Schedule:
 
 
 def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
-    """Global-norm clipping, then AdamW."""
+    """Return the optimizer: AdamW on gradients clipped by their global norm."""
     return optax.chain(
         optax.clip_by_global_norm(settings.max_grad_norm),
         optax.adamw(
@@ -100,7 +103,10 @@ def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
 
 
 def _init_moments(optimizer: optax.GradientTransformation, params: Params) -> Any:
-    """The optimizer's state in float32 (as gradients are), whatever the weights are stored in."""
+    """Return a fresh optimizer state in float32, whatever dtype the weights are stored in.
+
+    Gradients are float32 too.
+    """
     return optimizer.init(
         jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), params)
     )
@@ -109,7 +115,7 @@ def _init_moments(optimizer: optax.GradientTransformation, params: Params) -> An
 def state_shardings(
     config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """Shardings of the whole state: Adam's moments lie where their weights lie."""
+    """Return the shardings of the whole state; Adam's moments are sharded like their weights."""
     params = abstract_params(config)
     shards = param_shardings(config, mesh, "train")
     opt_state = optax.tree_map_params(
@@ -125,7 +131,7 @@ def state_shardings(
 def abstract_state(
     config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the state, without any array."""
+    """Return the shapes, dtypes and shardings of the state, without creating any array."""
     params = abstract_params(config)
     shapes = TrainState(
         params,
@@ -142,9 +148,9 @@ def abstract_state(
 def init_state(
     params: Params, config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """A fresh state with copies of `params`, placed on the mesh.
+    """Return a fresh state that holds copies of `params`, placed on the mesh.
 
-    Copies, since updates donate the state's arrays.
+    Copies are needed because updates donate the state's arrays.
     """
     shards = state_shardings(config, optimizer, mesh)
     make = jax.jit(
@@ -160,7 +166,7 @@ def make_train_step(
     settings: UpdateSettings,
     mesh: Mesh,
 ) -> Callable[[TrainState, Group], tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted update (state, group) -> (state, metrics).
+    """Return the jitted update (state, group) -> (state, metrics).
 
     The old state's buffers are donated. Metrics are scalars: those of `loss.group_loss`, and
     "loss", "grad_norm" before clipping, "finite" (bool) and "groups/computed" (int).
@@ -189,7 +195,7 @@ def make_train_step(
 
 
 class _Total(NamedTuple):
-    """What micro-batches add up to."""
+    """Sums, and maxima, over micro-batches."""
 
     grads: Params  # float32
     loss: jax.Array
@@ -197,7 +203,7 @@ class _Total(NamedTuple):
     maxima: dict[str, jax.Array]  # metrics of which the largest counts
 
     def add(self, other: _Total) -> _Total:
-        """The total of both."""
+        """Return the total of this one and another one."""
         grads, loss, means = jax.tree.map(jnp.add, self[:3], other[:3])
         return _Total(grads, loss, means, jax.tree.map(jnp.maximum, self.maxima, other.maxima))
 
@@ -210,7 +216,9 @@ def _accumulate(
     settings: UpdateSettings,
     blocks: int,
 ) -> tuple[_Total, int | jax.Array]:
-    """Gradient, loss and metrics of the batch, and the number of groups computed for them.
+    """Sum gradient, loss and metrics over the micro-batches of a batch.
+
+    The second result is the number of groups that were computed for them.
 
     Args:
         scores: float32 [P, G], the advantages.
@@ -243,10 +251,10 @@ def _accumulate(
 def _informative_first(
     tree: Any, wanted: jax.Array, micro_batches: int, blocks: int
 ) -> tuple[Any, jax.Array]:
-    """Arrays [P, ...] as micro-batches [M, P/M, ...], groups that are wanted in the first ones.
+    """Split a batch into micro-batches so that the wanted groups come in the first ones.
 
-    Every micro-batch takes as many groups from every block, and groups are ordered within their
-    block, so nothing moves between devices.
+    Arrays [P, ...] become [M, P/M, ...]. Every micro-batch takes as many groups from every block,
+    and groups are ordered within their block, so nothing moves between devices.
 
     Args:
         tree: arrays [P, ...].
@@ -255,7 +263,7 @@ def _informative_first(
         blocks: equal parts that the batch axis is spread over.
 
     Returns:
-        The micro-batches, and how many of them hold all that is wanted, int32 [].
+        The micro-batches, and the number of them that together hold all wanted groups, int32 [].
     """
     per_block = wanted.size // blocks
     per_part = per_block // micro_batches

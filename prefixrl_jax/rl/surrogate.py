@@ -19,7 +19,7 @@ stop = jax.lax.stop_gradient
 
 
 def reinforce(logprobs, behaviour, advantages, mask, settings: LossSettings) -> jax.Array:
-    """-A log pi, the paper's objective (section 3).
+    """Return -A log pi, the paper's objective (section 3).
 
     With `truncate_ratio` c > 0 it is multiplied by min(rho, c), held constant: truncated importance
     sampling, for a sampler whose arithmetic differs from the trainer's (Yao et al. 2025).
@@ -31,14 +31,18 @@ def reinforce(logprobs, behaviour, advantages, mask, settings: LossSettings) -> 
 
 
 def ppo_clip(logprobs, behaviour, advantages, mask, settings: LossSettings) -> jax.Array:
-    """-min(rho A, clip(rho, 1 - low, 1 + high) A) (Schulman et al. 2017, equation 7)."""
+    """Return -min(rho A, clip(rho, 1 - low, 1 + high) A).
+
+    Source: PPO (Schulman et al. 2017, equation 7).
+    """
     return _clipped(jnp.exp(logprobs - behaviour), advantages, settings)
 
 
 def gspo(logprobs, behaviour, advantages, mask, settings: LossSettings) -> jax.Array:
-    """PPO's clip with one ratio for a whole row (Zheng et al. 2025, equation 7).
+    """Return PPO's clipped objective with one ratio for a whole row.
 
     The ratio is the geometric mean of those of the row's tokens; each token gets the row's value.
+    Source: Zheng et al. 2025, equation 7.
     """
     tokens = jnp.maximum(mask.sum(-1, keepdims=True), 1)
     mean = ((logprobs - behaviour) * mask).sum(-1, keepdims=True) / tokens
@@ -46,16 +50,16 @@ def gspo(logprobs, behaviour, advantages, mask, settings: LossSettings) -> jax.A
 
 
 def cispo(logprobs, behaviour, advantages, mask, settings: LossSettings) -> jax.Array:
-    """-clip(rho, 1 - low, 1 + high) A log pi, the clipped ratio held constant.
+    """Return -clip(rho, 1 - low, 1 + high) A log pi, with the clipped ratio held constant.
 
-    MiniMax-M1 2025, equation 4. Unlike under PPO's clip, every token keeps a gradient.
+    Unlike under PPO's clip, every token keeps a gradient. Source: MiniMax-M1 2025, equation 4.
     """
     ratio = jnp.clip(jnp.exp(logprobs - behaviour), 1 - settings.clip_low, 1 + settings.clip_high)
     return -stop(ratio) * advantages * logprobs
 
 
 def _clipped(ratio, advantages, settings: LossSettings) -> jax.Array:
-    """-min(ratio A, clip(ratio) A)."""
+    """Return -min(ratio A, clip(ratio) A)."""
     clipped = jnp.clip(ratio, 1 - settings.clip_low, 1 + settings.clip_high)
     return -jnp.minimum(ratio * advantages, clipped * advantages)
 
@@ -72,15 +76,15 @@ SHAPING = 0.1  # the constant of `shaped`
 
 
 def importance(logprobs, behaviour, advantages, settings: LossSettings) -> jax.Array:
-    """-rho A, with the ratio of the token alone rather than of all tokens up to it.
+    """Return -rho A, with the ratio of each token alone instead of all tokens up to it.
 
-    Biased, but its variance does not grow with the length of the trace.
+    The estimate is biased, but its variance does not grow with the length of the trace.
     """
     return -jnp.exp(logprobs - behaviour) * advantages
 
 
 def shaped(logprobs, behaviour, advantages, settings: LossSettings) -> jax.Array:
-    """-f(pi) A with f(p) = p / (p + 0.1) (LUFFY, Yan et al. 2025).
+    """Return -f(pi) A with f(p) = p / (p + 0.1) (LUFFY, Yan et al. 2025).
 
     Unlikely tokens of a trace weigh more than they would under pi A.
     """
@@ -93,7 +97,7 @@ OFF_POLICY: dict[str, Callable | None] = {"none": None, "importance": importance
 
 
 def k1(logprobs, reference) -> jax.Array:
-    """log(pi / ref): unbiased, of high variance (Schulman 2020).
+    """Return log(pi / ref), an unbiased KL estimate of high variance (Schulman 2020).
 
     Its own gradient is zero on average, so it acts as a reward would: the gradient is
     log(pi / ref) grad log pi.
@@ -103,12 +107,15 @@ def k1(logprobs, reference) -> jax.Array:
 
 
 def k2(logprobs, reference) -> jax.Array:
-    """log(pi / ref)^2 / 2: biased, but its gradient is that of the KL divergence."""
+    """Return log(pi / ref)^2 / 2, a biased KL estimate that has the gradient of the divergence."""
     return jnp.square(logprobs - reference) / 2
 
 
 def k3(logprobs, reference) -> jax.Array:
-    """ref / pi - 1 - log(ref / pi): unbiased, never negative (Schulman 2020; GRPO's)."""
+    """Return ref / pi - 1 - log(ref / pi), an unbiased KL estimate that is never negative.
+
+    Source: Schulman 2020; it is the estimate of GRPO.
+    """
     gap = reference - logprobs
     return jnp.expm1(gap) - gap
 
@@ -119,9 +126,9 @@ AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
 
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
-    """Which loss, and over what it is averaged.
+    """The settings of the loss: which one it is, and over what it is averaged.
 
-    Raises ValueError, naming the field of the run's configuration, for a value that will not do.
+    Raises ValueError, naming the field of the run's configuration, if a value is not allowed.
     """
 
     kind: str = "reinforce"
@@ -151,7 +158,7 @@ class LossSettings:
             )
 
     def _check_choices(self) -> None:
-        """Raises ValueError for a name that is not in its table."""
+        """Raise ValueError if a setting names an entry that its table does not have."""
         for field, value, choices in (
             ("loss", self.kind, LOSSES),
             ("aggregation", self.aggregation, AGGREGATIONS),
@@ -162,7 +169,7 @@ class LossSettings:
                 raise ValueError(f"train.{field}={value!r}: one of {', '.join(choices)}")
 
     def _check_ranges(self) -> None:
-        """Raises ValueError for a number out of its range."""
+        """Raise ValueError if a number is out of its range."""
         if not 0 < self.clip_low <= 1 or self.clip_high <= 0:
             raise ValueError(
                 f"train.clip_low={self.clip_low}, train.clip_high={self.clip_high}: in (0, 1] and"
@@ -182,5 +189,5 @@ class LossSettings:
 
     @property
     def every_group(self) -> bool:
-        """Whether also groups whose advantages are all zero have a gradient."""
+        """Whether groups whose advantages are all zero have a gradient too."""
         return self.kl_coef > 0 or self.prefix_coef > 0

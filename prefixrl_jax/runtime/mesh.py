@@ -18,11 +18,11 @@ BATCH = ("data", "fsdp")  # what the first axis of a batch is spread over
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """A mesh over all devices.
+    """Build the mesh of all devices.
 
     Args:
-        data, fsdp, tensor: sizes of the axes; one may be -1, for whatever is left.
-        devices: all by default.
+        data, fsdp, tensor: sizes of the axes; one may be -1 and takes all remaining devices.
+        devices: by default all devices.
 
     Raises:
         ValueError: when the sizes do not multiply to the number of devices, or the processes
@@ -53,20 +53,20 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of arrays [P, ...]: contexts spread over data and fsdp."""
+    """Return the sharding of arrays [P, ...]: contexts spread over data and fsdp."""
     return NamedSharding(mesh, Spec(BATCH))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of a value that every device has whole."""
+    """Return the sharding of a value that every device holds in full."""
     return NamedSharding(mesh, Spec())
 
 
 def constrain_batch(x: jax.Array, axis: int = 0, heads: int | None = None) -> jax.Array:
-    """Keeps an array spread over the mesh in use: `axis` over data and fsdp, `heads` over tensor.
+    """Constrain an array to its batch sharding: `axis` over data and fsdp, `heads` over tensor.
 
-    axis: the axis of contexts or rows. heads: the axis of attention heads, if there is one; it
-    stays whole if tensor does not divide it.
+    The mesh is the one in use. `axis` is the axis of contexts or rows, `heads` that of attention
+    heads, if there is one; the heads are not sharded if tensor does not divide their number.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -79,10 +79,10 @@ def constrain_batch(x: jax.Array, axis: int = 0, heads: int | None = None) -> ja
 
 
 def constrain_table(x: jax.Array) -> jax.Array:
-    """Keeps an embedding table [V, d] cut over tensor alone while tokens are looked up in it.
+    """Constrain an embedding table [V, d] to be sharded over tensor alone during look-ups.
 
-    From a table that is also cut over d the partitioner makes activations cut over d, replicates
-    them, and cuts them again.
+    If the table is also cut over d, the partitioner makes activations cut over d, replicates them,
+    and cuts them again.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -92,12 +92,15 @@ def constrain_table(x: jax.Array) -> jax.Array:
 
 
 def batch_divisor(mesh: Mesh) -> int:
-    """The number of equal blocks a batch is spread over: P must be a multiple of it."""
+    """Return the number of equal blocks a batch is spread over; P must be a multiple of it."""
     return math.prod(mesh.shape[a] for a in BATCH)
 
 
 def to_global(mesh: Mesh, tree):
-    """A tree of this process's rows, numpy [P of this process, ...], as global arrays [P, ...]."""
+    """Assemble global arrays [P, ...] from the rows that each process holds.
+
+    `tree` has this process's rows as numpy arrays [P of this process, ...].
+    """
     sharding = batch_sharding(mesh)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
@@ -105,7 +108,10 @@ def to_global(mesh: Mesh, tree):
 
 
 def to_local(x: jax.Array) -> np.ndarray:
-    """The rows of a batch-sharded array that this process holds, in order, without duplicates."""
+    """Return the rows of a batch-sharded array that this process holds.
+
+    They are in order and without duplicates.
+    """
     if x.is_fully_addressable:
         return np.asarray(x)
     shards = {s.index[0].start or 0: s for s in x.addressable_shards}

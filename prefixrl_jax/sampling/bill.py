@@ -12,26 +12,29 @@ from prefixrl_jax.sampling.job import Job
 
 @dataclasses.dataclass(frozen=True)
 class Bill:
-    """Charges a ledger under its phases of prefill and of decoding, which may be the same."""
+    """The ledger that sampling charges, with its phases of prefill and of decoding.
+
+    The two phases may be the same.
+    """
 
     cost: Costs
     ledger: Ledger
     phases: tuple[str, str]  # of prefill, of decoding
 
     def charge_context(self, job: Job, lengths: list[int]) -> None:
-        """Charges a context and all samples begun of it, those of dropped ones included.
+        """Charge the cost of a context and of all its samples, the dropped ones included.
 
         The `paper` accounting takes a prefill for each sample, the `actual` one a single prefill.
 
         Args:
-            job: of the context.
-            lengths: tokens of each sample, so far if it was dropped.
+            job: the job of the context.
+            lengths: tokens of each sample; those decoded so far if it was dropped.
         """
         if lengths:
             self.ledger.add_group(self.cost, self.phases, len(job.context_ids), lengths)
 
     def charge_hardware(self, prefilled: int = 0, decoded: int = 0) -> None:
-        """Charges the tokens that all devices were given, padding and idle slots included.
+        """Charge the tokens that all devices have processed, padding and idle slots included.
 
         Every process charges its part; the parts are summed when ledgers are merged.
         """

@@ -12,7 +12,7 @@ from prefixrl_jax.sampling import noise
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn and when a sample ends.
+    """The settings that say how tokens are drawn and when a sample ends.
 
     Reinforcement learning needs the untruncated distribution: top_p = 1 and top_k = 0. Raises
     ValueError for a value out of range.
@@ -39,9 +39,10 @@ class Sampling:
 
 
 def distribution(logits: jax.Array, sampling: Sampling) -> jax.Array:
-    """Log-probs float32 [..., V] that tokens are drawn from, of logits float32 [..., V].
+    """Return the log-probs of the distribution that tokens are drawn from.
 
-    Temperature first, then top-k, then top-p, renormalised.
+    Logits and log-probs are float32 [..., V]. Temperature is applied first, then top-k, then top-p;
+    the result is renormalised.
     """
     if sampling.temperature > 0:
         logits = logits / sampling.temperature
@@ -61,9 +62,10 @@ def distribution(logits: jax.Array, sampling: Sampling) -> jax.Array:
 def draw(
     logits: jax.Array, keys: jax.Array, ages: jax.Array, sampling: Sampling
 ) -> tuple[jax.Array, jax.Array]:
-    """The next token int32 [P, G] of every row and its log-prob float32 [P, G].
+    """Draw the next token of every row; return the tokens and their log-probs.
 
-    The Gumbel-max trick: the largest of log-probs plus Gumbel noise is a draw from the softmax.
+    Tokens are int32 [P, G], log-probs float32 [P, G]. This is the Gumbel-max trick: the largest of
+    log-probs plus Gumbel noise is a draw from the softmax.
 
     Args:
         logits: float32 [P, G, V].
@@ -80,7 +82,7 @@ def draw(
 
 
 def _argmax(scores: jax.Array) -> jax.Array:
-    """int32 index of the largest score, the lowest of equals.
+    """Return the int32 index of the largest score, the lowest index among equal scores.
 
     XLA's own argmax is a scalar loop on CPU, twice as slow.
     """

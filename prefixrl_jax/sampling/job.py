@@ -27,18 +27,18 @@ class Sample:
 
 
 class Job(abc.ABC):
-    """A context and what is still wanted of it."""
+    """A context and the samples that are still wanted of it."""
 
     name: str  # identity of the context; with the sample id it fixes the noise
     context_ids: list[int]
 
     @abc.abstractmethod
     def next_sample(self) -> int | None:
-        """The id of the next sample to begin, or None if no more are wanted now."""
+        """Return the id of the next sample to begin, or None if no more are wanted now."""
 
     @abc.abstractmethod
     def deliver(self, sample: Sample) -> None:
-        """Takes a finished sample; samples come in the order in which they finish."""
+        """Accept a finished sample; samples come in the order in which they finish."""
 
     @property
     @abc.abstractmethod
@@ -49,23 +49,27 @@ class Job(abc.ABC):
         """
 
     def known_length(self, sample_id: int) -> int:
-        """Tokens of a sample that an interrupted run has finished, or 0 if it is to be drawn.
+        """Return the number of tokens of a sample that an interrupted run has already finished.
 
-        A sample of known length is replayed: it holds a slot for as long as it did then, without
-        being computed, and comes back by `redeliver` instead of `deliver`.
+        It is 0 for a sample that has yet to be drawn. A sample of known length is replayed: it
+        holds a slot for as long as it did then, without being computed, and comes back by
+        `redeliver` instead of `deliver`.
         """
         return 0
 
     def redeliver(self, sample_id: int) -> None:
-        """Takes a replayed sample, at the moment at which the interrupted run delivered it.
+        """Accept a replayed sample, at the moment at which the interrupted run delivered it.
 
-        Raises LookupError in a job that knows no lengths.
+        Raises LookupError in a job that has no samples to replay.
         """
         raise LookupError(f"{self.name}: sample {sample_id} was not finished before")
 
 
 class FixedJob(Job):
-    """Exactly n samples of a context; they are in `samples`, by id, once the job is closed."""
+    """A job for exactly n samples of a context.
+
+    Once the job is closed, `samples` holds all of them by id.
+    """
 
     def __init__(self, name: str, context_ids: list[int], samples: int):
         self.name = name
@@ -75,11 +79,11 @@ class FixedJob(Job):
         self._missing = samples
 
     def next_sample(self) -> int | None:
-        """Ids in ascending order."""
+        """Return the next id of 0, 1, ..., or None once every sample has been begun."""
         return next(self._ids, None)
 
     def deliver(self, sample: Sample) -> None:
-        """Keeps the sample."""
+        """Store a finished sample under its id."""
         self.samples[sample.sample_id] = sample
         self._missing -= 1
 

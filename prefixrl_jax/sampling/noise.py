@@ -15,9 +15,10 @@ import numpy as np
 
 
 def words(name: str) -> np.ndarray:
-    """uint32 [2]: a stable 64-bit hash of a name, so that ids may be any string.
+    """Return a stable 64-bit hash of a name as two words, uint32 [2].
 
-    Unlike a position in a file it does not change when the file's order does.
+    Thanks to the hash, ids may be any string. Unlike a position in a file, it does not change when
+    the order of the file does.
     """
     return np.frombuffer(hashlib.blake2b(name.encode(), digest_size=8).digest(), "<u4").copy()
 
@@ -39,7 +40,7 @@ def walk(seed: int, name: str, size: int, start: int, count: int) -> list[int]:
 
 
 def stream_key(seed: int, stage: str, step: int = 0) -> jax.Array:
-    """The PRNG key of everything that one stage samples in one step.
+    """Return the PRNG key of everything that one stage samples in one step.
 
     Raises OverflowError for a negative step.
     """
@@ -50,7 +51,7 @@ def stream_key(seed: int, stage: str, step: int = 0) -> jax.Array:
 
 
 def row_keys(stream: jax.Array, context_words: jax.Array, sample_ids: jax.Array) -> jax.Array:
-    """PRNG keys [P, G] of samples.
+    """Return the PRNG keys [P, G] of the samples.
 
     Args:
         stream: from `stream_key`.
@@ -67,11 +68,11 @@ def row_keys(stream: jax.Array, context_words: jax.Array, sample_ids: jax.Array)
 
 
 def threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Threefry-2x32 with 20 rounds: counters (high, low) enciphered under a key, two uint32 words.
+    """Encipher counters under a key with Threefry-2x32 (20 rounds); return two uint32 words.
 
-    The generator of `jax.random`, written out: there the rounds are a loop on CPU, which no
-    compiler fuses with what uses the bits. Source: Salmon et al. 2011, "Parallel random numbers: as
-    easy as 1, 2, 3".
+    The counters have two words, high and low. This is the generator of `jax.random`, written out:
+    there the rounds are a loop on CPU, which no compiler fuses with the code that uses the bits.
+    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 
     Args:
         key: uint32 [..., 2].
@@ -90,7 +91,7 @@ def threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array
 
 
 def gumbel(keys: jax.Array, positions: jax.Array, vocab_size: int) -> jax.Array:
-    """Gumbel noise float32 [P, G, V] of one token of every sample.
+    """Return the Gumbel noise of one token of every sample, float32 [P, G, V].
 
     Args:
         keys: PRNG keys [P, G], from `row_keys`.

@@ -44,8 +44,8 @@ SHARE_SECONDS = 1.0
 class Engine:
     """A sampler of fixed shape: `rows` contexts x `slots` samples, refilled every `chunk` tokens.
 
-    rows: of all processes together, a multiple of the mesh's batch divisor.
-    buckets: sizes that contexts are padded to; a call uses the smallest that holds all of its own.
+    rows: rows of all processes together, a multiple of the mesh's batch divisor.
+    buckets: sizes that contexts are padded to; a call uses the smallest that holds its contexts.
     """
 
     config: ModelConfig
@@ -57,9 +57,9 @@ class Engine:
     buckets: tuple[int, ...]
 
     def wide(self, samples: int) -> Engine:
-        """The engine for jobs of so few samples that slots would stay idle.
+        """Return an engine with more rows of fewer slots, for jobs of few samples.
 
-        As many samples are in flight, in more rows of fewer slots.
+        Slots would stay idle otherwise. The number of samples in flight is the same.
         """
         divisors = (n for n in range(1, self.slots + 1) if self.slots % n == 0)
         slots = max(n for n in divisors if n <= max(samples, 1))
@@ -75,17 +75,17 @@ class Engine:
         phases: tuple[str, str],
         meanwhile: Callable[[bool], None] = lambda due: None,
     ) -> None:
-        """Samples until every job of every process is closed.
+        """Sample until every job of every process is closed.
 
         Args:
-            params: placed by the "decode" rules.
-            jobs: those of this process.
+            params: parameters placed by the "decode" rules.
+            jobs: the jobs of this process.
             sampling: how tokens are drawn.
             stream: key of the stage and step, from `noise.stream_key`.
             ledger: is charged for prefill and for decoding under `phases`, in this order.
-            meanwhile: is called while the device decodes a chunk, to do what the samples delivered
-                before it have left to do. Its argument says whether it is time to share with the
-                other processes, and is the same on each.
+            meanwhile: is called while the device decodes a chunk, to process the samples delivered
+                before it. Its argument says whether it is time to share with the other processes,
+                and is the same on each.
 
         Raises:
             Interrupted: between chunks, when any process was asked to stop.
@@ -102,7 +102,7 @@ class Engine:
 
 
 class _Work(NamedTuple):
-    """What is to be done before and in the next chunk.
+    """The work to be done before and in the next chunk.
 
     Each number is the largest that any process has, so that all processes do the same.
     """
@@ -158,11 +158,14 @@ class _Loop:
         self.shared = time.monotonic()  # when the processes last shared what they have
 
     def _contexts(self, jobs: list[Job | None]) -> Context:
-        """The jobs' contexts, padded; a dummy of one token where there is no job."""
+        """Return the padded contexts of the jobs; a missing job gets a dummy of one token."""
         return Context(*pad_rows([job.context_ids if job else [0] for job in jobs], self.size))
 
     def fill(self) -> _Work:
-        """Gives free rows new contexts and free slots new samples; returns what is to be done."""
+        """Give free rows new contexts and free slots new samples.
+
+        Returns the work of the next chunk.
+        """
         waiting = self._replace_closed_jobs()
         begun = self.slots.begin_samples()
         work = self._agree(waiting, begun)
@@ -173,9 +176,9 @@ class _Loop:
         return work
 
     def _replace_closed_jobs(self) -> list[int]:
-        """Puts the next jobs in rows whose jobs are closed, and charges those.
+        """Charge the jobs that are closed and put the next jobs in their rows.
 
-        Returns the rows whose new context the device has yet to get.
+        Returns the rows whose new context has yet to be sent to the device.
         """
         waiting = []
         for row in range(len(self.slots.jobs)):
@@ -189,7 +192,10 @@ class _Loop:
         return waiting
 
     def _agree(self, waiting: list[int], begun: np.ndarray) -> _Work:
-        """What all processes do next, in one exchange, so that their trip counts never differ."""
+        """Agree with all processes, in one exchange, on the work of the next chunk.
+
+        All of them then make the same number of calls.
+        """
         crowd = max(
             sum(row // self.block_rows == block for row in waiting)
             for block in range(self.local_blocks)
@@ -210,9 +216,9 @@ class _Loop:
         return work
 
     def _send_contexts(self, waiting: list[int]) -> None:
-        """Prefills some of the waiting rows' contexts and takes these rows off the list.
+        """Prefill the contexts of some waiting rows and remove these rows from `waiting`.
 
-        Up to `replaced_rows` in every block, since the call has a static shape.
+        One call takes up to `replaced_rows` rows in every block, since its shape is static.
         """
         # a row out of range: nothing to replace
         rows = np.full((self.local_blocks, self.replaced_rows), self.block_rows, np.int32)
@@ -231,7 +237,7 @@ class _Loop:
         self.bill.charge_hardware(prefilled=self.blocks * self.replaced_rows * self.size)
 
     def _assign(self, begun: np.ndarray) -> None:
-        """Tells the device which samples begin, and that dropped ones run no more."""
+        """Tell the device which samples begin and that the dropped ones no longer run."""
         sample_ids = np.maximum(self.slots.sample_ids, 0).astype(np.int32)
         slots = meshes.to_global(
             self.engine.mesh, (self.words, sample_ids, begun, self.slots.drawn)
@@ -240,7 +246,7 @@ class _Loop:
         self.stale = False
 
     def decode(self, work: _Work, meanwhile: Callable[[bool], None]) -> None:
-        """One chunk of tokens in every slot, then delivery of the samples that have ended."""
+        """Decode one chunk of tokens in every slot, then deliver the samples that have ended."""
         slots = self.slots
         drawn = slots.drawn
         stopped = np.zeros(slots.held.shape, bool)
@@ -267,7 +273,7 @@ class _Loop:
         self._deliver(stopped, replayed)
 
     def _deliver(self, drawn: np.ndarray, replayed: np.ndarray) -> None:
-        """Hands the jobs the samples that have ended, in the order of rows and slots.
+        """Hand the samples that have ended to their jobs, in the order of rows and slots.
 
         drawn, replayed: bool [rows, G], the slots of these samples.
         """
@@ -289,5 +295,8 @@ class _Loop:
 
 
 def _words(job: Job | None) -> np.ndarray:
-    """uint32 [2]: the hash of the job's name, which fixes its noise; zeros without a job."""
+    """Return the hash of the job's name, which fixes its noise, or zeros without a job.
+
+    The hash is uint32 [2].
+    """
     return np.zeros(2, np.uint32) if job is None else noise.words(job.name)

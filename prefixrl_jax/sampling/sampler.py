@@ -30,7 +30,7 @@ from prefixrl_jax.sampling.distribution import Sampling, draw
 
 
 class SamplerState(flax.struct.PyTreeNode):
-    """P x G slots in flight.
+    """The state of P x G slots, each of which may hold a sample in flight.
 
     `tokens` and `logprobs` are rings like the cache: token j of a slot's sample stands at column
     (begin + j) mod T.
@@ -50,9 +50,10 @@ class SamplerState(flax.struct.PyTreeNode):
 
 
 def _spread(state: SamplerState) -> SamplerState:
-    """Places every array where its contexts are, so that all functions keep the same placement.
+    """Constrain every array to the sharding of its contexts, so that all functions keep it.
 
-    Left alone, the partitioner replicates what `start` fills with zeros, the rows' cache among it.
+    Without this, the partitioner replicates the arrays that `start` fills with zeros, the rows'
+    cache among them.
     """
     by_context = state.replace(context_kv=None, row_kv=None, ticks=None)
     return jax.tree.map(meshes.constrain_batch, by_context).replace(
@@ -64,10 +65,10 @@ def _spread(state: SamplerState) -> SamplerState:
 def start(
     params: Params, context: Context, *, config: ModelConfig, slots: int, columns: int
 ) -> SamplerState:
-    """Prefills P contexts; every slot is idle until `assign` gives it a sample.
+    """Prefill P contexts and return a state in which every slot is idle until `assign`.
 
     Args:
-        params: placed by the "decode" rules.
+        params: parameters placed by the "decode" rules.
         context: P contexts.
         slots: G.
         columns: T, at least the `max_new_tokens` of any chunk.
@@ -95,12 +96,12 @@ def start(
 def replace_contexts(
     params: Params, state: SamplerState, rows: jax.Array, context: Context, *, config: ModelConfig
 ) -> SamplerState:
-    """Prefills new contexts and puts them in rows of the batch.
+    """Prefill new contexts and put them in rows of the batch.
 
     Nothing crosses a block, so nothing crosses a device.
 
     Args:
-        params: placed by the "decode" rules.
+        params: parameters placed by the "decode" rules.
         state: is donated.
         rows: int32 [B, R]: for each of the B blocks that the batch axis is spread over, the rows
             within it to replace; an index out of range replaces none.
@@ -118,9 +119,10 @@ def replace_contexts(
 
 
 def _put_rows(old: jax.Array, new: jax.Array, rows: jax.Array, axis: int = 0) -> jax.Array:
-    """`old` with the entries `rows` (int32 [B, R]) of each of B blocks of `axis` taken from `new`.
+    """Return `old` with some entries of each of the B blocks of `axis` replaced by `new`.
 
-    new: like `old`, but B·R long in that axis.
+    `rows`, int32 [B, R], are the entries within each block. `new` is like `old`, but B·R long in
+    that axis.
     """
     blocks, per_block = rows.shape
     old, new = jnp.moveaxis(old, axis, 0), jnp.moveaxis(new, axis, 0)
@@ -140,7 +142,7 @@ def assign(
     active: jax.Array,
     ticks: jax.Array | None = None,
 ) -> SamplerState:
-    """Gives slots their next samples and says which slots run.
+    """Give slots their next samples and set which slots run.
 
     Args:
         state: is donated.
@@ -177,7 +179,7 @@ def assign(
 def decode_chunk(
     params: Params, state: SamplerState, *, config: ModelConfig, sampling: Sampling, steps: int
 ) -> SamplerState:
-    """Up to `steps` tokens in every active slot; ends early when no slot is active.
+    """Decode up to `steps` tokens in every active slot; stop early when no slot is active.
 
     The state is donated. Raises ValueError, when traced, if a sample could be longer than the ring.
     """
@@ -226,9 +228,10 @@ def decode_chunk(
 
 
 def _write(ring: jax.Array, value: jax.Array, active: jax.Array, column: jax.Array) -> jax.Array:
-    """The ring [P, G, T] with `value` [P, G] at a column, in active slots alone.
+    """Write `value` at one column of the ring, in active slots alone.
 
-    The others keep what they have: the clock goes on over a finished sample that waits to be read.
+    The ring is [P, G, T], `value` [P, G]. The other slots keep their content: the clock goes on
+    over a finished sample that waits to be read.
     """
     old = jax.lax.dynamic_index_in_dim(ring, column, axis=2, keepdims=False)
     return jax.lax.dynamic_update_slice_in_dim(
@@ -237,9 +240,10 @@ def _write(ring: jax.Array, value: jax.Array, active: jax.Array, column: jax.Arr
 
 
 def unroll_rings(begin: np.ndarray, *rings: np.ndarray) -> list[np.ndarray]:
-    """Rings [..., T] as arrays whose column j is token j of the sample, given `begin` [...].
+    """Rotate rings so that column j holds token j of the sample.
 
-    Columns from the sample's age on hold remains of others.
+    Rings are [..., T]; `begin` [...] is the column of a sample's first token. Columns from the
+    sample's age on hold remains of earlier samples.
     """
     columns = rings[0].shape[-1]
     order = (begin[..., None] + np.arange(columns)) % columns

@@ -33,23 +33,23 @@ class Slots:
 
     @property
     def held(self) -> np.ndarray:
-        """bool [rows, G]: slots that hold a sample."""
+        """Mask of the slots that hold a sample, bool [rows, G]."""
         return self.sample_ids >= 0
 
     @property
     def drawn(self) -> np.ndarray:
-        """bool [rows, G]: slots whose sample is drawn by the device."""
+        """Mask of the slots whose sample is drawn by the device, bool [rows, G]."""
         return self.held & (self.replay_lengths == 0)
 
     @property
     def replayed(self) -> np.ndarray:
-        """bool [rows, G]: slots whose sample is replayed."""
+        """Mask of the slots whose sample is replayed, bool [rows, G]."""
         return self.held & (self.replay_lengths > 0)
 
     def begin_samples(self) -> np.ndarray:
-        """Hands every empty slot the next sample its job wants.
+        """Begin in every empty slot the next sample that its job wants.
 
-        Returns bool [rows, G]: the slots in which the device begins to draw one.
+        Returns the mask of the slots in which the device begins to draw a sample, bool [rows, G].
         """
         begun = np.zeros(self.sample_ids.shape, bool)
         for row, job in enumerate(self.jobs):
@@ -66,26 +66,32 @@ class Slots:
         return begun
 
     def ticks_to_replay(self, limit: int) -> int:
-        """Ticks of the clock, at most `limit`, in which some replayed sample is still running."""
+        """Return the ticks until the last replayed sample ends, at most `limit`.
+
+        A tick of the clock is one token in every slot.
+        """
         left = np.minimum(self.replay_lengths - self.ages, limit)
         return int(np.where(self.replayed, left, 0).max())
 
     def replay(self, ticks: int) -> np.ndarray:
-        """Lets the replayed samples age by so many ticks; bool [rows, G], those that end by it."""
+        """Age the replayed samples by some ticks and return the mask of those that end by it.
+
+        The mask is bool [rows, G].
+        """
         replayed = self.replayed
         aged = np.minimum(self.ages + ticks, self.replay_lengths)
         self.ages = np.where(replayed, aged, self.ages)
         return replayed & (self.ages == self.replay_lengths)
 
     def finish(self, row: int, slot: int) -> None:
-        """Frees a slot whose sample is delivered."""
+        """Free a slot whose sample has been delivered."""
         self._delivered[row].append(int(self.ages[row, slot]))
         self.sample_ids[row, slot] = -1
 
     def empty(self, row: int) -> tuple[list[int], list[int]]:
-        """Empties a row whose job is closed.
+        """Empty a row whose job is closed.
 
-        Returns the lengths of the samples delivered since the job began, and those so far of the
+        Returns the lengths of the samples that the job has received, and the lengths so far of the
         samples that are dropped.
         """
         delivered = self._delivered[row]

@@ -42,7 +42,7 @@ class Arithmetic(NumberQuestions):
         self._grader = Grader("gsm8k")
 
     def draw(self, rng: np.random.Generator) -> Problem:
-        """Return a question with random numbers and signs."""
+        """Return a problem with random numbers and signs."""
         numbers = rng.integers(2, self._largest, self._terms, endpoint=True).tolist()
         signs = [self._signs[i] for i in rng.integers(len(self._signs), size=self._terms - 1)]
         question = str(numbers[0])
@@ -52,12 +52,12 @@ class Arithmetic(NumberQuestions):
         return Problem(f"arithmetic-{question.replace(' ', '')}", data)
 
     def grade(self, problem: Problem, response: Sequence[int]) -> Future[Verdict]:
-        """Grade by the answer that the response states, wherever the response ends."""
+        """Grade a response by the answer it states, wherever it ends."""
         return self._grader.submit(problem.data["answer"], self._plain_text(response))
 
 
 def value(numbers: list[int], signs: list[str]) -> int:
-    """Return the value of numbers with signs between them; products come first."""
+    """Return the value of numbers with signs between them; products are computed first."""
     terms = [numbers[0]]
     for sign, number in zip(signs, numbers[1:], strict=True):
         if sign == "*":

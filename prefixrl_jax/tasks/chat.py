@@ -26,7 +26,7 @@ BEGUN_ANSWER = re.compile(r"\\boxed|\\fbox|####")
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
-    """How a question is asked.
+    """The wording in which a question is asked.
 
     Attributes:
         prompt: the user's message, with {question} in the place of the question.
@@ -52,7 +52,7 @@ class ChatTask(abc.ABC):
     answer_fields: Sequence[str] = ("answer",)
 
     def __init__(self, model_path: str, chat: Chat):
-        """Load the tokenizer.
+        """Load the tokenizer of the model that will be asked.
 
         Args:
             model_path: the model: a Hugging Face folder, a hub id or a GGUF file.
@@ -85,7 +85,7 @@ class ChatTask(abc.ABC):
     # Problems
 
     def parse(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Check one row and return its question and answer.
+        """Check one row of a user's file and return its question and answer.
 
         A worked solution (GSM8K's rows end in `#### 72`) is reduced to its answer.
         """
@@ -97,12 +97,12 @@ class ChatTask(abc.ABC):
 
     @abc.abstractmethod
     def generate(self, split: str, count: int, seed: int) -> list[Problem]:
-        """Return problems of a split (see `Task.generate`)."""
+        """Return generated problems of a split (see `Task.generate`)."""
 
     # Text
 
     def render(self, problem: Problem) -> list[int]:
-        """Return the ids of the messages, the assistant's turn begun."""
+        """Return the token ids of the messages, up to the beginning of the assistant's turn."""
         messages = []
         if self._chat.system:
             messages.append({"role": "system", "content": self._chat.system})
@@ -116,7 +116,7 @@ class ChatTask(abc.ABC):
     def hint(self, problem: Problem, prefix: Sequence[int]) -> list[int]:
         """Return the prompt with the prefix as text under the question.
 
-        The text is introduced as the beginning of a solution; whether of a right one is not said.
+        The text is introduced as the beginning of a solution, without saying whether that is right.
         """
         question = (
             f"{problem.data['question']}\n\nThe beginning of a solution:\n{self.text(prefix)}"
@@ -137,7 +137,7 @@ class ChatTask(abc.ABC):
         """Return the verdict on a response, or a Future of it."""
 
     def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
-        """Return whether the turn has ended, or an answer is stated or begun."""
+        """Return whether the prefix ends the turn, or states or begins to state an answer."""
         text = self.text(prefix)
         states_answer = bool(BEGUN_ANSWER.search(text)) or final_answer(text) is not None
         return states_answer or self._has_ended(prefix)
@@ -146,22 +146,22 @@ class ChatTask(abc.ABC):
         return any(token in self.stop_ids for token in ids)
 
     def could_begin(self, problem: Problem, prefix: Sequence[int]) -> bool:
-        """Return False: that a text is right for another question cannot be told."""
+        """Return False: text does not show whether it is right for another question."""
         return False
 
     # The model is pretrained
 
     def base_text(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
-        """Raise ValueError: no base model is trained."""
+        """Raise ValueError: chat tasks have a pretrained model and train no base model."""
         raise ValueError(f"task {self.name} trains no base model: set model.path")
 
     def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
-        """Return no features."""
+        """Return no features: chat tasks in general have none."""
         return {}
 
 
 def _text_field(row: dict[str, Any], names: Sequence[str]) -> str:
-    """Return the first of these fields that a row has, numbers as text."""
+    """Return the value of the first of these fields that a row has; numbers become text."""
     name = next((name for name in names if name in row), names[0])
     value = row.get(name)
     if isinstance(value, int | float) and not isinstance(value, bool):

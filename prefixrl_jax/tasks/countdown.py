@@ -36,12 +36,12 @@ Move = tuple[str, int, int]  # (sign, letter, later letter)
 
 
 def all_moves(letters: Sequence[int]) -> list[Move]:
-    """Return every move of two of these letters, in token order."""
+    """Return every move that combines two of these letters, in the order of their token ids."""
     return [(sign, i, j) for sign in "+-*" for i, j in itertools.combinations(letters, 2)]
 
 
 def move_name(move: Move) -> str:
-    """Return the word of a move: A+B, B-C, A*E."""
+    """Return the word that stands for a move: A+B, B-C, A*E."""
     sign, i, j = move
     return f"{LETTERS[i]}{sign}{LETTERS[j]}"
 
@@ -132,13 +132,13 @@ class Countdown(Game):
         return Problem(f"countdown-{name}", {"numbers": numbers, "goal": goal})
 
     def family(self, problem: Problem) -> Any:
-        """Return the numbers in order: no two splits have a problem of the same numbers."""
+        """Return the sorted numbers: no two splits have problems with the same numbers."""
         return sorted(problem.data["numbers"])
 
     # Text
 
     def render(self, problem: Problem) -> list[int]:
-        """Return the ids of <bos>, the numbers with their letters, goal and a colon."""
+        """Return the ids of <bos>, the numbers with their letters, the goal and a colon."""
         numbers = [zero + n for zero, n in zip(self._zero_ids, problem.data["numbers"])]
         goal = self.token_ids[f"goal={problem.data['goal']}"]
         return [self.token_ids["<bos>"], *numbers, goal, self.token_ids[":"]]
@@ -157,7 +157,7 @@ class Countdown(Game):
         return pairs
 
     def _play_randomly(self, rng: np.random.Generator, problem: Problem) -> list[int]:
-        """Return the response of random legal play, every legal move as likely as the others."""
+        """Return the response of random legal play, in which all legal moves are equally likely."""
         state = self.begin(problem)
         response: list[int] = []
         for draw in rng.random(self.max_moves):
@@ -173,7 +173,7 @@ class Countdown(Game):
     # Play
 
     def begin(self, problem: Problem) -> State:
-        """Return the problem's numbers; no move has been written yet."""
+        """Return the problem's numbers, the state before the first move."""
         return tuple(problem.data["numbers"]), (0, 0, 0)
 
     def play(self, problem: Problem, state: State, move_id: int) -> State | None:
@@ -196,17 +196,17 @@ class Countdown(Game):
         return state[0][-1] > self.max_outcome
 
     def state_ids(self, state: State) -> list[int]:
-        """Return the tokens of the last move's two numbers, and of its outcome with its letter."""
+        """Return the tokens of the last move's two numbers, then of its outcome and its letter."""
         numbers, (a, b, outcome) = state
         outcome_id = self._zero_ids[len(numbers) - 1] + outcome
         return [self.token_ids[str(a)], self.token_ids[str(b)], outcome_id]
 
     def at_goal(self, problem: Problem, state: State) -> bool:
-        """Return whether one number is left, and it is the goal."""
+        """Return whether the goal is the only number left."""
         return len(state[0]) == 2 * self.numbers - 1 and state[0][-1] == problem.data["goal"]
 
     def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
-        """Return the number of moves, and the shares of sums, differences and products."""
+        """Return the number of moves and the shares of sums, differences and products."""
         count = len(self.follow(problem, response)[1]) - 1
         signs = [self.moves[token][0] for token in response[: 4 * count : 4]]
         names = {"sums": "+", "differences": "-", "products": "*"}
@@ -217,7 +217,7 @@ class Countdown(Game):
 def random_play_outcomes(numbers: Sequence[int], max_outcome: int) -> np.ndarray:
     """Return the probability that random legal play ends with each outcome.
 
-    The result is exact, float64 [max_outcome + 1]; what is missing to 1 is the chance of "over".
+    The result is exact, float64 [max_outcome + 1]; the probability of "over" is 1 minus its sum.
     """
     # A state is the sorted numbers that are left after some moves. Equal states are merged.
     states: np.ndarray = np.sort(np.array(numbers))[None]  # [states, numbers left]

@@ -46,7 +46,7 @@ class Game(abc.ABC):
     example_row: ClassVar[dict[str, Any]]
 
     def __init__(self, words: Sequence[str], band: Sequence[float]):
-        """Make the vocabulary.
+        """Build the vocabulary from the game's words.
 
         Args:
             words: the game's own words, in the order of their ids; ":", "done" and "stuck" come
@@ -78,7 +78,7 @@ class Game(abc.ABC):
 
     @abc.abstractmethod
     def family(self, problem: Problem) -> Any:
-        """Return what two problems share that must not be in two splits (see `splits.py`)."""
+        """Return the features that problems of two splits must not share (see `splits.py`)."""
 
     @abc.abstractmethod
     def begin(self, problem: Problem) -> Any:
@@ -90,7 +90,7 @@ class Game(abc.ABC):
 
     @abc.abstractmethod
     def state_ids(self, state: Any) -> list[int]:
-        """Return the tokens that state what a move led to.
+        """Return the tokens that state the result of a move.
 
         Their number is the same for every state of a problem.
         """
@@ -104,13 +104,16 @@ class Game(abc.ABC):
         """Return the prompt's token ids; one of them is the colon."""
 
     def is_move(self, problem: Problem, token: int) -> bool:
-        """Return whether a token can be a move in this problem at all, legal now or not."""
+        """Return whether a token can be a move in this problem at some time, legal now or not."""
         return token in self.moves
 
     # Problems and text
 
     def check_fields(self, row: dict[str, Any]) -> None:
-        """Raise ValueError naming a field that a row of a user's file lacks."""
+        """Raise ValueError unless a row of a user's file has all fields of `example_row`.
+
+        The message names the missing field.
+        """
         for field in self.example_row:
             if field not in row:
                 raise ValueError(f"field {field!r} is missing; a row is {self.example_row}")
@@ -144,7 +147,7 @@ class Game(abc.ABC):
         return [*ids[:colon], *prefix, *ids[colon:]]
 
     def text(self, ids: Sequence[int]) -> str:
-        """Return the words, joined by spaces."""
+        """Return the words of the token ids, joined by spaces."""
         return str(self.tokenizer.decode(list(ids)))
 
     # Grading
@@ -171,9 +174,10 @@ class Game(abc.ABC):
         return "", states
 
     def grade(self, problem: Problem, response: Sequence[int]) -> Verdict:
-        """Return CORRECT for at most max_moves legal moves, rightly stated, and `done` at the goal.
+        """Return CORRECT for legal, rightly stated moves that end with `done` at the goal.
 
-        A response that does not end, or is no sequence of moves, is UNPARSED.
+        There may be at most max_moves of them. A response that does not end, or is no sequence of
+        moves, is UNPARSED.
         """
         width = 1 + len(self.state_ids(self.begin(problem)))
         if not response or response[-1] not in self.stop_ids or (len(response) - 1) % width:
@@ -190,7 +194,7 @@ class Game(abc.ABC):
         return Verdict.CORRECT if solved else Verdict.WRONG
 
     def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
-        """Return whether a prefix leaves nothing to find.
+        """Return whether a prefix gives the solution away.
 
         That is so if it has reached the goal, ends in the move that reaches it, or has a stop id.
         """
@@ -203,7 +207,7 @@ class Game(abc.ABC):
         return last is not None and self.at_goal(problem, last)
 
     def could_begin(self, problem: Problem, prefix: Sequence[int]) -> bool:
-        """Return whether the prefix's moves are legal here and lead where it says they do."""
+        """Return whether the prefix's moves are legal in this problem and rightly stated."""
         error, states = self.follow(problem, prefix)
         length = self._played_length(states)
         if error or length == len(prefix):
@@ -221,7 +225,8 @@ class Game(abc.ABC):
     ) -> Any:
         """Return the state after a last move that the prefix does not state in full.
 
-        None when there is no such move, or it is illegal. `states` are those of `follow`.
+        It is None when there is no such move, or the move is illegal. `states` are those of
+        `follow`.
         """
         length = self._played_length(states)
         if length == len(prefix) or not self.is_move(problem, prefix[length]):

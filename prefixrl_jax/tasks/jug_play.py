@@ -20,15 +20,16 @@ def all_moves(jugs: int) -> list[Move]:
 
 
 def move_name(move: Move) -> str:
-    """Return the word of a move: fill-A, empty-B, A>B."""
+    """Return the word that stands for a move: fill-A, empty-B, A>B."""
     kind, i, j = move
     return f"{JUGS[i]}>{JUGS[j]}" if kind == "pour" else f"{kind}-{JUGS[i]}"
 
 
 def apply(move: Move, amounts: np.ndarray, capacities: np.ndarray) -> np.ndarray:
-    """Return the amounts after a move, int [..., jugs]; `capacities` has the same shape.
+    """Return the amounts after a move, int [..., jugs].
 
-    A move that changes nothing is not legal, which is for the caller to check.
+    `capacities` has the same shape. A move that changes nothing is not legal; the caller must check
+    that.
     """
     kind, i, j = move
     after = np.array(amounts)
@@ -46,7 +47,7 @@ def apply(move: Move, amounts: np.ndarray, capacities: np.ndarray) -> np.ndarray
 def apply_to_one(
     move: Move, amounts: tuple[int, ...], capacities: Sequence[int]
 ) -> tuple[int, ...]:
-    """Return what `apply` does for a single state.
+    """Apply a move to a single state, with the result that `apply` gives.
 
     Grading follows every response with it; numpy would be ten times slower on two numbers.
     """
@@ -64,7 +65,10 @@ def apply_to_one(
 
 
 def move_weights(moves: list[Move], pour_weight: float) -> np.ndarray:
-    """Return how often random play makes each legal move, relative to a fill: float64 [moves]."""
+    """Return how likely random play is to make each legal move, relative to a fill.
+
+    The weights are float64 [moves].
+    """
     return np.array([pour_weight if kind == "pour" else 1.0 for kind, _, _ in moves])
 
 

@@ -16,7 +16,7 @@ from prefixrl_jax.tasks.task import Problem, Verdict
 
 @dataclasses.dataclass(frozen=True)
 class MathSettings:
-    """The fields of `task.math` in config.py, which says what each means."""
+    """The fields of `task.math`; config.py explains each of them."""
 
     prompt: str
     system: str
@@ -44,9 +44,9 @@ class Math(ChatTask):
         self._grader = Grader(settings.kind, settings.workers, settings.timeout)
 
     def generate(self, split: str, count: int, seed: int) -> list[Problem]:
-        """Raise ValueError: there is no generator, the problems are the user's."""
+        """Raise ValueError: this task has no generator, its problems come from the user's files."""
         raise ValueError("task math has no generator: set data.path to a set of problems")
 
     def grade(self, problem: Problem, response: Sequence[int]) -> Future[Verdict]:
-        """Grade by the answer that the response states, wherever the response ends."""
+        """Grade a response by the answer it states, wherever it ends."""
         return self._grader.submit(problem.data["answer"], self._plain_text(response))

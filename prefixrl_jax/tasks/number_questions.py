@@ -21,7 +21,7 @@ class NumberQuestions(ChatTask):
 
     @abc.abstractmethod
     def draw(self, rng: np.random.Generator) -> Problem | None:
-        """Return a random problem, or None when what was drawn is none."""
+        """Return a random problem, or None when the numbers drawn do not make one."""
 
     def generate(self, split: str, count: int, seed: int) -> list[Problem]:
         """Return `count` different problems of a split, in the order drawn.

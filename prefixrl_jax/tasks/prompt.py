@@ -35,11 +35,11 @@ class Prompt:
         return f"{name}~{self.repeat}" if self.repeat else name
 
     def context(self, task: Task) -> list[int]:
-        """Return the token ids that are continued: the rendered problem, then the prefix."""
+        """Return the token ids that the model continues: the rendered problem, then the prefix."""
         if self.hinted and self.prefix:
             return task.hint(self.problem, self.prefix)
         return [*task.render(self.problem), *self.prefix]
 
     def response(self, continuation: Sequence[int]) -> list[int]:
-        """Return the token ids of the whole response, as it is graded."""
+        """Return the token ids of the whole response, as the grader sees it."""
         return [*continuation] if self.hinted else [*self.prefix, *continuation]

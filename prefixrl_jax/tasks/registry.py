@@ -31,11 +31,11 @@ PRETRAINED = ("arithmetic", "sorting", "math")
 
 
 def make_task(name: str, fields: dict[str, Any], model_path: str = "") -> Task:
-    """Build a task.
+    """Build the task of a given name.
 
     Args:
-        name: of the task.
-        fields: its section of the configuration.
+        name: name of the task.
+        fields: the task's section of the configuration.
         model_path: the pretrained model, for the tasks that have one.
 
     Raises:

@@ -24,11 +24,11 @@ Row = tuple[str, Any]
 
 
 def read_rows(name: str, split: str, field: str) -> Iterator[Row]:
-    """Return the rows of a problem set.
+    """Read the rows of a problem set.
 
     Args:
-        name: of the set, in one of the forms of KINDS.
-        split: for a set that has splits.
+        name: name of the set, in one of the forms of KINDS.
+        split: the split to read, for a set that has splits.
         field: the configuration's field that holds the name, for error messages.
 
     Raises:
@@ -63,7 +63,7 @@ def _numbered(name: str, rows: Iterable[Any]) -> Iterator[Row]:
 
 
 def _as_json(value: Any) -> Any:
-    """Return arrays, bytes and numpy scalars as JSON has them."""
+    """Convert arrays, bytes and numpy scalars to values that JSON has."""
     if isinstance(value, dict):
         return {k: _as_json(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
@@ -85,7 +85,7 @@ def _parquet(name: str, field: str) -> Iterator[Row]:
 
 
 def _tfds(name: str, builder: Callable[[Any], Any], split: str, field: str) -> Iterator[Row]:
-    """Return the rows of a TFDS dataset, whose builder is made from the module."""
+    """Return the rows of a TFDS dataset; `builder` makes its builder from the TFDS module."""
     import tensorflow_datasets as tfds
 
     try:

@@ -46,7 +46,7 @@ def distances_to_goal(
 def share_nearer(states: Sequence[State], distances: Mapping[State, int]) -> float:
     """Return the share of the moves between these states that shorten the way to the goal.
 
-    It is 0 without a move.
+    It is 0 if there are no moves.
     """
     left = [distances.get(state, math.inf) for state in states]
     nearer = sum(after < before for before, after in itertools.pairwise(left))

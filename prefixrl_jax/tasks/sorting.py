@@ -41,7 +41,7 @@ class Sorting(NumberQuestions):
         self._largest = largest
 
     def parse(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Check one row: its answer must be the numbers of its question in order."""
+        """Check one row, whose answer must be the numbers of its question in order."""
         data = super().parse(row)
         answer = integers(data["answer"])
         if answer != sorted(integers(data["question"])) or len(answer) < 2:
@@ -52,7 +52,7 @@ class Sorting(NumberQuestions):
         return data
 
     def draw(self, rng: np.random.Generator) -> Problem | None:
-        """Return a list of different numbers, or None if it is in order already."""
+        """Return a problem of different numbers, or None if they are in order already."""
         numbers = [n + 1 for n in rng.permutation(self._largest)[: self._terms].tolist()]
         if numbers == sorted(numbers):
             return None
@@ -62,7 +62,7 @@ class Sorting(NumberQuestions):
         return Problem(f"sorting-{name}", {"question": question, "answer": answer})
 
     def grade(self, problem: Problem, response: Sequence[int]) -> Verdict:
-        """Grade by the last numbers of the response, wherever it ends."""
+        """Grade a response by its last numbers, wherever it ends."""
         stated = integers(self._plain_text(response))
         answer = integers(problem.data["answer"])
         if stated[-len(answer) :] == answer:
@@ -70,9 +70,9 @@ class Sorting(NumberQuestions):
         return Verdict.UNPARSED if len(stated) < len(answer) else Verdict.WRONG
 
     def leaks(self, problem: Problem, prefix: Sequence[int]) -> bool:
-        """Return whether the turn has ended, or all numbers of the answer but its last are there.
+        """Return whether the turn has ended, or the answer is written out but for its last number.
 
-        The last number is then no choice.
+        That last number could then be only one.
         """
         stated = integers(self._plain_text(prefix))
         answer = integers(problem.data["answer"])
@@ -87,5 +87,5 @@ class Sorting(NumberQuestions):
 
 
 def _contains(numbers: list[int], part: list[int]) -> bool:
-    """Return whether some consecutive numbers are those of `part`."""
+    """Return whether `part` occurs in a list of numbers as consecutive numbers."""
     return any(numbers[i : i + len(part)] == part for i in range(len(numbers)))

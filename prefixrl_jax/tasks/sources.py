@@ -16,7 +16,7 @@ from prefixrl_jax.tasks.task import Problem, Task
 
 @dataclasses.dataclass(frozen=True)
 class Sets:
-    """The problems that the select stage screens, and what became of the others.
+    """The problems that the select stage screens, and notes on the problems that were left out.
 
     Attributes:
         problems: {"train": [...], "heldout": [...]}, which share no problem.
@@ -123,7 +123,7 @@ def _read_sets(
 
 
 def fitting(sets: Sets, task: Task, largest: int, prefix: int, skip_bad: bool) -> Sets:
-    """Return the sets without the problems whose prompt is too long for a prefix behind it.
+    """Return the sets without the problems whose prompt is too long to take a prefix.
 
     Args:
         largest: tokens that prompt and prefix may have together.
@@ -157,7 +157,7 @@ def fitting(sets: Sets, task: Task, largest: int, prefix: int, skip_bad: bool) -
 def _filtered(rows: list[tuple[Problem, dict[str, Any]]], data: ConfigDict) -> list[Problem]:
     """Return the problems whose `data.filter_field` is a number in `data.filter_band`.
 
-    Without such a field in the configuration it is all of them.
+    All problems are returned if the configuration names no such field.
     """
     if not data.filter_field:
         return [problem for problem, _ in rows]
@@ -181,7 +181,11 @@ def _filtered(rows: list[tuple[Problem, dict[str, Any]]], data: ConfigDict) -> l
 
 
 def _without(heldout: list[Problem], train: list[Problem]) -> tuple[list[Problem], list[str]]:
-    """Return the held-out problems that are not trained on, and a sentence for each other one."""
+    """Drop the held-out problems that are trained on too.
+
+    Returns the remaining problems and a sentence for each dropped one. Raises ValueError if two
+    different problems have the same id.
+    """
     train_ids = {problem.id for problem in train}
     id_by_content = {_content(problem): problem.id for problem in train}
     kept: list[Problem] = []
@@ -201,7 +205,7 @@ def _without(heldout: list[Problem], train: list[Problem]) -> tuple[list[Problem
 
 
 def fingerprint(sets: dict[str, list[Problem]]) -> str:
-    """Return 16 hex digits that identify the problems of all sets: ids and content, in order."""
+    """Return 16 hex digits that identify the problems of all sets by ids and content, in order."""
     digest = hashlib.sha256()
     for name, problems in sets.items():
         for problem in problems:
@@ -211,7 +215,10 @@ def fingerprint(sets: dict[str, list[Problem]]) -> str:
 
 
 def _content(problem: Problem) -> str:
-    """Return what a problem asks; capitals and spaces make no other problem."""
+    """Return a text that is equal for problems that ask the same.
+
+    Differences in capitals and spaces are ignored, and so is the answer.
+    """
     question = {
         field: " ".join(value.casefold().split()) if isinstance(value, str) else value
         for field, value in problem.data.items()
@@ -221,6 +228,6 @@ def _content(problem: Problem) -> str:
 
 
 def _unit_hash(text: str) -> float:
-    """Return a number in [0, 1) that the text alone decides."""
+    """Return a number in [0, 1) that depends on the text alone."""
     digest = hashlib.blake2b(text.encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big") / 2**56

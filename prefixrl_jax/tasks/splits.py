@@ -10,11 +10,11 @@ SPLITS = ("train", "heldout", "base")
 
 
 def split_of_family(family: Any) -> str:
-    """Return the split of all problems of a family.
+    """Return the split that all problems of a family belong to.
 
     Args:
-        family: what two problems share that must not be in two splits (the numbers of a sum in
-            whatever order, say). Its `repr` must be the same in every process.
+        family: the features that problems of two splits must not share (for example the numbers of
+            a sum, in whatever order). Its `repr` must be the same in every process.
     """
     digest = hashlib.blake2b(repr(family).encode(), digest_size=1).digest()
     return SPLITS[digest[0] % len(SPLITS)]

@@ -16,7 +16,7 @@ import numpy as np
 
 
 class Verdict(enum.Enum):
-    """What a grader says of one response."""
+    """The judgement of a grader on one response."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -32,14 +32,14 @@ class Verdict(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One problem. `data` holds what rendering and grading need, as JSON values."""
+    """One problem; `data` holds what rendering and grading need, as JSON values."""
 
     id: str
     data: dict[str, Any]
 
 
 class Task(Protocol):
-    """What the pipeline asks of a task.
+    """The interface through which the pipeline uses a task.
 
     A `response` is always prefix + continuation: token ids without the prompt.
 
@@ -57,7 +57,7 @@ class Task(Protocol):
     grades_aside: bool
 
     def parse(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a problem's data from one row of a user's file.
+        """Return the data of the problem that one row of a user's file holds.
 
         Raises ValueError naming the field that is missing or wrong.
         """
@@ -99,7 +99,7 @@ class Task(Protocol):
         """Return token ids as text for a person to read."""
 
     def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
-        """Return features of how a response goes about the problem, by name; may be empty."""
+        """Return named features of the way a response solves the problem; there may be none."""
 
 
 def begin_grading(task: Task, problem: Problem, response: Sequence[int]) -> Callable[[], Verdict]:

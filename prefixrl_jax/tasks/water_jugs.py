@@ -115,7 +115,7 @@ class WaterJugs(Game):
         return type(value) is int and 0 <= value <= self.max_capacity
 
     def candidates(self, rng: np.random.Generator) -> Iterator[Iterator[Problem]]:
-        """Yield problems with two jugs; a group has the same jugs and goal."""
+        """Yield groups of problems with two jugs; a group has the same jugs and goal."""
         sizes = range(3, self.max_capacity + 1)
         combinations = [
             (a, b, goal) for a in sizes for b in sizes if a != b for goal in range(1, max(a, b))
@@ -134,7 +134,7 @@ class WaterJugs(Game):
         return Problem(f"jugs-{name}", data)
 
     def family(self, problem: Problem) -> Any:
-        """Return the same for a problem and its mirror image with jugs A and B exchanged."""
+        """Return a key that a problem shares with its mirror image, jugs A and B exchanged."""
         jugs = zip(problem.data["capacities"], problem.data["start"], strict=True)
         return sorted(jugs), problem.data["goal"]
 
@@ -152,7 +152,10 @@ class WaterJugs(Game):
         return [self._zero_ids[jug] + int(n) for jug, n in enumerate(state)]
 
     def base_text(self, rng: np.random.Generator, count: int) -> list[tuple[list[int], list[int]]]:
-        """Return games of random legal play on random problems: the rules, without a plan."""
+        """Return games of random legal play on random problems.
+
+        They teach the rules, without a plan.
+        """
         problems: list[Problem] = []
         while len(problems) < count:
             jugs = int(rng.integers(2, self.jugs + 1))
@@ -171,7 +174,10 @@ class WaterJugs(Game):
         return pairs
 
     def _play_randomly(self, rng: np.random.Generator, problems: list[Problem]) -> list[list[int]]:
-        """Return the response of random legal play to each problem; all have as many jugs."""
+        """Return the response of random legal play to each problem.
+
+        All problems must have the same number of jugs.
+        """
         capacities = np.array([p.data["capacities"] for p in problems])
         amounts = np.array([p.data["start"] for p in problems])
         goals = np.array([p.data["goal"] for p in problems])[:, None]
@@ -195,7 +201,7 @@ class WaterJugs(Game):
     # Play
 
     def begin(self, problem: Problem) -> Amounts:
-        """Return the amounts at the start."""
+        """Return the amounts in the jugs before the first move."""
         return tuple(problem.data["start"])
 
     def is_move(self, problem: Problem, token: int) -> bool:
@@ -209,7 +215,7 @@ class WaterJugs(Game):
         return None if after == state else after
 
     def at_goal(self, problem: Problem, state: Amounts) -> bool:
-        """Return whether some jug holds the goal."""
+        """Return whether one of the jugs holds the goal."""
         return problem.data["goal"] in state
 
     # Analysis
@@ -232,7 +238,7 @@ class WaterJugs(Game):
         return self._distances[key]
 
     def strategies(self, problem: Problem, response: Sequence[int]) -> dict[str, float]:
-        """Return the number of moves, and shares of them.
+        """Return the number of moves and the shares of different kinds of moves.
 
         The shares are those of fills, emptyings, pours, and of moves that go nearer to the goal.
         """

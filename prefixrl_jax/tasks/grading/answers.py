@@ -58,7 +58,7 @@ _FRACTION = re.compile(r"([-+]?)(\d*)\\frac\{([-+]?\d+)\}\{(\d+)\}")
 
 
 def boxed(text: str) -> str | None:
-    r"""Return what the last \boxed{...} (or \fbox, or \boxed 7) holds, or None without one.
+    r"""Return the content of the last \boxed{...} (or \fbox, or \boxed 7), or None without one.
 
     Braces inside it are balanced. A box that is never closed counts as none.
     """
@@ -82,8 +82,8 @@ def boxed(text: str) -> str | None:
 def final_answer(text: str) -> str | None:
     r"""Return the answer that a response states, or None when it states none.
 
-    It is what the last \boxed{...} holds, else what follows the last "####", else what follows the
-    last "answer is".
+    It is the content of the last \boxed{...}, else the text after the last "####", else the text
+    after the last "answer is".
     """
     in_box = boxed(text)
     if in_box is not None:
@@ -100,7 +100,7 @@ def final_answer(text: str) -> str | None:
 
 
 def normalise(answer: str) -> str:
-    r"""Return one writing for answers that differ in layout only.
+    r"""Return an answer in a normal form, equal for answers that differ in layout only.
 
     Layout is spaces, \left, \dfrac, \frac12, $, %, degrees, units, "x =", and boxes.
     """
@@ -124,7 +124,7 @@ def normalise(answer: str) -> str:
 
 
 def _closes_at_end(s: str) -> bool:
-    """Return whether the brace that a string begins with is closed by its last character."""
+    """Return whether the last character of a string closes the brace that it begins with."""
     depth = 0
     for i, character in enumerate(s):
         depth += (character == "{") - (character == "}")
@@ -134,9 +134,9 @@ def _closes_at_end(s: str) -> bool:
 
 
 def rational(normalised: str) -> Fraction | None:
-    r"""Return the exact value of a normalised answer, or None when it is no rational number.
+    r"""Return the exact value of a normalised answer, or None when it is not a rational number.
 
-    Read are an integer, a decimal, a/b, \frac{a}{b} and a mixed number 2\frac{1}{2}.
+    It may be an integer, a decimal, a/b, \frac{a}{b} or a mixed number 2\frac{1}{2}.
     """
     if len(normalised) > DIGITS:
         return None
@@ -156,7 +156,10 @@ def rational(normalised: str) -> Fraction | None:
 
 
 def same(gold: str, answer: str) -> bool | None:
-    """Return whether two answers are the same, or None where neither writing nor value decides."""
+    """Return whether two answers have the same normal form or the same rational value.
+
+    Returns None if the forms differ and one of them is not a rational number.
+    """
     gold, answer = normalise(gold), normalise(answer)
     if gold == answer:
         return True

@@ -19,7 +19,7 @@ KINDS = ("gsm8k", "math")
 
 
 class Grader:
-    """Grades responses of one kind.
+    """A grader of responses of one kind.
 
     Args:
         kind: "gsm8k" (for numbers: writing and value alone), "math" (computer algebra decides what
@@ -48,7 +48,7 @@ class Grader:
             self._pool = Pool(SYMBOLIC, workers, timeout)
 
     def submit(self, answer: str, response: str) -> Future[Verdict]:
-        """Start grading a response and return its verdict to come.
+        """Start grading a response and return a Future of the verdict.
 
         Args:
             answer: the gold answer. Raises ValueError if it is empty.

@@ -24,7 +24,7 @@ STARTUP = 60.0  # seconds a worker may take to import its grader
 
 
 class Pool:
-    """`workers` processes that call one grader.
+    """A pool of `workers` processes that call one grader.
 
     Args:
         grader: "module:function" of (gold answer, response) -> bool or Verdict.
@@ -52,11 +52,11 @@ class Pool:
             self._idle.put(_Worker(command))
 
     def submit(self, gold: str, response: str) -> Future[Verdict]:
-        """Start grading in the background; the future never raises."""
+        """Start grading in the background; return a Future that never raises."""
         return self._threads.submit(self._grade, gold, response)
 
     def check(self) -> None:
-        """Raise ValueError, with the reason, when a worker cannot import the grader."""
+        """Raise ValueError, with the reason, unless a worker can import the grader."""
         code = "import sys; from prefixrl_jax.tasks.grading.worker import load; load(sys.argv[1])"
         process = subprocess.run(
             [sys.executable, "-c", code, self._grader],
@@ -76,7 +76,7 @@ class Pool:
             self._idle.put(worker)
 
     def close(self) -> None:
-        """Wait for what was submitted and end the workers."""
+        """Wait for all submitted responses, then end the workers."""
         self._threads.shutdown()
         while not self._idle.empty():
             self._idle.get().kill()
@@ -148,7 +148,7 @@ class _Worker:
         return line
 
     def kill(self) -> None:
-        """End the process and all it has started."""
+        """End the process and all processes it has started."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.communicate()

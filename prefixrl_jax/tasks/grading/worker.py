@@ -34,7 +34,7 @@ def symbolic(gold: str, answer: str) -> bool:
 
 
 def load(name: str) -> Callable[[str, str], bool | Verdict]:
-    """Return the function called "module:function".
+    """Import the function that is named "module:function".
 
     Raises ValueError saying what is wrong with the name.
     """
@@ -48,7 +48,7 @@ def load(name: str) -> Callable[[str, str], bool | Verdict]:
 
 
 def main() -> None:
-    """Answer lines until the input ends."""
+    """Read questions from standard input and write a verdict on each, until the input ends."""
     name, memory = sys.argv[1:]
     resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
     answers = os.fdopen(os.dup(1), "w", buffering=1)
