@@ -135,10 +135,10 @@ def test_a_problem_is_unlocked_by_a_plain_success_alone_and_for_good(tmp_path):
 
 
 def test_what_the_schedule_learns_is_in_the_memory_of_the_step(tmp_path):
-    traces = TraceCutter(Task(), [(Problem("p0", {}), list(range(20)))])
+    traces = TraceCutter(Task(), [(Problem("p0", {}), list(range(10)))])
     source = make_source(lambda prompt, call: GROUP, tmp_path, Adaptive(traces, 0.8, 0, gain=0.4))
     batch, group, _ = step(source)
-    assert group.context.lengths.max() == 2 + 16  # 0.8 of 20 tokens behind the prompt
+    assert group.context.lengths.max() == 2 + 8  # 0.8 of 10 tokens behind the prompt
     assert batch.memory["schedule"]["p0"] == pytest.approx(0.8 - 0.2)  # solved: shorter next time
 
 
