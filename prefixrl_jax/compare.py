@@ -81,6 +81,7 @@ def compare(directory: Path) -> None:
         raise ValueError(f"--reference={REFERENCE.value}: one of the methods {', '.join(methods)}")
     shared = Run(Workdir(base, directory / "shared"))
 
+    command.keep_compilations(directory)
     interrupt.listen()
     shared.run_stages(SHARED_STAGES)
     say(f"corpus: {shared.workdir.records.result('corpus')['summary']['capped_treatment']}")

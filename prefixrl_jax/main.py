@@ -28,15 +28,19 @@ def run(workdir: Path) -> None:
     """Run the experiment in `workdir`, or say what it would do."""
     from prefixrl_jax.experiment.dry_run import describe
     from prefixrl_jax.experiment.run import run_rounds
+    from prefixrl_jax.experiment.stages import STAGES
     from prefixrl_jax.experiment.workdir import Workdir
     from prefixrl_jax.methods import configure
     from prefixrl_jax.runtime import interrupt
     from prefixrl_jax.runtime.console import say
 
     config = configure(command.CONFIG.value, command.CONFIG.value.method, command.given_fields())
+    if STAGE.value not in STAGES:
+        raise ValueError(f"--stage={STAGE.value!r}: one of {', '.join(STAGES)}")
     if DRY_RUN.value:
         say(describe(Workdir(config, workdir)))
         return
+    command.keep_compilations(workdir)
     interrupt.listen()
     run_rounds(config, workdir, STAGE.value)
 

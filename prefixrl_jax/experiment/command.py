@@ -40,6 +40,16 @@ def given_fields() -> Mapping[str, Any]:
     return config_flags.get_override_values(flags.FLAGS["config"])
 
 
+def keep_compilations(workdir: Path) -> None:
+    """Keep what is compiled in the work directory, for the next process; call it before a run."""
+    import jax
+
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir / "xla_cache"))
+    jax.config.update("jax_compilation_cache_dir", cache)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
 def find_config(argument: str) -> str:
     """Return `--config=FILE` as typed if the file exists here, else the installed copy of it.
 
@@ -68,10 +78,6 @@ def _guarded(command: Callable[[Path], None]) -> None:
     from prefixrl_jax.training.loop import Diverged
 
     workdir = Path(str(WORKDIR.value))
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir / "xla_cache"))
-    jax.config.update("jax_compilation_cache_dir", cache)
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:
         if MULTIHOST.value:
             processes.join()

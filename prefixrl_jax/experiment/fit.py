@@ -20,7 +20,7 @@ from prefixrl_jax.rl.step import (
     make_train_step,
 )
 from prefixrl_jax.rl.surrogate import LossSettings
-from prefixrl_jax.training.loop import Loop, LoopState, Source
+from prefixrl_jax.training.loop import Loop, LoopState, Saving, Source
 from prefixrl_jax.training.supervised import Pair, Supervised
 
 
@@ -85,5 +85,12 @@ def fit_text(
     # Without a baseline the advantage is the reward, which is 1.
     fit = Fit(section, directory, steps, steps, UpdateSettings(loss, advantage="none"))
     return fit.run(
-        settings, source, params, ledger, save_every=100, omit=omit, line_every=10, **options
+        settings,
+        source,
+        params,
+        ledger,
+        saving=Saving(every=100),
+        omit=omit,
+        line_every=10,
+        **options,
     )

@@ -35,7 +35,7 @@ from prefixrl_jax.runtime.console import heartbeat, say
 from prefixrl_jax.runtime.files import write_json
 from prefixrl_jax.runtime.processes import on_primary, primary
 from prefixrl_jax.training.health import HealthCheck
-from prefixrl_jax.training.loop import progress_note
+from prefixrl_jax.training.loop import Evaluation, Saving, progress_note
 from prefixrl_jax.training.supervised import base_texts, trace_texts
 
 
@@ -48,8 +48,6 @@ class Run:
 
     def run(self, last: str = STAGES[-1]) -> None:
         """Run the stages in order, up to and including `last`."""
-        if last not in STAGES:
-            raise ValueError(f"--stage={last!r}: one of {', '.join(STAGES)}")
         self.run_stages(STAGES[: STAGES.index(last) + 1])
 
     def run_stages(self, names: Sequence[str]) -> None:
@@ -116,7 +114,7 @@ def run_rounds(config: ConfigDict, path: Path, last: str = STAGES[-1]) -> None:
     """
     workdir = Workdir(config, path)
     Run(workdir).run(last)
-    trains = last in STAGES and STAGES.index(last) >= STAGES.index("train")
+    trains = STAGES.index(last) >= STAGES.index("train")
     for number in range(2, config.rounds + 1 if trains else 2):
         say(f"round {number} of {config.rounds}")
         workdir = Workdir(config, path / f"round-{number}", previous=workdir)
@@ -202,8 +200,7 @@ def fine_tune(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
         workdir.path / "sft",
         workdir.start_params(),
         ledger,
-        evaluate_every=steps,
-        evaluate=short_evaluation(workdir, "sft during"),
+        evaluation=Evaluation(steps, short_evaluation(workdir, "sft during")),
     )
     line = f"{sft.epochs} epochs, {_loss_line(fitted.metrics)}"
     return {"ledger": fitted.ledger.state, "line": line}
@@ -235,10 +232,8 @@ def train_policy(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
         workdir.sft_params(),
         ledger,
         updates_per_batch=train.updates_per_batch,
-        save_every=config.checkpoint.every,
-        keep=config.checkpoint.keep,
-        evaluate_every=config.eval.every,
-        evaluate=short_evaluation(workdir, "during"),
+        saving=Saving(config.checkpoint.every, config.checkpoint.keep),
+        evaluation=Evaluation(config.eval.every, short_evaluation(workdir, "during")),
         stop=partial(_budget_is_spent, train.flops_budget),
         check_health=HealthCheck(max_logp_diff, train.min_entropy),
         omit=("sampler_trainer/",) if train.at_plain else (),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ class ContextStream:
     def _plain(self, name: str, start: int, count: int) -> list[Prompt]:
         return [self.plain[i] for i in walk(self.seed, name, len(self.plain), start, count)]
 
-    def learn(self, groups: Sequence[dict[str, Any]], memory: ScheduleMemory) -> ScheduleMemory:
+    def learn(self, groups: Sequence[Mapping[str, Any]], memory: ScheduleMemory) -> ScheduleMemory:
         """Return the schedule's memory after a step.
 
         Args:
@@ -78,7 +78,7 @@ class ContextStream:
                 one problem, plain or prefixed, count as one.
             memory: the schedule's memory before the step.
         """
-        by_problem: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+        by_problem: dict[tuple[str, bool], list[Mapping[str, Any]]] = {}
         for group in groups:
             by_problem.setdefault((group["problem"], group["fraction"] > 0), []).append(group)
         after = dict(memory)

@@ -84,6 +84,32 @@ class LoopState:
     metrics: Values
 
 
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """When checkpoints are saved.
+
+    Attributes:
+        every: steps between checkpoints; 0: only at the end.
+        keep: newest checkpoints to keep; the best by BEST_BY is kept besides.
+    """
+
+    every: int = 0
+    keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is measured on the way.
+
+    Attributes:
+        every: steps between evaluations; 0: none.
+        run: (parameters, step from 1, ledger) -> metrics.
+    """
+
+    every: int
+    run: Callable[[Any, int, Ledger], Values]
+
+
 @dataclasses.dataclass
 class Loop:
     """What a run of the loop needs.
@@ -95,10 +121,8 @@ class Loop:
         steps: in all, those before a resume included.
         directory: where metrics.jsonl, events/ and checkpoints/ go.
         updates_per_batch: optimizer steps on each batch.
-        save_every: steps between checkpoints; 0: only at the end.
-        keep: newest checkpoints to keep.
-        evaluate_every: steps between evaluations; 0: none.
-        evaluate: (parameters, step from 1, ledger) -> metrics.
+        saving: when checkpoints are saved.
+        evaluation: what is measured on the way, if anything.
         stop: whether to end early, given the ledger, for example at a FLOPs budget.
         check_health: (step from 1, metrics); may raise Unhealthy.
         omit: beginnings of metrics that mean nothing for this source.
@@ -113,10 +137,8 @@ class Loop:
     steps: int
     directory: Path
     updates_per_batch: int = 1
-    save_every: int = 0
-    keep: int = 2
-    evaluate_every: int = 0
-    evaluate: Callable[[Any, int, Ledger], Values] | None = None
+    saving: Saving = Saving()
+    evaluation: Evaluation | None = None
     stop: Callable[[Ledger], bool] = lambda ledger: False
     check_health: Callable[[int, Values], None] = lambda step, values: None
     omit: tuple[str, ...] = ()
@@ -138,7 +160,7 @@ class Loop:
             Interrupted: the process was asked to stop.
             In each case the last good state is saved first.
         """
-        with Checkpoints(self.directory / "checkpoints", self.keep) as checkpoints:
+        with Checkpoints(self.directory / "checkpoints", self.saving.keep) as checkpoints:
             begin = 0
             memory = self.memory
             if (saved := checkpoints.restore(abstract)) is not None:
@@ -187,9 +209,9 @@ class Loop:
         values["time/sample"] = sampled - started
         values["time/train"] = trained - sampled
         values["perf/tokens_per_second"] = batch.tokens / max(trained - started, 1e-9)
-        if self.evaluate is not None and _is_due(step + 1, self.evaluate_every):
+        if self.evaluation is not None and _is_due(step + 1, self.evaluation.every):
             with interrupt.deferred():
-                values |= self.evaluate(now.state.params, step + 1, now.ledger)
+                values |= self.evaluation.run(now.state.params, step + 1, now.ledger)
             values["time/eval"] = time.monotonic() - trained
         values["flops/total"] = now.ledger.total()
         values["flops/actual_total"] = now.ledger.total("actual")
@@ -221,7 +243,7 @@ class Loop:
     def _finish(self, now: LoopState, step: int, checkpoints: Checkpoints) -> None:
         """Save if it is time to, or if the run has to end after this step (from 1)."""
         stopping = interrupt.received()
-        if stopping or step == self.steps or _is_due(step, self.save_every):
+        if stopping or step == self.steps or _is_due(step, self.saving.every):
             _save(checkpoints, step, now, now.metrics.get(BEST_BY))
         if stopping:
             raise interrupt.Interrupted

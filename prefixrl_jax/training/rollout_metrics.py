@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -12,7 +13,35 @@ from prefixrl_jax.tasks.task import Task
 from prefixrl_jax.training.rollout import Rollouts
 
 
-def summarise_groups(rollouts: Rollouts, task: Task) -> list[dict[str, Any]]:
+class GroupSummary(TypedDict):
+    """What metrics and schedules need of a group, as JSON values; `n` rollouts of the policy.
+
+    Attributes:
+        problem: id.
+        prefix: tokens of the prefix, 0 for the plain problem.
+        fraction: share of the trace that the prefix is.
+        verdicts: n names of verdicts.
+        rewards: n rewards.
+        solved: mean reward.
+        lengths: n lengths in tokens.
+        clipped: n times whether the length limit cut a rollout.
+        logprob: sum over all sampled tokens.
+        strategies: mean features of plain rollouts, by name.
+    """
+
+    problem: str
+    prefix: int
+    fraction: float
+    verdicts: list[str]
+    rewards: list[float]
+    solved: float
+    lengths: list[int]
+    clipped: list[bool]
+    logprob: float
+    strategies: dict[str, float]
+
+
+def summarise_groups(rollouts: Rollouts, task: Task) -> list[GroupSummary]:
     """Return what metrics and schedules need of each group, as JSON values.
 
     A few numbers a rollout, so that processes can exchange them. A trace among the rollouts is
@@ -21,7 +50,7 @@ def summarise_groups(rollouts: Rollouts, task: Task) -> list[dict[str, Any]]:
     return [_summary(rollouts, i, task) for i in range(len(rollouts.prompts))]
 
 
-def _summary(rollouts: Rollouts, i: int, task: Task) -> dict[str, Any]:
+def _summary(rollouts: Rollouts, i: int, task: Task) -> GroupSummary:
     prompt = rollouts.prompts[i]
     on_policy = np.flatnonzero(~rollouts.off_policy[i])
     samples = [rollouts.samples[i][j] for j in on_policy]
@@ -46,7 +75,7 @@ def _mean_strategies(task: Task, prompt: Prompt, samples: list[Sample]) -> dict[
     return {name: float(np.mean([f[name] for f in features])) for name in features[0]}
 
 
-def rollout_metrics(groups: list[dict[str, Any]]) -> dict[str, float]:
+def rollout_metrics(groups: Sequence[GroupSummary]) -> dict[str, float]:
     """Return rewards, lengths, group and prefix statistics of a batch.
 
     Args:
@@ -59,7 +88,7 @@ def rollout_metrics(groups: list[dict[str, Any]]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def _reward_metrics(groups: list[dict[str, Any]]) -> dict[str, Any]:
+def _reward_metrics(groups: Sequence[GroupSummary]) -> dict[str, Any]:
     solved = np.array([group["solved"] for group in groups])
     prefixed = np.array([group["prefix"] > 0 for group in groups])
     rewards = [reward for group in groups for reward in group["rewards"]]
@@ -77,7 +106,7 @@ def _reward_metrics(groups: list[dict[str, Any]]) -> dict[str, Any]:
     return metrics
 
 
-def _length_metrics(groups: list[dict[str, Any]]) -> dict[str, Any]:
+def _length_metrics(groups: Sequence[GroupSummary]) -> dict[str, Any]:
     lengths = [length for group in groups for length in group["lengths"]]
     clipped = [cut for group in groups for cut in group["clipped"]]
     return {
@@ -90,12 +119,15 @@ def _length_metrics(groups: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _prefix_metrics(groups: list[dict[str, Any]]) -> dict[str, Any]:
+def _prefix_metrics(groups: Sequence[GroupSummary]) -> dict[str, Any]:
     prefixed = [group for group in groups if group["prefix"] > 0]
     metrics: dict[str, Any] = {}
     if prefixed:
-        for name, key in (("fraction", "fraction"), ("length", "prefix")):
-            values = np.array([group[key] for group in prefixed])
+        columns = {
+            "fraction": np.array([group["fraction"] for group in prefixed]),
+            "length": np.array([group["prefix"] for group in prefixed]),
+        }
+        for name, values in columns.items():
             metrics[f"prefix/{name}_mean"] = values.mean()
             metrics[f"prefix/{name}_p10"] = np.quantile(values, 0.1)
             metrics[f"prefix/{name}_p90"] = np.quantile(values, 0.9)

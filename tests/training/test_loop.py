@@ -27,7 +27,7 @@ from prefixrl_jax.runtime import interrupt
 from prefixrl_jax.runtime import mesh as meshes
 from prefixrl_jax.runtime.checkpoint import Checkpoints
 from prefixrl_jax.training.health import Unhealthy
-from prefixrl_jax.training.loop import Batch, Diverged, Loop
+from prefixrl_jax.training.loop import Batch, Diverged, Evaluation, Loop, Saving
 
 CONFIG = ModelConfig(
     vocab_size=11,
@@ -82,7 +82,7 @@ def training():
 def fit(directory, steps: int, poisoned: int | None = None, make_source=source, **options):
     """Run the loop in a directory, and return the state at the end and the update."""
     mesh, optimizer, update = training()
-    options = {"save_every": 1} | options
+    options = {"saving": Saving(every=1)} | options
     with jax.set_mesh(mesh):
         loop = Loop("train", update, make_source(poisoned), steps, directory, **options)
         state = init_state(init_params(CONFIG, 0), CONFIG, optimizer, mesh)
@@ -158,7 +158,7 @@ def test_sigterm_between_steps_saves_the_step_that_is_done(tmp_path, monkeypatch
     answers = iter([False, True])
     monkeypatch.setattr(interrupt, "received", lambda: next(answers))
     with pytest.raises(interrupt.Interrupted):
-        fit(tmp_path / "run", 9, save_every=0)
+        fit(tmp_path / "run", 9, saving=Saving())
     step, state, ledger = saved(tmp_path / "run")
     assert step == 2
     assert ledger["paper"]["train"] == 2
@@ -178,7 +178,7 @@ def test_sigterm_while_sampling_abandons_the_step_and_what_it_cost(tmp_path):
         return batch
 
     with pytest.raises(interrupt.Interrupted):
-        fit(tmp_path / "run", 9, make_source=stopped_source, save_every=0)
+        fit(tmp_path / "run", 9, make_source=stopped_source, saving=Saving())
     step, _, ledger = saved(tmp_path / "run")
     assert step == 2
     assert ledger["paper"]["decode"] == 0
@@ -196,7 +196,7 @@ def test_an_evaluation_is_not_cut_short(tmp_path, monkeypatch):
         return {"eval/train/avg@1": 0.5}
 
     with pytest.raises(interrupt.Interrupted):
-        fit(tmp_path / "run", 3, evaluate=evaluate, evaluate_every=1)
+        fit(tmp_path / "run", 3, evaluation=Evaluation(1, evaluate))
     (row,) = read_metrics(tmp_path / "run")
     assert row["eval/train/avg@1"] == 0.5
     assert saved(tmp_path / "run")[0] == 1
@@ -208,7 +208,7 @@ def test_a_failed_health_check_stops_after_the_step_is_saved(tmp_path):
             raise Unhealthy(f"step {step}")
 
     with pytest.raises(Unhealthy, match="step 2"):
-        fit(tmp_path / "run", 5, check_health=check, save_every=0)
+        fit(tmp_path / "run", 5, check_health=check, saving=Saving())
     assert saved(tmp_path / "run")[0] == 2
     fit(tmp_path / "run", 5)
     assert saved(tmp_path / "run")[0] == 5
