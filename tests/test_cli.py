@@ -1,0 +1,46 @@
+"""The shell of the commands: help of the program's own flags, and one line for a bad one."""
+
+from __future__ import annotations
+
+import pytest
+from runs import python
+
+COMMANDS = {
+    "main": {"config", "workdir", "[no]multihost", "stage", "[no]dry_run"},
+    "compare": {"config", "workdir", "[no]multihost", "methods", "seeds", "flops", "tune"}
+    | {"reference", "level"},
+    "export": {"workdir", "out", "step", "dtype"},
+    "theory": {"out", "seeds", "max_horizon"},
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_the_flags_of_the_command_and_of_no_library(command):
+    done = python("-m", f"prefixrl_jax.{command}", "--help")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    flags = {line.strip()[2:] for line in done.stdout.splitlines() if line.startswith("  --")}
+    assert flags == COMMANDS[command]
+    assert f"python -m prefixrl_jax.{command}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "error: --config and --workdir must be given; --help shows all flags"),
+        (("--dryrun",), "Unknown command line flag 'dryrun'. Did you mean: dry_run"),
+        (("--config=configs/none.py",), "--config=configs/none.py: no such file here"),
+        (("--config=configs",), "--config=configs: no such file here"),
+        (("--config=configs/countdown.py:x", "--workdir=/tmp/x"), "get_config() takes 0"),
+        (("--config=configs/smoke.py", "--config.train.stepz=3"), 'Did you mean "steps"'),
+        (("extra", "--config=configs/smoke.py", "--workdir=x"), "unexpected arguments ['extra']"),
+        (
+            ("--config=configs/smoke.py", "--workdir=x", "--stage=trian", "--dry_run"),
+            "--stage='trian': one of base, corpus",
+        ),
+    ],
+)
+def test_a_bad_command_line_ends_with_one_line_and_status_2(arguments, message):
+    done = python("-m", "prefixrl_jax.main", *arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and message in line
