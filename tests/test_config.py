@@ -1,12 +1,62 @@
-"""The configuration that a run has saved, also by an earlier version."""
+"""A configuration as JSON and as flags, and what a run has saved, also by an earlier version."""
 
 import json
+import sys
+from unittest import mock
 
 import pytest
+from absl import flags
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ml_collections import config_flags
+from runs import ROOT
 
-from prefixrl_jax.config import get_config, saved_config
+from prefixrl_jax.config import flatten, get_config, saved_config
+from prefixrl_jax.configs import demo, smoke
 from prefixrl_jax.experiment.build import resolve
 from prefixrl_jax.runtime.files import write_json
+
+
+def test_flatten_gives_what_json_gives_back():
+    flat = flatten(get_config())
+    assert flat["train.steps"] == 400
+    assert flat["prefix.band"] == [0.4, 0.8]
+    assert flat["task.water_jugs.jugs"] == 2
+    assert flat == json.loads(json.dumps(flat))
+    assert not any(isinstance(v, dict) for v in flat.values())
+
+
+OVERRIDES = {
+    "seed": st.integers(0, 9),
+    "train.steps": st.integers(1, 9),
+    "collect.cap": st.integers(1, 9),
+    "model.remat": st.booleans(),
+    "train.learning_rate": st.floats(1e-6, 1e-1),
+    "train.loss": st.sampled_from(["reinforce", "ppo_clip"]),
+    "prefix.band": st.tuples(st.floats(0.1, 0.4), st.floats(0.5, 0.9)),
+    "data.path": st.sampled_from(["", "a b.jsonl"]),
+}
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(["demo", "smoke"]), st.fixed_dictionaries({}, optional=OVERRIDES))
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(name, overrides):
+    flag_values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=flag_values)
+    argv = ["prog", f"--config={ROOT / 'configs' / name}.py"]
+    argv += [f"--config.{field}={value}" for field, value in overrides.items()]
+    with mock.patch.object(sys, "argv", argv):  # config_flags reads sys.argv by itself
+        flag_values(argv)
+    merged = flatten(flag_values.config)
+    from_file = flatten({"demo": demo, "smoke": smoke}[name].get_config())
+    assert from_file.keys() == flatten(get_config()).keys()
+    assert merged.keys() == from_file.keys()
+    for field, value in merged.items():
+        expected = overrides.get(field, from_file[field])
+        if isinstance(expected, tuple):
+            expected = list(expected)
+        assert value == expected, field
+
 
 # The sections of tasks that were removed, as their version saved them.
 OLD_SECTIONS = {

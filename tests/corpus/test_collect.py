@@ -1,83 +1,33 @@
 """Select and collect: any order of finishing, kills, and the real sampler."""
 
-import dataclasses
 import itertools
-import shutil
-import time
-from concurrent.futures import ThreadPoolExecutor
 
-import jax
-import numpy as np
 import pytest
+from first_token import (
+    CONFIG,
+    COST,
+    HEADER,
+    PROBLEMS,
+    SAMPLING,
+    Aside,
+    FirstToken,
+    make_engine,
+    sample,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import TINY, random_params
+from tiny_models import random_params
 
-from prefixrl_jax.corpus.attempts import Attempts, attempts_in_log, first_traces, hard_set
+from prefixrl_jax.corpus.attempts import Attempts, attempts_in_log, first_traces
 from prefixrl_jax.corpus.collect import CollectJob, RejectionSampler, SelectJob
 from prefixrl_jax.corpus.sample_log import Log
-from prefixrl_jax.corpus.saved import load_corpus, save_corpus
 from prefixrl_jax.corpus.shared_log import SharedLog
-from prefixrl_jax.corpus.traces import read_dataset
-from prefixrl_jax.flops import Ledger, costs
-from prefixrl_jax.model.tokenizer import fingerprint, word_tokenizer
-from prefixrl_jax.runtime.mesh import make_mesh
+from prefixrl_jax.flops import Ledger
 from prefixrl_jax.sampling import refill
-from prefixrl_jax.sampling.distribution import Sampling
-from prefixrl_jax.sampling.job import Sample
 from prefixrl_jax.sampling.noise import stream_key
-from prefixrl_jax.sampling.refill import Engine
-from prefixrl_jax.tasks.prompt import Prompt
-from prefixrl_jax.tasks.task import Problem, Verdict
-from prefixrl_jax.training.rollout import RolloutSampler
+from prefixrl_jax.tasks.task import Problem
 
-HEADER = {"model": "tiny"}
-COST = costs(1000, 1, 4, 8)
 PROBLEM = Problem("p", {})
-
-
-class FirstToken:
-    """A task in which a response is correct if it begins with a token below `limit`."""
-
-    stop_ids = (0, 1)
-    tokenizer = word_tokenizer(["a", "b"])
-    grades_aside = False
-
-    def __init__(self, limit: int = 2):
-        self.limit = limit
-
-    def render(self, problem):
-        return [5, 6, *(ord(c) % 37 for c in problem.id)]
-
-    def grade(self, problem, response):
-        return Verdict.CORRECT if response[0] < self.limit else Verdict.WRONG
-
-
-class Aside(FirstToken):
-    """The same task, graded in a thread; response i takes `delay(i)` seconds."""
-
-    grades_aside = True
-
-    def __init__(self, limit: int, delay=lambda i: 0.001 * (i % 3)):
-        super().__init__(limit)
-        self._delay = delay
-        self._count = itertools.count()
-        self._thread = ThreadPoolExecutor(1)
-
-    def grade(self, problem, response):
-        verdict = super().grade(problem, response)
-        return self._thread.submit(self._return_late, next(self._count), verdict)
-
-    def _return_late(self, i, verdict):
-        time.sleep(self._delay(i))
-        return verdict
-
-
-def sample(i: int, correct: bool) -> Sample:
-    """Return a finished sample of i + 1 tokens."""
-    first = 1 if correct else 9
-    token_ids = np.array([first, *range(i)], np.int32)
-    return Sample(i, token_ids, np.full(i + 1, -0.5, np.float32), "stop")
 
 
 def make_job(kind, path, limit):
@@ -192,40 +142,12 @@ def test_logged_samples_that_are_never_begun_again_are_kept_and_counted(tmp_path
     assert resumed.attempts == job.attempts
 
 
-def test_the_hard_set_is_a_band_of_pass_rates():
-    successes = {"a": 0, "b": 2, "c": 1, "d": 4, "e": 0}  # of four samples
-    attempts = {name: Attempts(Problem(name, {}), 2) for name in successes}
-    for name, count in successes.items():
-        for i in range(4):
-            attempts[name].add(i, Verdict.CORRECT if i < count else Verdict.UNPARSED, 5, None)
-
-    def choose(band, count=9):
-        return "".join(p.id for p in hard_set(attempts, band, count))
-
-    assert choose((0.0, 0.0)) == "ae"
-    assert choose((0.25, 0.5)) == "bc"
-    assert choose((0.0, 1.0)) == "abcde"
-    assert choose((0.0, 0.25), 2) == "ac"
-    assert choose((0.9, 0.95)) == ""
-
-
 # --- on the real sampler
-
-CONFIG = dataclasses.replace(TINY, num_layers=1, unroll_layers=True)
-SAMPLING = Sampling(max_new_tokens=7, stop_ids=(0, 1, 2, 3, 4, 5))
-CONTEXTS = {"a": [3], "bb": [4, 5, 6], "ccc": [9, 8, 7, 6], "d": [1, 2], "e": [30, 31, 32]}
 
 
 @pytest.fixture(scope="module")
 def params():
     return random_params(CONFIG)
-
-
-def make_engine(rows=2, slots=3, chunk=2):
-    return Engine(CONFIG, make_mesh(devices=jax.devices()[:1]), COST, rows, slots, chunk, (4, 8))
-
-
-PROBLEMS = [Problem(name, {}) for name in CONTEXTS]
 
 
 def run_stage(params, path, stage, limit, task, ledger, show=lambda attempts: None):
@@ -309,19 +231,6 @@ def test_a_verdict_given_aside_counts_from_the_next_chunk_on(tmp_path):
     assert job.closed
 
 
-def test_rollouts_are_graded_in_their_order_whenever_the_verdicts_come(params):
-    prompts = [Prompt(p) for p in PROBLEMS[:3]]
-
-    def sample_rollouts(task):
-        sampler = RolloutSampler(make_engine(), task, SAMPLING, ("eval", "eval"))
-        return sampler.sample(params, prompts, 4, stream_key(0, "r"), Ledger())
-
-    at_once = sample_rollouts(FirstToken(9))
-    aside = sample_rollouts(Aside(9))
-    assert at_once.verdicts == aside.verdicts
-    assert 0 < at_once.rewards.mean() < 1
-
-
 def test_finished_samples_are_not_computed_again(params, tmp_path, monkeypatch):
     first = Ledger()
     run_stage(params, tmp_path, "select", 4, FirstToken(), first)
@@ -369,65 +278,3 @@ def test_collect_charges_samples_that_were_dropped(params, tmp_path):
     charged = ledger.state["paper"]["collect"] / 2000
     assert charged > delivered + prompts
     assert any(a.correct for a in attempts.values())
-
-
-# --- a corpus on disk, and how it is repaired
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    """Return the directory of a complete corpus, dataset and log, and its two traces."""
-    task = FirstToken()
-    header = {"model": "tiny", "tokenizer": fingerprint(task.tokenizer)}
-    with Log(tmp_path / "log.jsonl", header) as log:
-        jobs = [CollectJob(Attempts(p, len(task.render(p))), task, 9, log) for p in PROBLEMS[:2]]
-        for job in jobs:
-            job.deliver(sample(0, correct=False))
-            job.deliver(sample(1, correct=True))
-    traces = first_traces({job.name: job.attempts for job in jobs}, COST)
-    save_corpus(tmp_path, traces, {**header, "solved": 2})
-    return tmp_path, traces
-
-
-def read(directory):
-    return load_corpus(directory, {p.id: p for p in PROBLEMS}, FirstToken(), COST)
-
-
-def shard(directory):
-    (path,) = (directory / "dataset").glob("*array_record*")
-    return path
-
-
-def test_a_sound_corpus_comes_back(corpus, capsys):
-    directory, traces = corpus
-    assert read(directory) == traces
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda d: shard(d).unlink(),
-        lambda d: shard(d).write_bytes(shard(d).read_bytes()[:-99]),
-        lambda d: (d / "dataset" / "dataset_info.json").write_text("{"),
-        lambda d: shutil.rmtree(d / "dataset"),
-    ],
-    ids=["no shard", "shard cut short", "no JSON", "no dataset"],
-)
-def test_a_damaged_dataset_is_written_anew_from_the_log(corpus, damage, capsys):
-    directory, traces = corpus
-    damage(directory)
-    assert read(directory) == traces
-    assert "the traces are read from" in capsys.readouterr().out
-    assert read_dataset(directory / "dataset") == traces
-
-
-def test_a_corpus_is_never_silently_smaller(corpus):
-    directory, _ = corpus
-    shutil.rmtree(directory / "dataset")
-    lines = (directory / "log.jsonl").read_bytes().splitlines(keepends=True)
-    lines[2] = lines[2].replace(b"correct", b"corrext")
-    (directory / "log.jsonl").write_bytes(b"".join(lines))
-    message = r"2 problems were solved, the log still knows 1 traces .*line 3: dropped .* checksum"
-    with pytest.raises(ValueError, match=message):
-        read(directory)

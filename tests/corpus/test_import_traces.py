@@ -3,13 +3,12 @@
 import json
 
 import pytest
-from test_collect import HEADER, PROBLEMS, Aside, FirstToken
+from first_token import COST, HEADER, PROBLEMS, Aside, FirstToken
 
 from prefixrl_jax.corpus.attempts import first_traces
 from prefixrl_jax.corpus.import_traces import import_traces, lines_fingerprint, read_lines
 from prefixrl_jax.corpus.shared_log import SharedLog
 from prefixrl_jax.corpus.traces import Trace, write_dataset
-from prefixrl_jax.flops import costs
 from prefixrl_jax.model.tokenizer import fingerprint
 from prefixrl_jax.tasks.task import Problem
 
@@ -39,7 +38,7 @@ def import_path(path, tmp_path, task, problems=PROBLEMS):
     rejected = tmp_path / "rejected.jsonl"
     with SharedLog(tmp_path / "log.jsonl", HEADER) as log:
         attempts, flops = import_traces(lines, list(problems), task, 9, log, rejected)
-    return first_traces(attempts, costs(1000, 1, 4, 8)), flops
+    return first_traces(attempts, COST), flops
 
 
 ROWS = [

@@ -1,20 +1,15 @@
-"""The whole pipeline through the command line: run, reuse, interruption, a user's own problems, bad
-input.
-"""
+"""The whole pipeline through the command line: run, reuse, a user's own problems, bad input."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from runs import DATA, SMOKE, Command, begun, python, read_lines, stage_result
-from safetensors.numpy import load_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
 
@@ -228,50 +223,6 @@ def test_published_jug_problems_from_a_file(tmp_path):
     )
     assert summary["plain_pass_at_1"]["train"] == {"before": 0.0, "after": 0.0}
     assert "without a correct trace" in (tmp_path / "run" / "report.html").read_text()
-
-
-def export(workdir: Path, out: Path, *flags: str) -> subprocess.CompletedProcess:
-    """Runs the command that exports a checkpoint."""
-    return python("-m", "prefixrl_jax.export", f"--workdir={workdir}", f"--out={out}", *flags)
-
-
-def test_any_kept_checkpoint_is_exported_in_any_precision(finished, tmp_path):
-    done = export(finished, tmp_path / "last")
-    assert done.returncode == 0 and done.stdout.startswith("step 10 of "), done.stderr
-    last, whole = (load_file(d / "model.safetensors") for d in (tmp_path / "last", finished / "hf"))
-    assert last.keys() == whole.keys()
-    assert all(last[k].tobytes() == whole[k].tobytes() for k in whole)
-    card = (tmp_path / "last" / "README.md").read_text()
-    assert "plain pass@1 of the finished run, train hard set" in card
-    done = export(finished, tmp_path / "half", "--step=8", "--dtype=bfloat16")
-    assert done.stdout.startswith("step 8 of "), done.stderr
-    half = load_file(tmp_path / "half" / "model.safetensors")
-    assert {x.dtype.name for x in half.values()} == {"bfloat16"}
-    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
-    for name in whole:
-        np.testing.assert_allclose(half[name].astype(np.float32), whole[name], atol=0.02, rtol=0.02)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--step=99"], r"error: --step=99: the checkpoints kept are those of steps .*8, 10"),
-        (
-            ["--workdir={tmp}"],
-            r"error: .*config\.json: no such file; a work directory of a run is expected",
-        ),
-    ],
-)
-def test_what_cannot_be_exported_is_named(finished, tmp_path, flags, message):
-    done = export(finished, tmp_path / "out", *(flag.format(tmp=tmp_path) for flag in flags))
-    assert done.returncode == 2 and re.match(message, done.stderr.splitlines()[-1]), done.stderr
-
-
-def test_dry_run_spends_nothing(tmp_path):
-    output = PLAIN.finish(tmp_path / "run", "--dry_run")
-    for word in ("parameters", "mesh", "memory", "FLOPs", '"learning_rate"'):
-        assert word in output
-    assert not (tmp_path / "run" / "stages").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tiny_models import TINY, as_context, as_float64, random_contexts, random_params
 
-from prefixrl_jax.group import Context, Group
+from prefixrl_jax.group import Context, Group, row_inputs
 from prefixrl_jax.model import transformer
 from prefixrl_jax.rl import loss as losses
 from prefixrl_jax.rl.surrogate import AGGREGATIONS, LOSSES, LossSettings
@@ -270,6 +270,41 @@ def test_context_and_padding_tokens_carry_no_loss():
         assert float(loss_and_sums(params, SMALL, changed, adv, settings)[0]) == pytest.approx(
             value, abs=1e-6
         )
+
+
+def test_the_training_loss_puts_no_weight_on_context_positions():
+    """The head's gradient, a sum over positions that carry loss, is that of continuations alone."""
+    config = as_float64(dataclasses.replace(TINY, unroll_layers=True, tie_embeddings=False))
+    with jax.enable_x64(True):
+        params = random_params(config)
+        context = as_context(random_contexts(config, [5, 1, 7]))
+        drawn = np.random.default_rng(1).integers(0, config.vocab_size, (3, 3, 6))
+        tokens = jnp.asarray(drawn, jnp.int32)
+        lengths = jnp.array([[6, 2, 0], [1, 3, 4], [5, 6, 2]], jnp.int32)
+        group = Group(context, tokens, lengths, jnp.zeros(tokens.shape), jnp.zeros(lengths.shape))
+        advantages = jnp.asarray(np.random.default_rng(3).normal(size=lengths.shape))
+        counts = losses.denominators(group, advantages, LossSettings())
+
+        def loss(params):
+            return losses.group_loss(params, config, group, advantages, counts, LossSettings())[0]
+
+        def hidden(params):
+            kv = transformer.encode_context(params, config, context)
+            hidden = transformer.continue_group(
+                params, config, context, kv, row_inputs(context, tokens)
+            )
+            return transformer.rms_norm(hidden, params["final_norm"]["scale"], config.norm_eps)
+
+        grads, normed = jax.jit(lambda params: (jax.grad(loss)(params), hidden(params)))(params)
+    normed, head = np.asarray(normed), np.asarray(params["head"]["kernel"])
+    advantages, tokens, lengths = (np.asarray(x) for x in (advantages, tokens, lengths))
+    chance = oracle.softmax(normed @ head)
+    expected = np.zeros((config.hidden_size, config.vocab_size))
+    for p, g in np.ndindex(lengths.shape):
+        for t in range(lengths[p, g]):
+            pull = np.eye(config.vocab_size)[tokens[p, g, t]] - chance[p, g, t]
+            expected -= advantages[p, g] * np.outer(normed[p, g, t], pull) / lengths.sum()
+    np.testing.assert_allclose(grads["head"]["kernel"], expected, rtol=0, atol=1e-9)
 
 
 def test_logits_are_taken_of_continuation_rows_only(monkeypatch):

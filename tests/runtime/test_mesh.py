@@ -1,4 +1,4 @@
-"""The mesh and its tables, and that eight devices compute what one computes.
+"""The mesh, and that eight devices compute what one computes.
 
 Run as a script it is the eight-device half.
 """
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from abstract_mesh import abstract_mesh
 from jax.sharding import PartitionSpec as Spec
 from runs import HANGS, ROOT
 from tiny_models import (
@@ -197,33 +198,6 @@ def test_one_size_may_be_whatever_is_left():
         mesh = meshes.make_mesh(*sizes, devices=jax.devices()[:1])
         assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
         assert all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
-
-
-def abstract_mesh(data, fsdp, tensor):
-    """A mesh of any size on a machine of one device: enough to work out shardings."""
-    return jax.sharding.AbstractMesh(
-        (data, fsdp, tensor), meshes.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3
-    )
-
-
-def test_weights_are_cut_as_the_tables_say():
-    mesh = abstract_mesh(1, 2, 2)
-    train, decode = (param_shardings(TINY, mesh, rules) for rules in ("train", "decode"))
-    # 37 tokens do not divide by 2: the vocabulary stays whole
-    assert train["embed"]["embedding"].spec == Spec(None, "fsdp") and decode["embed"][
-        "embedding"
-    ].spec == Spec(None, None)
-    assert train["layers"]["attn"]["q"]["kernel"].spec == Spec(None, "fsdp", "tensor", None)
-    assert decode["layers"]["attn"]["k"]["kernel"].spec == Spec(None, None, "tensor", None)
-    assert train["layers"]["attn"]["o"]["kernel"].spec == Spec(None, "tensor", None, "fsdp")
-    assert train["layers"]["mlp"]["down"]["kernel"].spec == Spec(None, "tensor", "fsdp")
-    assert train["final_norm"]["scale"].spec == Spec(None)
-
-
-def test_key_heads_that_do_not_divide_stay_whole():
-    attn = param_shardings(TINY, abstract_mesh(1, 1, 4), "train")["layers"]["attn"]
-    assert attn["q"]["kernel"].spec == Spec(None, "fsdp", "tensor", None)
-    assert attn["k"]["kernel"].spec == Spec(None, "fsdp", None, None)
 
 
 def test_every_process_must_have_rows_of_its_own(monkeypatch):

@@ -1,17 +1,12 @@
-"""The hidden-string MDP and PrefixRL's objective against enumeration; the command that measures and
-checks them.
-"""
+"""The hidden-string MDP against enumeration, and its figures against known laws."""
 
 import itertools
-import json
-import re
 
 import numpy as np
 import pytest
-from runs import python
 
-from prefixrl_jax.theory import hidden_string, objective
-from prefixrl_jax.theory.hidden_string import CAP, HORIZONS, PLAIN, PREFIX, SAMPLERS, Fit
+from prefixrl_jax.theory import hidden_string
+from prefixrl_jax.theory.hidden_string import PLAIN, PREFIX, SAMPLERS, Fit
 
 STRING = np.array([1, 0, 0, 1, 1])
 RIGHT = np.array([0.7, 0.4, 0.9, 0.5, 0.8])  # probabilities of the string's actions
@@ -204,128 +199,3 @@ def test_the_error_of_a_slope_is_that_of_least_squares():
     y = 2 * x + rng.normal(size=30)
     _, covariance = np.polyfit(x, y, 1, cov=True)
     assert np.isclose(Fit.of(x, y).stderr, np.sqrt(covariance[0, 0]))
-
-
-def value(policy, correct, problem, taken=""):
-    """Expected reward from the state after `taken`: the tree, walked.
-
-    policy: for each problem {actions so far: P(1)}.
-    """
-    if len(taken) == objective.DEPTH:
-        return float(taken in correct[problem])
-    p = policy[problem][taken]
-    return (1 - p) * value(policy, correct, problem, taken + "0") + p * value(
-        policy, correct, problem, taken + "1"
-    )
-
-
-def by_hand(policy, correct, traces):
-    problems = range(len(traces))
-    plain = np.mean([value(policy, correct, x) for x in problems])
-    cuts = itertools.product(problems, range(1, objective.DEPTH))
-    return plain, plain + np.mean([value(policy, correct, x, traces[x][:cut]) for x, cut in cuts])
-
-
-def few(name, instances):
-    return objective.CASES[name]._replace(instances=instances)
-
-
-@pytest.mark.parametrize("name", [name for name, case in objective.CASES.items() if case.must_hold])
-def test_every_maximiser_of_the_prefix_objective_maximises_the_plain_one(name):
-    found = objective.check(few(name, 8 if objective.CASES[name].tabular else 200), seed=1)
-    assert found["maximisers"] >= found["instances"]
-    assert found["violations"] == 0 and found["counterexample"] is None
-
-
-@pytest.mark.parametrize(
-    "name", [name for name, case in objective.CASES.items() if not case.must_hold]
-)
-def test_it_may_fail_where_the_assumptions_do(name):
-    found = objective.check(few(name, 100), seed=1)
-    assert 0 < found["violations"] < found["instances"]
-    example = found["counterexample"]
-    best, better = example["maximiser"], example["better_without_prefix"]
-    for policy in (best, better):
-        hand = by_hand(policy["probability_of_1_after"], example["correct"], example["traces"])
-        assert hand == (policy["plain"], policy["prefixrl"])
-    assert best["prefixrl"] > better["prefixrl"] and best["plain"] < better["plain"]
-    right = [trace in correct for trace, correct in zip(example["traces"], example["correct"])]
-    assert all(right) if objective.CASES[name].correct else not any(right)
-
-
-def test_a_realising_policy_produces_the_traces_and_little_else_is_changed():
-    rng, traces = np.random.default_rng(7), np.array([5, 2])
-    policies = objective.random_class(rng)
-    policies[0] = 0.25  # so that no trace is produced by chance
-    made = objective.realising(policies[0], traces)
-    assert (made != policies[0]).sum() == objective.PROBLEMS * objective.DEPTH
-    assert (
-        objective.realises(made[None], traces).all()
-        and not objective.realises(policies[:1], traces).any()
-    )
-    correct = np.arange(8) == traces[:, None]
-    assert objective.objectives(made[None], correct, traces) == (1.0, 2.0)
-
-
-def test_the_tabular_class_has_every_deterministic_policy_once():
-    policies = objective.tabular_class()
-    assert len(np.unique(policies.reshape(len(policies), -1), axis=0)) == 2 ** (
-        objective.PROBLEMS * objective.STATES
-    )
-
-
-def command(*flags):
-    return python("-m", "prefixrl_jax.theory", *flags)
-
-
-def test_the_command_writes_the_numbers_the_figure_and_a_table(tmp_path):
-    done = command(f"--out={tmp_path / 'new' / 'folder'}", "--seeds=3", "--max_horizon=12")
-    assert done.returncode == 0, done.stderr
-    out = tmp_path / "new" / "folder"
-    found = json.loads((out / "theory.json").read_text(), parse_constant=pytest.fail)
-    proposition = found["proposition_3_4"]
-    assert [row["horizon"] for row in proposition["horizons"]] == [h for h in HORIZONS if h <= 12]
-    assert all(
-        len(row[name]["samples"]) == 3
-        for row in proposition["horizons"]
-        for name in (PREFIX, PLAIN)
-    )
-    assert proposition["cap"] == CAP and set(proposition["counted"]) == set(hidden_string.SERIES)
-    assert 1 < proposition["fits"][PREFIX]["polynomial"]["slope"] < 3
-    assert {name: case["violations"] > 0 for name, case in found["theorem_3_2"].items()} == {
-        name: not case.must_hold for name, case in objective.CASES.items()
-    }
-    assert (out / "theory.png").read_bytes().startswith(b"\x89PNG")
-    assert (
-        re.search(r"^  12 +\d+ +[\d,]+ +[\d,]+$", done.stdout, re.M)
-        and f"{out / 'theory.png'}" in done.stdout
-    )
-
-
-def test_too_few_horizons_for_a_fit_are_said_to_be(tmp_path):
-    done = command(f"--out={tmp_path}", "--seeds=1", "--max_horizon=2")
-    assert done.returncode == 0 and done.stdout.count("too few horizons") == 3, done.stderr
-    assert (
-        json.loads((tmp_path / "theory.json").read_text())["proposition_3_4"]["fits"][PLAIN] is None
-    )
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--out={tmp}", "--seeds=0"], ["--seeds=0", "[1, 99]"]),
-        (["--out={tmp}", "--seeds=many"], ["--seeds=many"]),
-        (["--out={tmp}", "--max_horizon=65"], ["--max_horizon=65", "[2, 64]"]),
-        (["--out={tmp}", "--horizon=4"], ["horizon"]),
-        (["--out={tmp}", "extra"], ["extra", "--name=value"]),
-        (["--out={tmp}/file"], ["--out=", "file", "folder"]),
-        ([], ["--out", "--help"]),
-    ],
-)
-def test_bad_flags_are_refused_in_one_line(tmp_path, flags, words):
-    (tmp_path / "file").touch()
-    done = command(*(flag.format(tmp=tmp_path) for flag in flags))
-    assert done.returncode == 2 and done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ") and all(word in line for word in words), line
-    assert not (tmp_path / "theory.json").exists()

@@ -1,0 +1,72 @@
+"""A corpus on disk comes back, and is repaired from its log when the dataset is damaged."""
+
+import shutil
+
+import pytest
+from first_token import COST, PROBLEMS, FirstToken, sample
+
+from prefixrl_jax.corpus.attempts import Attempts, first_traces
+from prefixrl_jax.corpus.collect import CollectJob
+from prefixrl_jax.corpus.sample_log import Log
+from prefixrl_jax.corpus.saved import load_corpus, save_corpus
+from prefixrl_jax.corpus.traces import read_dataset
+from prefixrl_jax.model.tokenizer import fingerprint
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Return the directory of a complete corpus, dataset and log, and its two traces."""
+    task = FirstToken()
+    header = {"model": "tiny", "tokenizer": fingerprint(task.tokenizer)}
+    with Log(tmp_path / "log.jsonl", header) as log:
+        jobs = [CollectJob(Attempts(p, len(task.render(p))), task, 9, log) for p in PROBLEMS[:2]]
+        for job in jobs:
+            job.deliver(sample(0, correct=False))
+            job.deliver(sample(1, correct=True))
+    traces = first_traces({job.name: job.attempts for job in jobs}, COST)
+    save_corpus(tmp_path, traces, {**header, "solved": 2})
+    return tmp_path, traces
+
+
+def read(directory):
+    return load_corpus(directory, {p.id: p for p in PROBLEMS}, FirstToken(), COST)
+
+
+def shard(directory):
+    (path,) = (directory / "dataset").glob("*array_record*")
+    return path
+
+
+def test_a_sound_corpus_comes_back(corpus, capsys):
+    directory, traces = corpus
+    assert read(directory) == traces
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: shard(d).unlink(),
+        lambda d: shard(d).write_bytes(shard(d).read_bytes()[:-99]),
+        lambda d: (d / "dataset" / "dataset_info.json").write_text("{"),
+        lambda d: shutil.rmtree(d / "dataset"),
+    ],
+    ids=["no shard", "shard cut short", "no JSON", "no dataset"],
+)
+def test_a_damaged_dataset_is_written_anew_from_the_log(corpus, damage, capsys):
+    directory, traces = corpus
+    damage(directory)
+    assert read(directory) == traces
+    assert "the traces are read from" in capsys.readouterr().out
+    assert read_dataset(directory / "dataset") == traces
+
+
+def test_a_corpus_is_never_silently_smaller(corpus):
+    directory, _ = corpus
+    shutil.rmtree(directory / "dataset")
+    lines = (directory / "log.jsonl").read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b"correct", b"corrext")
+    (directory / "log.jsonl").write_bytes(b"".join(lines))
+    message = r"2 problems were solved, the log still knows 1 traces .*line 3: dropped .* checksum"
+    with pytest.raises(ValueError, match=message):
+        read(directory)
