@@ -87,7 +87,7 @@ def _common_to_corpus(path: Path, tokenizer: str) -> dict[str, Any]:
         raise ValueError(
             f"{FIELD}={str(path)!r}: its token ids are of tokenizer {metadata.get('tokenizer')},"
             f" and those of this run of {tokenizer}; lines of {{'problem': id or question, 'trace':"
-            " text}} are accepted from any model"
+            " text} are accepted from any model"
         )
     common: dict[str, Any] = {"tokenizer": tokenizer}
     totals = metadata.get("statistics", {})
