@@ -87,7 +87,7 @@ class RolloutSampler:
         ledger: Ledger,
         *,
         traces: Mapping[str, Sample] | None = None,
-        on_chunk: Callable[[int], None] = lambda finished: None,
+        on_chunk: Callable[[int], None] | None = None,
     ) -> Rollouts:
         """Draw n samples of each of this process's prompts; other processes do theirs.
 
@@ -99,7 +99,8 @@ class RolloutSampler:
             ledger: is charged for every token.
             traces: by problem id, a correct response that stands in for the first of the n samples
                 of a plain prompt (off-policy methods).
-            on_chunk: called between chunks with the number of samples finished here.
+            on_chunk: called between chunks with the number of samples finished here, if there is
+                anything to call.
         """
         stand_ins = [_stand_in(prompt, traces) for prompt in prompts]
         jobs = [
@@ -108,7 +109,8 @@ class RolloutSampler:
         ]
 
         def meanwhile(due: bool) -> None:
-            on_chunk(sum(len(job.samples) for job in jobs))
+            if on_chunk is not None:
+                on_chunk(sum(len(job.samples) for job in jobs))
 
         self.engine.run(params, list(jobs), self.sampling, stream, ledger, self.phases, meanwhile)
         samples: list[list[Sample]] = []

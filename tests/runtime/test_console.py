@@ -21,7 +21,8 @@ def test_a_line_has_what_is_done_what_is_left_the_rate_and_a_note(capsys):
         assert re.fullmatch(rf"train {done}/10  \S+/s  eta \d+s  loss {note}", line)
 
 
-def test_unasked_lines_are_rare(capsys):
+def test_unasked_lines_are_rare(capsys, monkeypatch):
+    monkeypatch.setattr(console, "PAUSE_SECONDS", 1e6)  # however slow the machine is
     with Progress("select", 100) as progress:
         progress.update(0)  # nothing to say yet
         for done in range(1, 50):
