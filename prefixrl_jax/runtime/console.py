@@ -81,6 +81,8 @@ class Progress:
         self._first, self._started = done, time.monotonic()  # a resumed stage begins at `done`
         self._done = done
         self._note = ""
+        # (done, time) of the first update: what came before it is mostly compilation.
+        self._rated_from: tuple[int, float] | None = None
         self._outer: Progress | None = None
         self._printed = float("-inf")
         self._live: LiveBar | None = None
@@ -96,6 +98,8 @@ class Progress:
             note: what else to show, for example a reward.
             line: print a line now; otherwise at most one every `PAUSE_SECONDS`.
         """
+        if self._rated_from is None:
+            self._rated_from = (done, time.monotonic())
         self._done = done
         self._note = note
         if self._live is not None:
@@ -110,14 +114,14 @@ class Progress:
     def line(self) -> str:
         """Return the plain line: stage, done/total, rate, time left, note."""
         parts = [f"{self._stage} {self._done}/{self._total}"]
-        progress = self._done - self._first
-        elapsed = time.monotonic() - self._started
-        if progress > 0 and elapsed > 0:
-            rate = progress / elapsed
+        now = time.monotonic()
+        done_then, then = self._rated_from or (self._done, now)
+        if self._done > done_then and now > then:
+            rate = (self._done - done_then) / (now - then)
             left = max(self._total - self._done, 0) / rate
             parts += [f"{rate:.3g}/s", f"eta {left:.0f}s"]
         else:
-            parts.append(f"{elapsed:.0f}s")
+            parts.append(f"{now - self._started:.0f}s")
         return "  ".join([*parts, self._note] if self._note else parts)
 
     def __enter__(self) -> Progress:

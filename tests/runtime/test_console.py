@@ -17,8 +17,8 @@ def test_a_line_has_what_is_done_what_is_left_the_rate_and_a_note(capsys):
         progress.update(6, "loss 1.25", line=True)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    for line, done, note in zip(lines, (5, 6), ("1.5", "1.25")):
-        assert re.fullmatch(rf"train {done}/10  \S+/s  eta \d+s  loss {note}", line)
+    assert re.fullmatch(r"train 5/10  \d+s  loss 1\.5", lines[0])  # compiled, so no rate yet
+    assert re.fullmatch(r"train 6/10  \S+/s  eta \d+s  loss 1\.25", lines[1])
 
 
 def test_unasked_lines_are_rare(capsys, monkeypatch):
@@ -47,9 +47,7 @@ def test_a_silent_stage_gives_a_sign_of_life(capsys, monkeypatch):
         with Progress("evaluate", 8) as progress:
             progress.update(2, "half of a half")
             capsys.readouterr()
-            assert re.match(
-                r"evaluate 2/8  \S+/s  eta \d+s  half of a half\n", wait_for_line(capsys)
-            )
+            assert re.match(r"evaluate 2/8  \d+s  half of a half\n", wait_for_line(capsys))
         assert wait_for_line(capsys).startswith("export  ")
     capsys.readouterr()
     time.sleep(1.5)
