@@ -134,7 +134,7 @@ def read_lines(path: str, task: Task) -> list[ImportedLine]:
 
 
 def _parse(
-    number: int, row: Row, common: Mapping[str, Any], task: Task, tokenizer: str
+    number: int, row: Row, common: dict[str, Any], task: Task, tokenizer: str
 ) -> tuple[ImportedLine, str | None]:
     """Return a row's line, and its text if its token ids are yet to be had from that."""
     place, fields = row
