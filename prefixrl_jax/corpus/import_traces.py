@@ -142,7 +142,7 @@ def _parse(
         if isinstance(fields, ValueError):
             raise fields
         if not isinstance(fields, dict):
-            raise ValueError(f"{type(fields).__name__} found where a JSON object is expected")
+            raise ValueError(f"expected a JSON object, found {type(fields).__name__}")
         if common:
             fields = {"problem": fields.get("problem_id")} | fields | common
         problem = _text(fields, "problem").strip()

@@ -229,7 +229,7 @@ def read_cuts(
 def _prompt(row: Any, problems: Mapping[str, Problem]) -> Prompt:
     """Return the prompt of a line; raises ValueError naming the field that is missing or wrong."""
     if not isinstance(row, dict):
-        raise ValueError(f"a JSON object is expected, {type(row).__name__} found")
+        raise ValueError(f"expected a JSON object, found {type(row).__name__}")
     row = {"hinted": False, **row}  # older files lack the field
     for field, (accepts, accepted) in FIELDS.items():
         if field not in row:

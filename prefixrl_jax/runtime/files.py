@@ -52,12 +52,12 @@ def read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object that a file holds; anything else raises ValueError, as `read_json`."""
     value = read_json(path)
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: a JSON object is expected, {type(value).__name__} found")
+        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
 
 
 def read_json_lines(
-    path: Path, parse_number: Callable[[str], Any] = float
+    path: Path, parse_number: Callable[[str], Any] = float, characters_only: bool = False
 ) -> Iterator[tuple[int, Any]]:
     """Yield the number (from 1) and the JSON value of each line of a file that is not blank.
 
@@ -66,7 +66,8 @@ def read_json_lines(
 
     Args:
         path: the file, UTF-8.
-        parse_number: makes the value of NaN, Infinity and numbers with a fraction or exponent.
+        parse_number: see `parse_json`.
+        characters_only: see `parse_json`.
 
     Raises:
         OSError: the file cannot be read.
@@ -82,17 +83,20 @@ def read_json_lines(
                 yield number, ValueError(f"the line is longer than {size}, the most for one line")
             elif line.strip(b" \t\r\n\v\f\xef\xbb\xbf"):  # blank, perhaps with a byte order mark
                 try:
-                    yield number, parse_json(line, parse_number)
+                    yield number, parse_json(line, parse_number, characters_only)
                 except ValueError as error:
                     yield number, error
 
 
-def parse_json(data: bytes, parse_number: Callable[[str], Any] = float) -> Any:
+def parse_json(
+    data: bytes, parse_number: Callable[[str], Any] = float, characters_only: bool = False
+) -> Any:
     """Return the value of JSON in UTF-8, with or without a byte order mark.
 
     Args:
         data: the JSON.
         parse_number: makes the value of NaN, Infinity and numbers with a fraction or exponent.
+        characters_only: refuse the escape of half a surrogate pair, which UTF-8 cannot hold.
 
     Raises:
         ValueError: it cannot be read. The message is one sentence, with a line only if `data` has
@@ -101,7 +105,7 @@ def parse_json(data: bytes, parse_number: Callable[[str], Any] = float) -> Any:
     try:
         text = data.decode("utf-8-sig")
         value = json.loads(text, parse_constant=parse_number, parse_float=parse_number)
-        if SURROGATE.search(text):
+        if characters_only and SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False, default=repr).encode("utf-8")
         return value
     except UnicodeEncodeError as error:
@@ -116,7 +120,7 @@ def parse_json(data: bytes, parse_number: Callable[[str], Any] = float) -> Any:
         raise ValueError(f"0x{byte:02x} at {place} is not UTF-8, which is expected") from error
     except json.JSONDecodeError as error:
         place = _place(data, error.lineno, error.colno, "column")
-        raise ValueError(f"no valid JSON: {error.msg} at {place}") from error
+        raise ValueError(f"not valid JSON: {error.msg} at {place}") from error
     except RecursionError as error:
         raise ValueError("lists or objects in it are nested too deeply to be read") from error
     except ValueError as error:  # Python converts no whole number of more than 4300 digits

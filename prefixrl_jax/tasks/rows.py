@@ -122,7 +122,7 @@ def _jsonl(path: Path, field: str) -> Iterator[Row]:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    for number, value in read_json_lines(path, finite_number):
+    for number, value in read_json_lines(path, finite_number, characters_only=True):
         if isinstance(value, ValueError):
             value = ValueError(f"{value}; a line holds one JSON object")
         yield f"{path}, line {number}", value

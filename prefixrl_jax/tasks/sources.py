@@ -63,7 +63,7 @@ def read_problems(
             if isinstance(row, ValueError):
                 raise row
             if not isinstance(row, dict):
-                raise ValueError(f"{type(row).__name__} found where a JSON object is expected")
+                raise ValueError(f"expected a JSON object, found {type(row).__name__}")
             number = place.rsplit(" ", 1)[-1]
             problem = Problem(_id(row, id_field, f"{stem}-{number}"), task.parse(row))
             if problem.id in problems:
