@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def read_json_lines(
                 yield number, ValueError(f"the line is longer than {size}, the most for one line")
             elif line.strip(b" \t\r\n\v\f\xef\xbb\xbf"):  # blank, perhaps with a byte order mark
                 try:
-                    yield number, parse_json(line, parse_number, characters_only)
+                    yield number, parse_json(line.rstrip(b"\r\n"), parse_number, characters_only)
                 except ValueError as error:
                     yield number, error
 
@@ -120,11 +121,13 @@ def parse_json(
         raise ValueError(f"0x{byte:02x} at {place} is not UTF-8, which is expected") from error
     except json.JSONDecodeError as error:
         place = _place(data, error.lineno, error.colno, "column")
-        raise ValueError(f"not valid JSON: {error.msg} at {place}") from error
+        reason = error.msg.removesuffix(" at")  # "Invalid control character at"
+        raise ValueError(f"not valid JSON: {reason} at {place}") from error
     except RecursionError as error:
         raise ValueError("lists or objects in it are nested too deeply to be read") from error
-    except ValueError as error:  # Python converts no whole number of more than 4300 digits
-        raise ValueError(f"a number in it is too long: {error}") from error
+    except ValueError as error:  # of no other kind: a number that Python refuses to convert
+        digits = sys.get_int_max_str_digits()
+        raise ValueError(f"a number in it has more than {digits} digits") from error
 
 
 def _place(data: bytes, line: int, column: int, unit: str) -> str:
