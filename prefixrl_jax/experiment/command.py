@@ -5,8 +5,9 @@ Nothing of JAX is imported before the flags are parsed, so that a typing error c
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,26 @@ def keep_compilations(workdir: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", cache)
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@contextlib.contextmanager
+def owning(*workdirs: Path) -> Iterator[None]:
+    """Own work directories while the body runs; process 0 does so for all.
+
+    Raises ValueError if another run is alive in one of them.
+    """
+    from prefixrl_jax.runtime.console import say
+    from prefixrl_jax.runtime.owner import owned
+    from prefixrl_jax.runtime.processes import on_primary
+
+    with contextlib.ExitStack() as stack:
+
+        def own() -> None:
+            for workdir in workdirs:
+                stack.enter_context(owned(workdir, say))
+
+        on_primary(own)
+        yield
 
 
 def find_config(argument: str) -> str:
