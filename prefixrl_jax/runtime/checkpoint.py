@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from prefixrl_jax.runtime.console import say
@@ -48,6 +49,16 @@ def check_path(path: Path) -> None:
             f"{whole!r}: checkpoints cannot be kept in a path with {' '.join([*wrong, *parts])};"
             " use a directory, on a local or a mounted disk, with another name"
         )
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _first_unreadable(directory: Path) -> str:
@@ -98,7 +109,8 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        with _without_warnings():  # Orbax warns that what is read only is read only
+            self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
         self._directory = directory
         self._read_only = read_only
         self._last_step = 0  # of the save that was started last
