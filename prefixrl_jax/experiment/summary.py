@@ -47,5 +47,6 @@ def summary(
             "family": settings.model.family,
         },
         "task": settings.config.task.name,
+        "steps": (records.params("train") or {"step": 0})["step"],
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     }

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from runs import SMOKE, Command, differences, python
 
+from prefixrl_jax.experiment.command import WRITTEN
+
 pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
 
 
@@ -110,21 +112,33 @@ def test_a_run_is_not_asked_for_less_than_it_has_had(copy):
     assert content(copy / "stages") == before
 
 
-def test_a_second_run_is_refused_while_the_first_is_alive(tmp_path):
+def test_beside_a_run_no_second_one_writes_and_an_export_changes_nothing(smoke_run, tmp_path):
+    workdir = tmp_path / "run"
+    first = SMOKE.start(workdir)
+    while not list(workdir.glob("checkpoints/[0-9]*/_CHECKPOINT_METADATA")):
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.05)
+    status, output = run(workdir)
+    assert status == 2
+    assert f"is in use by process {first.pid} on" in output and "Traceback" not in output
+    out = tmp_path / "out"
+    done = python("-m", "prefixrl_jax.export", f"--workdir={workdir}", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    assert (out / "model.safetensors").exists()
+    output = first.communicate()[0]
+    assert first.returncode == 0, output
+    assert differences(workdir, smoke_run) == []
+
+
+def test_a_run_that_was_killed_does_not_lock_the_next_one_out(tmp_path):
     first = SMOKE.start(tmp_path / "run")
-    try:
-        while not list((tmp_path / "run").glob("owner/*.json")):
-            assert first.poll() is None, first.communicate()[0]
-            time.sleep(0.05)
-        status, output = run(tmp_path / "run")
-        assert status == 2
-        assert f"is in use by process {first.pid} on" in output and "Traceback" not in output
-    finally:
-        first.kill()
-        first.communicate()
-    third = SMOKE.start(tmp_path / "run", "--stage=base", "--config.base.steps=1")
-    output = third.communicate()[0]
-    assert f"taken over from process {first.pid}" in output.replace("\n", " ")
+    while not list((tmp_path / "run").glob("owner/*.json")):
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.05)
+    first.kill()
+    first.communicate()
+    status, output = run(tmp_path / "run", "--stage=base", "--config.base.steps=2")
+    assert status == 0 and f"taken over from process {first.pid}" in output, output
 
 
 def test_a_failed_measurement_does_not_settle_its_fields(copy):
@@ -158,6 +172,21 @@ def test_a_disk_that_fails_for_a_moment_loses_nothing(copy):
     assert status == 2 and f"no checkpoint of step {last.name}" in output, output
     (copy / "elsewhere").rename(last)
     assert run(copy)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["config.json", "corpus", "report.html", "hf"])
+def test_a_folder_of_someones_own_files_is_no_work_directory(tmp_path, name):
+    (tmp_path / "photos.txt").write_text("mine")
+    (tmp_path / name).write_text("mine")
+    before = content(tmp_path)
+    status, output = run(tmp_path)
+    assert status == 2 and f"holds {name}, which no run has made" in output, output
+    assert content(tmp_path) == before
+
+
+def test_what_a_run_writes_is_known(smoke_run):
+    names = {path.name for path in smoke_run.iterdir()} - {"owner", "stages", "xla_cache"}
+    assert names <= set(WRITTEN)
 
 
 def test_dry_run_writes_nothing(tmp_path):
