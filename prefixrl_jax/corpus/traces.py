@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
+import json
+import math
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -98,7 +101,7 @@ class Trace:
         """Return the trace of a record that `to_record` has made.
 
         Raises:
-            ValueError: fields are missing or unknown; the message names them.
+            ValueError: fields are missing, unknown or of another type; the message names them.
         """
         fields = {field.name for field in dataclasses.fields(cls)}
         record = {"source": "sampled", **record}  # older records lack the field
@@ -108,7 +111,54 @@ class Trace:
             raise ValueError(
                 f"not the record of a trace: missing fields {missing}, unknown fields {unknown}"
             )
+        for name, is_right in FIELD_TYPES.items():
+            if not is_right(record[name]):
+                raise ValueError(
+                    f"not the record of a trace: field {name!r} is {repr(record[name])[:80]}"
+                )
         return cls(**record)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _are_ids(values: Any) -> bool:
+    return isinstance(values, list) and all(map(_is_whole, values))
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(map(_is_number, values))
+
+
+# Whether a value of a record is of a field's type.
+FIELD_TYPES: dict[str, Callable[[Any], bool]] = {
+    "problem_id": _is_text,
+    "sample_id": _is_whole,
+    "context_ids": _are_ids,
+    "token_ids": _are_ids,
+    "logprobs": _are_numbers,
+    "finish_reason": _is_text,
+    "samples": _is_whole,
+    "flops": _is_number,
+    "source": _is_text,
+}
+
+
+def traces_fingerprint(traces: Iterable[Trace]) -> str:
+    """Return 16 hex digits that identify the traces, in order; the same from log and dataset."""
+    digest = hashlib.sha256()
+    for trace in traces:
+        digest.update(json.dumps(trace.to_record(), sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 def write_dataset(
@@ -161,6 +211,7 @@ def read_dataset(directory: str | os.PathLike[str]) -> list[Trace]:
     Raises:
         FileNotFoundError: there is no dataset in the directory.
         Damaged: a file of the dataset is missing, cut short or altered.
+        OSError: a file could not be read this time, which says nothing about what it holds.
     """
     import tensorflow_datasets as tfds
 
@@ -170,6 +221,10 @@ def read_dataset(directory: str | os.PathLike[str]) -> list[Trace]:
         with _quiet():
             rows = tfds.builder_from_directory(directory).as_data_source("train")
             return [_from_row(row) for row in rows]
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+            raise Damaged(f"{directory}: the dataset is damaged: {error}") from error
+        raise
     except Exception as error:  # TFDS, protobuf and ArrayRecord have no error type in common
         raise Damaged(f"{directory}: the dataset is damaged: {error}") from error
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from prefixrl_jax.corpus.traces import Trace
-from prefixrl_jax.runtime.files import write_text
+from prefixrl_jax.runtime.files import checksum, read_json_lines, write_text
 from prefixrl_jax.sampling.noise import words
 from prefixrl_jax.tasks.prompt import Prompt
 from prefixrl_jax.tasks.task import Problem, Task
@@ -22,6 +24,9 @@ from prefixrl_jax.tasks.task import Problem, Task
 MAX_REDRAWS = 10
 CONTENTS = ("own", "unrelated", "wrong")
 PLACES = ("assistant", "user")
+
+# What to do when prefixes.jsonl is not what was written.
+REMEDY = "remove stages/prefixes.json from the work directory, and the same prefixes are drawn anew"
 
 # (problem id, token ids to cut prefixes of that problem from)
 Source = tuple[str, list[int]]
@@ -186,29 +191,81 @@ def write_cuts(task: Task, cuts: Cuts, path: Path) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_cuts(problems: Mapping[str, Problem], path: Path) -> list[Prompt]:
+def read_cuts(
+    problems: Mapping[str, Problem], path: Path, written: str | None = None
+) -> list[Prompt]:
     """Read the prefixes of `write_cuts`.
 
-    Raises ValueError, with file and line, for the prefix of a problem that is not in `problems`.
+    Args:
+        problems: the hard problems by id.
+        path: the file.
+        written: `runtime.files.checksum` of the file when it was written, if that is on record.
+
+    Raises:
+        ValueError: the file is missing or not the one that was written, or a line is no prefix of
+            one of `problems`; the message names file and line, and says what to do.
+        OSError: the file cannot be read.
     """
-    prompts = []
-    text = path.read_text(encoding="utf-8").removesuffix("\n")
-    # Not splitlines: a prefix may hold other characters that it takes for the end of a line.
-    lines = text.split("\n") if text else []
-    for number, line in enumerate(lines, start=1):
-        row = json.loads(line)
-        if row["problem"] not in problems:
-            raise ValueError(
-                f"{path}, line {number}: problem {row['problem']!r} is not in the hard set this run"
-                " trains on"
-            )
-        prompts.append(
-            Prompt(
-                problem=problems[row["problem"]],
-                prefix=tuple(row["token_ids"]),
-                cut=row["cut"],
-                fraction=row["fraction"],
-                hinted=row.get("hinted", False),
-            )
+    if not path.is_file():
+        raise ValueError(f"{path}: the file is missing; {REMEDY}")
+    if written is not None and checksum(path) != written:
+        raise ValueError(f"{path}: the file was changed after it was written; {REMEDY}")
+    prompts: dict[str, Prompt] = {}
+    for number, row in read_json_lines(path):
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            prompt = _prompt(row, problems)
+            if prompt.name in prompts:
+                raise ValueError(
+                    f"cut {prompt.cut} of problem {prompt.problem.id!r} is there twice"
+                )
+            prompts[prompt.name] = prompt
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}; {REMEDY}") from error
+    return list(prompts.values())
+
+
+def _prompt(row: Any, problems: Mapping[str, Problem]) -> Prompt:
+    """Return the prompt of a line; raises ValueError naming the field that is missing or wrong."""
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a JSON object, found {type(row).__name__}")
+    row = {"hinted": False, **row}  # older files lack the field
+    for field, (accepts, accepted) in FIELDS.items():
+        if field not in row:
+            raise ValueError(f"field {field!r} is missing")
+        if not accepts(row[field]):
+            raise ValueError(f"field {field!r} is {str(row[field])[:80]!r}; {accepted} is expected")
+    if row["problem"] not in problems:
+        raise ValueError(
+            f"problem {row['problem'][:80]!r} is not in the hard set this run trains on"
         )
-    return prompts
+    return Prompt(
+        problem=problems[row["problem"]],
+        prefix=tuple(row["token_ids"]),
+        cut=row["cut"],
+        fraction=row["fraction"],
+        hinted=row["hinted"],
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_count, value))
+
+
+def _is_fraction(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 1
+
+
+# The fields of a line that are read back: a check of the value, and what would be accepted.
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "problem": (lambda value: isinstance(value, str), "a problem's id"),
+    "token_ids": (_are_ids, "a list of token ids, at least one,"),
+    "cut": (_is_count, "a whole number from 0 on"),
+    "fraction": (_is_fraction, "a number from 0 to 1"),
+    "hinted": (lambda value: isinstance(value, bool), "true or false"),
+}

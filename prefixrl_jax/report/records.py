@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 from prefixrl_jax import flops
 from prefixrl_jax.report.format import amount
 from prefixrl_jax.report.plotting import Estimate, Row, finite, series
+from prefixrl_jax.report.record_files import read_lines, read_record, read_summary
 
 FILES = ("config.json", "metrics.jsonl", "summary.json")
 
@@ -72,9 +72,9 @@ def read_run(workdir: Path) -> Run:
     fine_tuning = read_metrics(sft_metrics, notes) if sft_metrics.is_file() else []
     samples = pick_samples(sorted((workdir / "samples").glob("*.jsonl")), notes)
     run = Run(
-        config=_read_object(workdir / "config.json"),
+        config=read_record(workdir / "config.json"),
         rows=rows,
-        summary=_read_object(workdir / "summary.json"),
+        summary=read_summary(workdir / "summary.json", notes),
         samples=samples,
         notes=notes,
         fine_tuning=fine_tuning,
@@ -83,41 +83,12 @@ def read_run(workdir: Path) -> Run:
     return run
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def _read_lines(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of a file that has one a line.
-
-    A line that is none, such as a write cut short, is noted and passed over.
-    """
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                value = json.loads(line)
-            except ValueError:
-                value = None
-            if isinstance(value, dict):
-                yield value
-            elif line.strip():
-                notes.append(f"{path.name}, line {number} is not a JSON object and was left out.")
-
-
 def read_metrics(path: Path, notes: list[str]) -> list[Row]:
     """Read metrics.jsonl, ordered by step; the last of several rows for one step counts.
 
     Adds to `notes` which rows were left out and which values are not finite.
     """
-    rows = list(_read_lines(path, notes))
+    rows = list(read_lines(path, notes))
     with_step = [row for row in rows if finite(row.get("step"))]
     by_step: dict[float, Row] = {row["step"]: row for row in with_step}
     if without_step := len(rows) - len(with_step):
@@ -133,7 +104,22 @@ def read_metrics(path: Path, notes: list[str]) -> list[Row]:
         )
     if not by_step:
         notes.append(f"{path.name} holds no training step.")
-    return [by_step[step] for step in sorted(by_step)]
+    steps = sorted(by_step)
+    if missing := _missing_steps(steps):
+        notes.append(f"{path.name}: steps without a line, which are in no figure: {missing}.")
+    return [by_step[step] for step in steps]
+
+
+def _missing_steps(steps: Sequence[float]) -> str:
+    """Return the ranges of whole steps from 1 on that ascending steps leave out, in words."""
+    ranges = []
+    for before, step in zip([0, *steps], steps):
+        first = max(math.floor(before), 0) + 1
+        last = math.ceil(step) - 1
+        if first <= last:
+            ranges.append(f"{first:,}" if first == last else f"{first:,} to {last:,}")
+    more = f" and {len(ranges) - 5} more ranges" if len(ranges) > 5 else ""
+    return ", ".join(ranges[:5]) + more
 
 
 def _is_not_finite(value: Any) -> bool:
@@ -187,7 +173,10 @@ def _missing_sorts(sorts: Collection[tuple[str, bool]]) -> Iterator[str]:
 def _read_samples(paths: Sequence[Path], notes: list[str]) -> Iterator[_Timed]:
     outside = {"before": (-math.inf, "before training"), "after": (math.inf, "after training")}
     for path in paths:
-        for row in _read_lines(path, notes):
+        for row in read_lines(path, notes):
+            if not isinstance(row.get("kind", "plain"), str):
+                notes.append(f"samples/{path.name}: a sample whose kind is no text was left out.")
+                continue
             step = row["step"] if finite(row.get("step")) else 0
             at, when = outside.get(path.stem, (step, f"step {step}"))
             yield _Timed(at, {**row, "when": when})
@@ -249,7 +238,9 @@ def _summary_estimate(run: Run, set_name: str, when: str, x: float | None) -> Es
     accuracy = run.find("plain_pass_at_1", set_name, when)
     if not finite(accuracy) or x is None:
         return None
-    low, high = run.find("plain_pass_at_1_interval", set_name, when) or (None, None)
+    bounds = run.find("plain_pass_at_1_interval", set_name, when)
+    is_pair = isinstance(bounds, list) and len(bounds) == 2
+    low, high = bounds if is_pair else (None, None)
     return Estimate(x, accuracy, low, high)
 
 

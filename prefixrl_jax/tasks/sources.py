@@ -6,12 +6,19 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from prefixrl_jax.tasks.rows import read_rows
+from prefixrl_jax.model import tokenizer as tokenizers
+from prefixrl_jax.runtime.memo import Memo, memo_key
+from prefixrl_jax.runtime.watch import watched
+from prefixrl_jax.tasks.rows import count_rows, excerpt, one_line, read_rows
 from prefixrl_jax.tasks.task import Problem, Task
+
+BATCH = 1000  # problems rendered at a time
+PROBES = 16  # problems whose renderings tell whether remembered sizes still hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,25 +57,41 @@ def read_problems(
     """
     problems: dict[str, tuple[Problem, dict[str, Any]]] = {}
     stem = re.sub(r"\.\w+$", "", name.rsplit("/", 1)[-1])
-    for place, row in read_rows(name, split, field):
+    rows = read_rows(name, split, field)
+    for place, row in watched(rows, f"reading {field}", count_rows(name)):
         try:
             if isinstance(row, ValueError):
                 raise row
             if not isinstance(row, dict):
-                raise ValueError(f"{type(row).__name__} found where a JSON object is expected")
+                raise ValueError(f"expected a JSON object, found {type(row).__name__}")
             number = place.rsplit(" ", 1)[-1]
-            problem = Problem(str(row.get(id_field, f"{stem}-{number}")), task.parse(row))
+            problem = Problem(_id(row, id_field, f"{stem}-{number}"), task.parse(row))
             if problem.id in problems:
-                raise ValueError(f"id {problem.id!r} stands in an earlier row too; ids must differ")
+                raise ValueError(
+                    f"id {excerpt(problem.id)} stands in an earlier row too; ids must differ"
+                )
             problems[problem.id] = problem, row
         except ValueError as error:
+            sentence = f"{place}: {one_line(error)}"
             if skipped is None:
-                raise ValueError(f"{place}: {error}") from error
-            skipped.append(f"{place}: {error}")
+                raise ValueError(sentence) from error
+            skipped.append(sentence)
     if not problems:
         reason = f"; {skipped[0]}" if skipped else ""
         raise ValueError(f"{name}: no problem in it{reason}")
     return list(problems.values())
+
+
+def _id(row: Mapping[str, Any], field: str, default: str) -> str:
+    """Return the id that a row has; null is none, as tables have it in every row."""
+    value = row.get(field)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or value == "":
+        raise ValueError(
+            f"field {field!r}, the problem's id, is {excerpt(value)}; text or a number is expected"
+        )
+    return str(value)
 
 
 def candidates(task: Task, data: ConfigDict, seed: int) -> Sets:
@@ -122,13 +145,26 @@ def _read_sets(
     return train, heldout
 
 
-def fitting(sets: Sets, task: Task, largest: int, prefix: int, skip_bad: bool) -> Sets:
+def fitting(
+    sets: Sets,
+    task: Task,
+    room: int,
+    prefix: int,
+    skip_bad: bool,
+    used: Mapping[str, int] | None = None,
+    memo: Memo | None = None,
+) -> Sets:
     """Return the sets without the problems whose prompt is too long to take a prefix.
 
     Args:
-        largest: tokens that prompt and prefix may have together.
+        sets: the problems.
+        task: renders them.
+        room: tokens that prompt and prefix may have together.
         prefix: tokens of the longest prefix.
         skip_bad: list the problems that are too long as skipped, rather than raise ValueError.
+        used: how many problems of a set will be used, its first that fit, by the set's name. Those
+            behind them stay in the set and are not rendered. Without it all are.
+        memo: knows which problems were too long at an earlier start.
 
     Raises:
         ValueError: a problem is too long, or no problem to train on is left.
@@ -136,22 +172,77 @@ def fitting(sets: Sets, task: Task, largest: int, prefix: int, skip_bad: bool) -
     skipped = list(sets.skipped)
     fitting_problems: dict[str, list[Problem]] = {}
     for name, problems in sets.problems.items():
-        fitting_problems[name] = []
-        for problem in problems:
-            size = len(task.render(problem))
-            if size + prefix <= largest:
-                fitting_problems[name].append(problem)
-                continue
+        wanted = len(problems) if used is None else used[name]
+        too_long: set[int] = set()
+        for index, size in _too_long(name, problems, task, (room - prefix, wanted), memo):
             sentence = (
-                f"problem {problem.id!r} renders to {size} tokens, and a prefix may have {prefix};"
-                f" the largest of sampling.context_buckets is {largest}"
+                f"problem {excerpt(problems[index].id)} renders to {size} tokens, and a prefix may"
+                f" have {prefix}; the largest of sampling.context_buckets is {room}"
             )
             if not skip_bad:
                 raise ValueError(sentence)
             skipped.append(sentence)
+            too_long.add(index)
+        fitting_problems[name] = [p for i, p in enumerate(problems) if i not in too_long]
     if not fitting_problems["train"]:
         raise ValueError(f"no problem is left to train on: {skipped[-1]}")
     return Sets(fitting_problems, skipped, sets.overlap)
+
+
+def _too_long(
+    name: str,
+    problems: Sequence[Problem],
+    task: Task,
+    limits: tuple[int, int],
+    memo: Memo | None,
+) -> Iterator[tuple[int, int]]:
+    """Yield index and size in tokens of the prompts of a set that are too long.
+
+    `limits` are the tokens that a prompt may have, and the number of problems that are to fit: once
+    so many do, no other is rendered.
+    """
+    longest, wanted = limits
+    if memo is None or len(problems) <= BATCH:  # a small set is rendered in no time
+        yield from _render_until(wanted, longest, name, problems, task)
+        return
+    # A few renderings stand for everything that a prompt depends on besides its problem.
+    probes = [task.render(problem) for problem in problems[:: len(problems) // PROBES]]
+    tokenizer = tokenizers.fingerprint(task.tokenizer)
+    key = memo_key(fingerprint({name: list(problems)}), tokenizer, probes, limits)
+    too_long = memo.get(f"prompts {name}", key)
+    if too_long is not None:
+        yield from too_long
+        return
+    too_long = []
+    for entry in _render_until(wanted, longest, name, problems, task):
+        too_long.append(entry)
+        yield entry
+    memo.put(f"prompts {name}", key, too_long)
+
+
+def _render_until(
+    wanted: int, longest: int, name: str, problems: Sequence[Problem], task: Task
+) -> Iterator[tuple[int, int]]:
+    """Render problems until `wanted` of them fit; yield those that do not, as `_too_long`."""
+    fit = 0
+    sizes = watched(_sizes(problems, task), f"prompts {name}", len(problems))
+    for index, size in enumerate(sizes):
+        if fit == wanted:
+            return
+        if size <= longest:
+            fit += 1
+        else:
+            yield index, size
+
+
+def _sizes(problems: Sequence[Problem], task: Task) -> Iterator[int]:
+    """Yield the tokens of each prompt; many are rendered at once by a task that can."""
+    render_all = getattr(task, "render_all", None)
+    if render_all is None:
+        yield from (len(task.render(problem)) for problem in problems)
+        return
+    for start in range(0, len(problems), BATCH):
+        yield from map(len, render_all(problems[start : start + BATCH]))
 
 
 def _filtered(rows: list[tuple[Problem, dict[str, Any]]], data: ConfigDict) -> list[Problem]:
@@ -166,9 +257,10 @@ def _filtered(rows: list[tuple[Problem, dict[str, Any]]], data: ConfigDict) -> l
     for problem, row in rows:
         value = row.get(data.filter_field)
         if isinstance(value, bool) or not isinstance(value, int | float):
+            fields = ", ".join(map(repr, row))
             raise ValueError(
-                f"data.filter_field={data.filter_field!r}: problem {problem.id!r} has {value!r}"
-                f" there, where a number is expected; its fields are {', '.join(map(repr, row))}"
+                f"data.filter_field={data.filter_field!r}: problem {problem.id!r} has"
+                f" {excerpt(value)} there, where a number is expected; its fields are {fields}"
             )
         values.append(value)
     inside = [p for (p, _), value in zip(rows, values, strict=True) if low <= value <= high]

@@ -136,7 +136,7 @@ def test_ids_of_another_tokenizer_are_not_taken(tmp_path):
         ({"trace": "a"}, "line 2: field 'problem' is missing"),
         ({"problem": "a", "trace": " "}, "field 'trace'"),
         ('{"problem": ', "line 2: "),
-        ("[1]", "a JSON object is expected"),
+        ("[1]", "expected a JSON object, found list"),
         ({"problem": "a", "trace": "a", "flops": -1}, "field 'flops' is -1; a number, at least 0"),
         (
             {"problem": "a", "token_ids": [], "tokenizer": TOKENIZER},

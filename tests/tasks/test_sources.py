@@ -45,7 +45,7 @@ def data_section(**fields):
             r"rows\.jsonl, line 3: id 'a' stands in an earlier row",
         ),
         ([ROW, '{"question": '], r"rows\.jsonl, line 2: "),
-        ([ROW, "[1, 2]"], r"rows\.jsonl, line 2: list found where a JSON object"),
+        ([ROW, "[1, 2]"], r"rows\.jsonl, line 2: expected a JSON object, found list"),
     ],
 )
 def test_a_malformed_file_is_refused_with_line_and_field(task, tmp_path, lines, message):
