@@ -30,7 +30,7 @@ def make_corpus(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
         "model": tree_fingerprint(params),
         "tokenizer": tokenizers.fingerprint(settings.task.tokenizer),
     }
-    with SharedLog(workdir.corpus_path / "log.jsonl", header) as log:
+    with SharedLog(workdir.corpus_path / "log", header) as log:
         for sentence in log.dropped:
             say(f"corpus: {sentence}")
         sampler = RejectionSampler(
