@@ -32,19 +32,45 @@ def walk(seed: int, name: str, size: int, start: int, count: int) -> list[int]:
         return []
 
     def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng([seed, epoch, *words(name).tolist()]).permutation(size)
+        return generator(seed, epoch, *words(name).tolist()).permutation(size)
 
     last = (start + count - 1) // size
     epochs = {epoch: order(epoch) for epoch in range(start // size, last + 1)}
     return [int(epochs[place // size][place % size]) for place in range(start, start + count)]
 
 
+def generator(seed: int, *numbers: int) -> np.random.Generator:
+    """Return the numpy generator of a 64-bit seed and further numbers, each below 2**32.
+
+    numpy joins all numbers to one list of 32-bit words. The high word of a seed comes last in it,
+    so that no large seed with some numbers is a small seed with others, and a seed below 2**32 is
+    `default_rng([seed, *numbers])`.
+    """
+    high, low = _seed_words(seed)
+    return np.random.default_rng([low, *numbers, high] if high else [low, *numbers])
+
+
+def seed_key(seed: int) -> jax.Array:
+    """Return the PRNG key of a 64-bit seed; no two seeds share one.
+
+    `jax.random.key` drops the high word of a seed, unless 64-bit types are enabled.
+    """
+    return jax.random.wrap_key_data(np.array(_seed_words(seed), np.uint32), impl="threefry2x32")
+
+
+def _seed_words(seed: int) -> tuple[int, int]:
+    """Return the high and the low 32 bits of a seed."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed={seed}: a whole number from 0 to 2**64 - 1 is accepted")
+    return divmod(int(seed), 2**32)
+
+
 def stream_key(seed: int, stage: str, step: int = 0) -> jax.Array:
     """Return the PRNG key of everything that one stage samples in one step.
 
-    Raises OverflowError for a negative step.
+    Raises ValueError for a seed beyond 64 bits, OverflowError for a negative step.
     """
-    key = jax.random.key(seed)
+    key = seed_key(seed)
     for word in (*words(stage), np.uint32(step)):
         key = jax.random.fold_in(key, word)
     return key
