@@ -16,7 +16,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 from tokenizers import AddedToken, Tokenizer
@@ -33,7 +33,7 @@ WRITTEN = "\ufdd2{}\ufdd3"  # one that the template writes
 PERCENT = "\ufdd4"
 BRACKETED = re.compile(r"[<\[{].+[>\]}]", re.DOTALL)
 
-Message = Mapping[str, str]  # {"role": "user", "content": ...}
+Message = dict[str, str]  # {"role": "user", "content": ...}
 
 
 class ChatTemplate:
@@ -127,7 +127,7 @@ class ChatTemplate:
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = True  # as text
-        of_written = {}
+        of_written: dict[int, int] = {}
         for i, control_id in enumerate(self._controls.values()):
             control = self._tokenizer.added_tokens_decoder[control_id]
             written = AddedToken(
@@ -138,7 +138,9 @@ class ChatTemplate:
                 normalized=control.normalized,
             )
             backend.add_tokens([written])
-            of_written[backend.token_to_id(written.content)] = control_id
+            written_id = backend.token_to_id(written.content)
+            assert written_id is not None  # it was added
+            of_written[written_id] = control_id
         return backend, of_written
 
 

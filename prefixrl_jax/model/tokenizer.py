@@ -111,9 +111,9 @@ def _eos_ids(file: Path) -> list[int]:
     """Return the eos ids that a JSON file of a model folder names; there may be none."""
     fields = read_fields(file)
     value = fields.get("eos_token_id")
-    ids = value if isinstance(value, list) else [value]
     if value is None:
-        ids = []
+        return []
+    ids = value if isinstance(value, list) else [value]
     for i in ids:
         if not isinstance(i, int) or isinstance(i, bool) or i < 0:
             raise ValueError(

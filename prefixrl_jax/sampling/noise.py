@@ -55,7 +55,7 @@ def seed_key(seed: int) -> jax.Array:
 
     `jax.random.key` drops the high word of a seed, unless 64-bit types are enabled.
     """
-    return jax.random.wrap_key_data(np.array(_seed_words(seed), np.uint32), impl="threefry2x32")
+    return jax.random.wrap_key_data(jnp.array(_seed_words(seed), jnp.uint32), impl="threefry2x32")
 
 
 def _seed_words(seed: int) -> tuple[int, int]:

@@ -63,8 +63,8 @@ class ChatTask(abc.ABC):
             model_path: the model: a Hugging Face folder, a hub id or a GGUF file.
 
         Raises:
-            ValueError: the model is not there, its tokenizer has no chat template or one that cannot
-                render the messages, or the prompt has no place for the question.
+            ValueError: the model is not there, its tokenizer has no chat template or one that
+                cannot render the messages, or the prompt has no place for the question.
         """
         if not model_path:
             raise ValueError(

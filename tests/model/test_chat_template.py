@@ -1,4 +1,4 @@
-"""Chat templates: the same date every day, control tokens of users stay text, plain ids unchanged."""
+"""Chat templates: one date for every day, users' control tokens stay text, plain ids unchanged."""
 
 import datetime
 
@@ -9,14 +9,15 @@ from transformers import PreTrainedTokenizerFast
 from prefixrl_jax.model.chat_template import DATE, ChatTemplate
 
 CHATML = (
-    "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|end|>\n{% endfor %}"
+    "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|end|>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}<think>"
 )
 KINDS = ("byte_level", "metaspace", "byte_fallback")
 
 
 def make(kind: str, template: str = CHATML, **options) -> PreTrainedTokenizerFast:
-    """A tokenizer of some family's kind, with control tokens of which not all are called special."""
+    """A tokenizer of a family's kind, with control tokens of which not all are called special."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     if kind == "byte_level":  # Llama 3, Qwen
         backend = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
