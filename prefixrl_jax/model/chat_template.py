@@ -42,7 +42,10 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         """Prepare the template; raise ValueError if there is none, or it draws random texts."""
         if not tokenizer.chat_template:
-            raise ValueError("the tokenizer has no chat_template")
+            raise ValueError(
+                "the tokenizer has no chat_template: set tokenizer.chat_template, or give prompts"
+                " as texts"
+            )
         self._tokenizer = tokenizer
         source = tokenizer.get_chat_template()
         if re.search(r"\|\s*random\b|\blipsum\s*\(", source):
