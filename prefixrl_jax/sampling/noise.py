@@ -42,9 +42,9 @@ def walk(seed: int, name: str, size: int, start: int, count: int) -> list[int]:
 def generator(seed: int, *numbers: int) -> np.random.Generator:
     """Return the numpy generator of a 64-bit seed and further numbers, each below 2**32.
 
-    numpy joins all numbers to one list of 32-bit words. The high word of a seed comes last in it,
-    so that no large seed with some numbers is a small seed with others, and a seed below 2**32 is
-    `default_rng([seed, *numbers])`.
+    For a seed below 2**32 it is `default_rng([seed, *numbers])`. numpy joins its numbers to one
+    list of 32-bit words, in which 2**32 + 5 followed by 0 is 5 followed by 1 and 0. So the high
+    word of a seed comes last here: no two seeds share a generator for as many numbers.
     """
     high, low = _seed_words(seed)
     return np.random.default_rng([low, *numbers, high] if high else [low, *numbers])

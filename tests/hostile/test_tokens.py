@@ -58,7 +58,7 @@ def test_absent_ids_are_ranges_with_holes():
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("top_k", [0, 3, 36, 40])
-@pytest.mark.parametrize("top_p", [0.5, 0.999999, 1.0])
+@pytest.mark.parametrize("top_p", [0.5, 0.9, 1.0])
 def test_the_distribution_is_that_of_a_vocabulary_without_absent_ids(temperature, top_k, top_p):
     logits = jnp.asarray(np.random.default_rng(0).normal(0, 3, (5, 48)), jnp.float32)
     settings = Sampling(1, (0,), temperature, top_k, top_p)
@@ -144,7 +144,6 @@ def test_eos_ids_of_every_file_count(tmp_path, config, generation, expected):
         "{",
         "",
         "[" * 100_000,
-        "\ufeff{}",
     ],
     ids=lambda text: text[:24],
 )
@@ -249,9 +248,10 @@ def test_seeds_of_64_bits_have_generators_of_their_own():
         drawn = noise.generator(5, *numbers).integers(0, 2**62)
         assert drawn == np.random.default_rng([5, *numbers]).integers(0, 2**62)
     seeds = [*SEEDS, 1, 2, 2**33 + 5]
-    tails = [(), (1,), (0, 1), (1, 1), (0, 1, 1), (5, 1, 1, 2)]
-    drawn = {noise.generator(s, *t).bytes(16) for s, t in itertools.product(seeds, tails)}
-    assert len(drawn) == len(seeds) * len(tails)
+    for count in (0, 1, 2, 3):
+        tails = list(itertools.product((0, 1, 5), repeat=count))
+        drawn = {noise.generator(s, *t).bytes(16) for s, t in itertools.product(seeds, tails)}
+        assert len(drawn) == len(seeds) * len(tails)
     assert noise.walk(5, "x", 50, 0, 9) != noise.walk(2**32 + 5, "x", 50, 0, 9)
 
 
