@@ -9,6 +9,7 @@ Everything here is a thin layer over the sampler and the forward pass that train
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -28,9 +29,9 @@ from prefixrl_jax.model import transformer
 from prefixrl_jax.model.chat_template import ChatTemplate, Message
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.hf import export_hf, import_hf
-from prefixrl_jax.model.hub import find_model, tokenizer_of
+from prefixrl_jax.model.hub import find_model, stop_ids, tokenizer_of
 from prefixrl_jax.model.sharding import param_shardings
-from prefixrl_jax.model.tokenizer import encode_prompt, read_fields, stop_ids
+from prefixrl_jax.model.tokenizer import encode_prompt
 from prefixrl_jax.model.vocabulary import IdRanges, absent_ids
 from prefixrl_jax.model.weights import Params, flop_costs
 from prefixrl_jax.rl.loss import token_logprobs
@@ -270,7 +271,9 @@ def load(path_or_id: str | Path, mesh: Mesh | None = None, dtype: str = "float32
 def _max_length(folder: Path) -> int | None:
     """Return the tokens that a text may have by config.json, or None if it does not say."""
     file = folder / "config.json"
-    length = read_fields(file).get("max_position_embeddings") if file.is_file() else None
+    if not file.is_file():  # a GGUF file
+        return None
+    length = json.loads(file.read_bytes()).get("max_position_embeddings")
     return length if type(length) is int and length > 0 else None
 
 

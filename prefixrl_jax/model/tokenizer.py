@@ -1,4 +1,4 @@
-"""The edge between text and token ids: a tokenizer of words, loading, stop ids, a fingerprint.
+"""The edge between text and token ids: a tokenizer of words, loading, and a fingerprint.
 
 All tokenizers are fast tokenizers of transformers, so an exported model carries one that
 transformers reads.
@@ -11,7 +11,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import logging
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -80,57 +79,6 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     bos = tokenizer.bos_token_id
     spelled = bos is not None and text.startswith(str(tokenizer.bos_token))
     return ids[1:] if spelled and ids[:2] == [bos, bos] else ids
-
-
-# The files of a model folder that may name the ids that end a text.
-EOS_FILES = ("config.json", "generation_config.json")
-
-
-def stop_ids(path: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the token ids that end a text, in ascending order.
-
-    They are eos_token_id of config.json and of generation_config.json, each one id or several, and
-    the tokenizer's own. A GGUF file has its tokenizer's alone. Raises ValueError when there is
-    none, or when a file names one that is no token id.
-    """
-    stops = set()
-    if tokenizer.eos_token_id is not None:
-        stops.add(tokenizer.eos_token_id)
-    for name in EOS_FILES:
-        if (path / name).is_file():
-            stops.update(_eos_ids(path / name))
-    if not stops:
-        raise ValueError(
-            f"{path}: neither {' nor '.join(EOS_FILES)} nor the tokenizer names an eos token; no"
-            " text could end"
-        )
-    return tuple(sorted(stops))
-
-
-def _eos_ids(file: Path) -> list[int]:
-    """Return the eos ids that a JSON file of a model folder names; there may be none."""
-    fields = read_fields(file)
-    value = fields.get("eos_token_id")
-    if value is None:
-        return []
-    ids = value if isinstance(value, list) else [value]
-    for i in ids:
-        if not isinstance(i, int) or isinstance(i, bool) or i < 0:
-            raise ValueError(
-                f"{file}: eos_token_id={value!r}: a token id, a list of them or null is accepted"
-            )
-    return ids
-
-
-def read_fields(file: Path) -> dict[str, Any]:
-    """Return the fields of a JSON file; raise ValueError, naming it, if it holds no JSON object."""
-    try:
-        fields = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not valid JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{file}: a JSON object was expected, {{...}}")
-    return fields
 
 
 def survives_auto_tokenizer(directory: Path, tokenizer: PreTrainedTokenizerBase) -> bool:

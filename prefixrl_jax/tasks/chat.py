@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from prefixrl_jax.model.chat_template import ChatTemplate
-from prefixrl_jax.model.hub import find_model, tokenizer_of
-from prefixrl_jax.model.tokenizer import stop_ids
+from prefixrl_jax.model.hub import find_model, stop_ids, tokenizer_of
 from prefixrl_jax.tasks.grading.answers import final_answer
 from prefixrl_jax.tasks.task import Problem, Verdict
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from tokenizers import processors
 import prefixrl_jax as prl
 from prefixrl_jax.group import Context, Group, pad_rows
 from prefixrl_jax.model.hf import export_hf
-from prefixrl_jax.model.tokenizer import encode_prompt, stop_ids, word_tokenizer
+from prefixrl_jax.model.tokenizer import encode_prompt, word_tokenizer
 from prefixrl_jax.model.vocabulary import absent_ids, mask_absent
 from prefixrl_jax.rl.loss import denominators, group_loss, token_logprobs
 from prefixrl_jax.rl.surrogate import LossSettings
@@ -110,47 +109,6 @@ def test_logits_keep_absent_ids_and_logprobs_do_not(padded):
     assert np.isneginf(logprobs[1])
     expected = jax.nn.log_softmax(logits[0, 0, :KNOWN_IDS])[6]
     np.testing.assert_allclose(logprobs[0], expected, atol=1e-5)
-
-
-# Ids that end a text
-
-
-@pytest.mark.parametrize(
-    ("config", "generation", "expected"),
-    [
-        (None, None, (EOS,)),
-        ({"eos_token_id": 5}, None, (5, EOS)),
-        ({"eos_token_id": [9, 5]}, {"eos_token_id": 7}, (5, 7, 9, EOS)),
-        ({"eos_token_id": None}, {"eos_token_id": [5, EOS]}, (5, EOS)),
-        ({"eos_token_id": []}, {}, (EOS,)),
-    ],
-)
-def test_eos_ids_of_every_file_count(tmp_path, config, generation, expected):
-    for name, fields in {"config": config, "generation_config": generation}.items():
-        if fields is not None:
-            (tmp_path / f"{name}.json").write_text(json.dumps(fields))
-    assert stop_ids(tmp_path, byte_tokenizer()) == expected
-
-
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
-@pytest.mark.parametrize(
-    "text",
-    [
-        *[
-            f'{{"eos_token_id": {v}}}'
-            for v in ('"2"', "2.0", "true", "-1", "[[2]]", "[null]", "{}")
-        ],
-        "[2]",
-        "{",
-        "",
-        "[" * 100_000,
-    ],
-    ids=lambda text: text[:24],
-)
-def test_eos_ids_that_are_none_are_refused_by_file(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=f"/{name}: (eos_token_id=|not valid JSON|a JSON object)"):
-        stop_ids(tmp_path, byte_tokenizer())
 
 
 # The beginning of a text, and questions that spell control tokens
