@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from prefixrl_jax.seeds import generator, seed_key
+
 
 def words(name: str) -> np.ndarray:
     """Return a stable 64-bit hash of a name as two words, uint32 [2].
@@ -37,32 +39,6 @@ def walk(seed: int, name: str, size: int, start: int, count: int) -> list[int]:
     last = (start + count - 1) // size
     epochs = {epoch: order(epoch) for epoch in range(start // size, last + 1)}
     return [int(epochs[place // size][place % size]) for place in range(start, start + count)]
-
-
-def generator(seed: int, *numbers: int) -> np.random.Generator:
-    """Return the numpy generator of a 64-bit seed and further numbers, each below 2**32.
-
-    For a seed below 2**32 it is `default_rng([seed, *numbers])`. numpy joins its numbers to one
-    list of 32-bit words, in which 2**32 + 5 followed by 0 is 5 followed by 1 and 0. So the high
-    word of a seed comes last here: no two seeds share a generator for as many numbers.
-    """
-    high, low = _seed_words(seed)
-    return np.random.default_rng([low, *numbers, high] if high else [low, *numbers])
-
-
-def seed_key(seed: int) -> jax.Array:
-    """Return the PRNG key of a 64-bit seed; no two seeds share one.
-
-    `jax.random.key` drops the high word of a seed, unless 64-bit types are enabled.
-    """
-    return jax.random.wrap_key_data(jnp.array(_seed_words(seed), jnp.uint32), impl="threefry2x32")
-
-
-def _seed_words(seed: int) -> tuple[int, int]:
-    """Return the high and the low 32 bits of a seed."""
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed={seed}: a whole number from 0 to 2**64 - 1 is accepted")
-    return divmod(int(seed), 2**32)
 
 
 def stream_key(seed: int, stage: str, step: int = 0) -> jax.Array:

@@ -21,6 +21,7 @@ from prefixrl_jax.rl.loss import denominators, group_loss, token_logprobs
 from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.sampling import noise
 from prefixrl_jax.sampling.distribution import Sampling, distribution
+from prefixrl_jax.seeds import generator, seed_key
 from prefixrl_jax.tasks.chat import Chat
 from prefixrl_jax.tasks.math import Math, MathSettings
 from prefixrl_jax.tasks.task import Problem
@@ -194,7 +195,7 @@ SEEDS = [0, 5, 2**31, 2**32 - 1, 2**32, 2**32 + 5, 5 * 2**32, 2**63, 2**64 - 1, 
 def test_seeds_of_64_bits_have_keys_of_their_own():
     for seed in SEEDS[:4]:  # whose noise was drawn before
         np.testing.assert_array_equal(
-            jax.random.key_data(noise.seed_key(seed)), jax.random.key_data(jax.random.key(seed))
+            jax.random.key_data(seed_key(seed)), jax.random.key_data(jax.random.key(seed))
         )
     keys = {jax.random.key_data(noise.stream_key(seed, "x")).tobytes() for seed in SEEDS}
     assert len(keys) == len(SEEDS)
@@ -203,19 +204,19 @@ def test_seeds_of_64_bits_have_keys_of_their_own():
 def test_seeds_of_64_bits_have_generators_of_their_own():
     """In numpy's own way, seed 2**32 + 5 with (0,) is seed 5 with (1, 0)."""
     for numbers in ((), (3,), (3, 0), (1, 2, 3, 4)):
-        drawn = noise.generator(5, *numbers).integers(0, 2**62)
+        drawn = generator(5, *numbers).integers(0, 2**62)
         assert drawn == np.random.default_rng([5, *numbers]).integers(0, 2**62)
     seeds = [*SEEDS, 1, 2, 2**33 + 5]
     for count in (0, 1, 2, 3):
         tails = list(itertools.product((0, 1, 5), repeat=count))
-        drawn = {noise.generator(s, *t).bytes(16) for s, t in itertools.product(seeds, tails)}
+        drawn = {generator(s, *t).bytes(16) for s, t in itertools.product(seeds, tails)}
         assert len(drawn) == len(seeds) * len(tails)
     assert noise.walk(5, "x", 50, 0, 9) != noise.walk(2**32 + 5, "x", 50, 0, 9)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_seeds_beyond_64_bits_are_refused(seed):
-    for of in (noise.seed_key, noise.generator):
+    for of in (seed_key, generator):
         with pytest.raises(ValueError, match=rf"seed={seed}: a whole number from 0 to 2\*\*64 - 1"):
             of(seed)
 
