@@ -134,6 +134,10 @@ class GGUF:
         """Return the shape of one tensor, with its axes in Hugging Face's order."""
         return tuple(int(n) for n in reversed(self._tensors[name].shape))
 
+    def dtype(self, name: str) -> str:
+        """Return the type of the values that `get_tensor` returns, as safetensors names it."""
+        return "F32"
+
     def get_tensor(self, name: str) -> np.ndarray:
         """Return the values of one tensor, float32, in Hugging Face's layout."""
         tensor = self._tensors[name]
