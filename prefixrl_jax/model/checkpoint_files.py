@@ -163,7 +163,9 @@ def _listed(names: Set[str]) -> str:
     """Return names in alphabetical order, the first twenty of them."""
     first = heapq.nsmallest(20, names)
     rest = f" and {len(names) - len(first)} more" if len(names) > len(first) else ""
-    return ", ".join(name[:200] for name in first) + rest
+    # A name may hold control characters, which must not reach a terminal.
+    printable = (name if name.isprintable() else repr(name) for name in first)
+    return ", ".join(name[:200] for name in printable) + rest
 
 
 def check_same(files: Mapping[str, Tensors], head: str, embedding: str, directory: Path) -> None:
