@@ -107,8 +107,8 @@ def export_hf(
     texts = _on_first(lambda: text_files(fields, tokenizer, extras)) or {}
     shards = _shards(config, stored, max_shard_bytes)
     names = {*shards, *texts, *([INDEX] if len(shards) > 1 else [])}
-    _on_first(lambda: writer.begin(names))
     try:
+        _on_first(lambda: writer.begin(names))
         _write_weights(params, shards, stored, writer.staging if writer else None)
         _on_first(lambda: _finish(writer, texts))
     finally:
