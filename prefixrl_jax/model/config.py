@@ -14,7 +14,7 @@ from prefixrl_jax.model.fields import is_integer, is_positive_number, shown
 LARGEST = {
     "vocab_size": 2**24,
     "hidden_size": 2**20,
-    "num_layers": 10_000,
+    "num_layers": 2000,
     "num_heads": 2**14,
     "num_kv_heads": 2**14,
     "head_dim": 2**14,

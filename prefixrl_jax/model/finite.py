@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,13 +33,18 @@ def nonfinite(params: Params, dtype: str | None = None) -> list[str]:
     """
     flags = _finite_leaves(params, dtype)
     return [
-        ".".join(str(getattr(key, "key", key)) for key in path)
+        ".".join(_key_name(key) for key in path)
         for path, is_finite_leaf in jax.tree_util.tree_leaves_with_path(flags)
         if not bool(is_finite_leaf)
     ]
 
 
 _finite_leaves = jax.jit(finite_leaves, static_argnums=1)
+
+
+def _key_name(key: Any) -> str:
+    """Return a key of a tree's path as plain text: a dictionary's key or a list's index."""
+    return str(getattr(key, "key", getattr(key, "idx", key)))
 
 
 def is_finite(values: np.ndarray) -> bool:

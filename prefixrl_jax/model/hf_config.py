@@ -280,7 +280,12 @@ def _rope(config_json: dict[str, Any]) -> tuple[float, RopeScaling | None]:
     rope = config_json.get("rope_scaling") or config_json.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         refuse(CONFIG, "rope_parameters or rope_scaling", rope, "an object or null")
-    theta = number(CONFIG, rope if "rope_theta" in rope else config_json, "rope_theta", 10000.0)
+    theta = number(CONFIG, config_json, "rope_theta", 10000.0)
+    if "rope_theta" in rope:  # transformers 5 has it here, version 4 outside, some files both
+        inner_theta = number(CONFIG, rope, "rope_theta", theta)
+        if "rope_theta" in config_json and theta != inner_theta:
+            refuse(CONFIG, "rope_theta", theta, f"{inner_theta}, as in rope_parameters,")
+        theta = inner_theta
     kind = rope.get("rope_type", rope.get("type", "default"))
     unknown = set(rope) - ROPE_FIELDS
     if kind not in ("default", "llama3") or unknown or rope.get("partial_rotary_factor", 1) != 1:

@@ -69,7 +69,9 @@ def tokenizer_of(path: Path) -> PreTrainedTokenizerFast:
         if size > MAX_TOKENIZER_BYTES:
             raise ValueError(f"{file}: {size} bytes; at most {MAX_TOKENIZER_BYTES} are accepted")
     try:
-        return open_gguf(path).tokenizer() if path.suffix == ".gguf" else load_tokenizer(path)
+        tokenizer = open_gguf(path).tokenizer() if path.suffix == ".gguf" else load_tokenizer(path)
+        tokenizer.encode("a")  # some settings are only read here
+        return tokenizer
     except (OSError, ValueError):
         raise
     # transformers, tokenizers and protobuf raise what their code runs into, and tokenizers' Rust
@@ -77,8 +79,9 @@ def tokenizer_of(path: Path) -> PreTrainedTokenizerFast:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{path}: the tokenizer is damaged ({type(error).__name__}: {str(error)[:200]}); whole"
+            f"{path}: the tokenizer is damaged ({type(error).__name__}: {reason}); whole"
             " tokenizer.json and tokenizer_config.json are accepted"
         ) from error
 
