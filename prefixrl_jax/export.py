@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 ATTEMPTS = 3  # to read the newest checkpoint of a run that goes on, and replaces it
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of a run.")
-OUT = flags.DEFINE_string("out", None, "The folder to write; an earlier export is replaced.")
+OUT = flags.DEFINE_string(
+    "out", None, "The folder to write: a new or empty one, or an earlier export, which is replaced."
+)
 STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; else the last.")
 DTYPE = flags.DEFINE_enum(
     "dtype",
@@ -37,15 +39,18 @@ DTYPE = flags.DEFINE_enum(
 def export(workdir: Path, out: Path, step: int | None, dtype: str | None) -> int:
     """Write the folder and return the step.
 
-    Raises ValueError naming the steps that are kept when `step` is none of them.
+    Raises ValueError naming the steps that are kept when `step` is none of them, and for a folder
+    that `check_target` refuses.
     """
     import jax
 
     from prefixrl_jax.config import saved_config
     from prefixrl_jax.experiment.build import resolve
+    from prefixrl_jax.model.export_folder import check_target
     from prefixrl_jax.model.hf import export_hf
 
     config = saved_config(workdir / "config.json")
+    check_target(out, allow_run_export=False)
     config.mesh.update({"data": -1, "fsdp": 1, "tensor": 1})  # whatever it was trained on
     settings = resolve(config)
     with jax.set_mesh(settings.mesh):
