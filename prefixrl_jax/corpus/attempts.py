@@ -16,7 +16,7 @@ from prefixrl_jax.flops import Costs
 from prefixrl_jax.tasks.task import Problem, Task, Verdict
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Attempts:
     """The samples of one problem in one stage.
 
@@ -149,10 +149,7 @@ class LoggedSamples:
         if record["stage"] == "collect" and is_correct and "trace" not in record:
             raise ValueError("not the record of a sample: field 'trace' is missing")
         key = (record["stage"], record["problem"])
-        attempts = self._attempts.get(key)
-        if attempts is None:
-            # What the problem is and how long its prompt is, the log does not say.
-            attempts = Attempts(Problem(record["problem"], {}), 0)
+        attempts = self._attempts.get(key) or _known_by_id(record["problem"])
         attempts.add_record(record)
         self._attempts[key] = attempts
 
@@ -179,19 +176,20 @@ class LoggedSamples:
 
     def add_row(self, row: Mapping[str, Any]) -> None:
         """Take in what another process has of a stage and problem."""
+        attempts = _known_by_id(row["problem"])
         for sample_id, verdict, tokens in row["samples"]:
-            record = {
-                "stage": row["stage"],
-                "problem": row["problem"],
-                "sample": sample_id,
-                "verdict": verdict,
-                "tokens": tokens,
-            }
+            record = {"sample": sample_id, "verdict": verdict, "tokens": tokens}
             if row["first_trace"] and row["first_correct"] == sample_id:
                 record["trace"] = row["first_trace"]
             if sample_id == 0:
                 record["wrong"] = row["wrong"]
-            self.add(record)
+            attempts.add_record(record)
+        self._attempts[row["stage"], row["problem"]] = attempts
+
+
+def _known_by_id(problem: str) -> Attempts:
+    """Attempts at a problem of which the log says neither what it is nor how long its prompt is."""
+    return Attempts(Problem(problem, {}), 0)
 
 
 def attempts_in_log(

@@ -24,6 +24,8 @@ class Outcomes:
     numbers, few a problem and far apart; those are kept in a dict.
     """
 
+    __slots__ = ("_count", "_dense", "_sparse")
+
     def __init__(self) -> None:
         """Begin without samples."""
         self._dense = array("q")  # by id, 0 where there is no sample
@@ -112,7 +114,7 @@ class _View(Mapping[int, Value], Generic[Value]):
         return repr(dict(self))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class PackedTrace:
     """A trace in a fifth of the memory: its lists as arrays."""
 
