@@ -26,6 +26,7 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "psutil>=6.0",
         "pyarrow>=18.0",  # Parquet
         "rich>=13.7",
         "safetensors>=0.8",

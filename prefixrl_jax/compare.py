@@ -57,16 +57,12 @@ LEVEL = flags.DEFINE_float(
 
 def compare(directory: Path) -> None:
     """Run what is not finished yet, then write the report."""
-    from prefixrl_jax.experiment.arms import Arm, budget_fields, parse_methods, parse_seeds
+    from prefixrl_jax.experiment.arms import Arm, parse_methods, parse_seeds
     from prefixrl_jax.experiment.run import Run
-    from prefixrl_jax.experiment.stages import SHARED_STAGES, STAGES
     from prefixrl_jax.experiment.tuning import Grid, check_grids
     from prefixrl_jax.experiment.workdir import Workdir
     from prefixrl_jax.methods import configure
-    from prefixrl_jax.report.comparison_report import write_comparison
     from prefixrl_jax.runtime import interrupt
-    from prefixrl_jax.runtime.console import say
-    from prefixrl_jax.runtime.processes import on_primary
 
     # Everything is checked before anything is computed.
     grids = [Grid.parse(text) for text in TUNE.value]
@@ -83,6 +79,18 @@ def compare(directory: Path) -> None:
 
     command.keep_compilations(directory)
     interrupt.listen()
+    with command.owning(directory, shared.workdir.path):
+        _run(directory, shared, arms, grids)
+
+
+def _run(directory: Path, shared: Run, arms: Sequence[Arm], grids: Sequence[Grid]) -> None:
+    """Run the shared stages, tuning and the arms, and write the report."""
+    from prefixrl_jax.experiment.arms import budget_fields
+    from prefixrl_jax.experiment.stages import SHARED_STAGES, STAGES
+    from prefixrl_jax.report.comparison_report import write_comparison
+    from prefixrl_jax.runtime.console import say
+    from prefixrl_jax.runtime.processes import on_primary
+
     shared.run_stages(SHARED_STAGES)
     say(f"corpus: {shared.workdir.records.result('corpus')['summary']['capped_treatment']}")
     if grids and len(shared.workdir.hard("heldout")) < 2:
@@ -92,6 +100,7 @@ def compare(directory: Path) -> None:
         )
     for arm in arms:
         budget_fields(shared, arm, FLOPS.value)  # a budget too small for one of them is refused
+    methods = dict.fromkeys(arm.method for arm in arms)
     tuned = {method: tune(shared, method, grids) for method in methods}
     stages = [name for name in STAGES if name != "export"]
     for number, arm in enumerate(arms, start=1):
@@ -125,7 +134,8 @@ def run_arm(shared: Run, arm: Arm, stages: Sequence[str], fields: Mapping[str, A
     base, directory = shared.workdir.config, shared.workdir.path
     config = arm.config(base, {**budget_fields(shared, arm, FLOPS.value), **fields})
     run = Run(Workdir(config, arm.directory(directory.parent), directory))
-    run.run_stages(stages)
+    with command.owning(run.workdir.path):
+        run.run_stages(stages)
     # The next arm's shapes are others, and what it has in common is in the cache on disk.
     jax.clear_caches()
     return run

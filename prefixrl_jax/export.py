@@ -2,24 +2,32 @@
 
     python -m prefixrl_jax.export --workdir=DIR --out=HF_DIR [--step=N] [--dtype=bfloat16]
 
-It takes the newest checkpoint, or that of a training step which is still kept, on any number of
-devices.
+It takes the checkpoint that the run ended with (of one that is still training, the newest), or that
+of a training step which is kept, on any number of devices. The run may go on beside it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from prefixrl_jax import cli
+from prefixrl_jax.runtime.files import read_json
+
+if TYPE_CHECKING:
+    from prefixrl_jax.experiment.build import Settings
+    from prefixrl_jax.model.weights import Params
+
+ATTEMPTS = 3  # to read the newest checkpoint of a run that goes on, and replaces it
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of a run.")
-OUT = flags.DEFINE_string("out", None, "The folder to write; an earlier export is replaced.")
-STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; else the newest.")
+OUT = flags.DEFINE_string(
+    "out", None, "The folder to write: a new or empty one, or an earlier export, which is replaced."
+)
+STEP = flags.DEFINE_integer("step", None, "Training step of the checkpoint; else the last.")
 DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
@@ -31,46 +39,81 @@ DTYPE = flags.DEFINE_enum(
 def export(workdir: Path, out: Path, step: int | None, dtype: str | None) -> int:
     """Write the folder and return the step.
 
-    Raises ValueError naming the steps that are kept when `step` is none of them.
+    Raises ValueError naming the steps that are kept when `step` is none of them, and for a folder
+    that `check_target` refuses.
     """
     import jax
 
     from prefixrl_jax.config import saved_config
     from prefixrl_jax.experiment.build import resolve
+    from prefixrl_jax.model.export_folder import check_target
     from prefixrl_jax.model.hf import export_hf
-    from prefixrl_jax.rl.step import abstract_state, make_optimizer
-    from prefixrl_jax.runtime.checkpoint import Checkpoints
 
     config = saved_config(workdir / "config.json")
+    check_target(out, allow_run_export=False)
     config.mesh.update({"data": -1, "fsdp": 1, "tensor": 1})  # whatever it was trained on
     settings = resolve(config)
-    optimizer = make_optimizer(settings.optimizer("train", 1))
-    with jax.set_mesh(settings.mesh), Checkpoints(workdir / "checkpoints") as checkpoints:
-        kept = checkpoints.steps()
-        if not kept:
-            raise ValueError(f"{workdir}: no checkpoint of the train stage here")
-        if step is not None and step not in kept:
-            steps = ", ".join(map(str, kept))
-            raise ValueError(f"--step={step}: the checkpoints kept are those of steps {steps}")
-        saved = checkpoints.restore(abstract_state(settings.model, optimizer, settings.mesh), step)
-        assert saved is not None
-        restored_step, state, _ = saved
+    with jax.set_mesh(settings.mesh):
+        step, params = trained_params(workdir, settings, step)
         export_hf(
-            state.params,
+            params,
             settings.model,
             settings.task.tokenizer,
             out,
             dtype=dtype,
             generation=settings.generation_config(),
-            card=f"PrefixRL, training step {restored_step}.\n{_accuracy_lines(workdir)}",
+            card=f"PrefixRL, training step {step}.\n{_accuracy_lines(workdir)}",
         )
-    return restored_step
+    return step
+
+
+def trained_params(workdir: Path, settings: Settings, step: int | None) -> tuple[int, Params]:
+    """Return the step and the parameters of a checkpoint; a run may be going on beside.
+
+    Args:
+        workdir: of the run.
+        settings: its configuration, resolved.
+        step: None for the step that the run ended with, or, if it goes on, for the newest.
+
+    Raises ValueError if that checkpoint is not there or damaged.
+    """
+    from prefixrl_jax.experiment.records import StageRecords
+    from prefixrl_jax.rl.step import abstract_state, make_optimizer
+    from prefixrl_jax.runtime.checkpoint import Checkpoints
+
+    ended = StageRecords(workdir, settings.config).params("train")
+    wanted = ended["step"] if ended and step is None else step
+    abstract = abstract_state(
+        settings.model, make_optimizer(settings.optimizer("train", 1)), settings.mesh
+    )
+    failure: ValueError | None = None
+    for _ in range(ATTEMPTS):
+        with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+            kept = checkpoints.steps()
+            if not kept:
+                raise ValueError(f"{workdir}: no checkpoint of the train stage here")
+            if wanted is not None and wanted not in kept:
+                steps = ", ".join(map(str, kept))
+                raise ValueError(
+                    f"--step={wanted}: the checkpoints kept are those of steps {steps}"
+                )
+            newest = kept[-1] if wanted is None else wanted
+            try:
+                saved = checkpoints.restore(abstract, newest)
+            except (ValueError, OSError) as error:
+                # A run that goes on may have removed it in the meantime, for a newer one.
+                failure = ValueError(f"{error}; --step=N takes another one that is kept")
+                continue
+            assert saved is not None
+            return newest, saved[1].params
+    assert failure is not None
+    raise failure
 
 
 def _accuracy_lines(workdir: Path) -> str:
     """Plain accuracy in the run's summary, which is of its last step."""
     path = workdir / "summary.json"
-    summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    summary: dict[str, Any] = read_json(path) if path.exists() else {}
     lines = [
         f"- plain pass@1 of the finished run, {name} hard set: {accuracy['before']:.4f} ->"
         f" {accuracy['after']:.4f}"

@@ -42,7 +42,9 @@ def run(workdir: Path) -> None:
         return
     command.keep_compilations(workdir)
     interrupt.listen()
-    run_rounds(config, workdir, STAGE.value)
+    first = Workdir(config, workdir)  # is checked before anything is written
+    with command.owning(workdir):
+        run_rounds(first, STAGE.value)
 
 
 def main() -> None:

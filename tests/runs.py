@@ -74,22 +74,37 @@ def completed(child: subprocess.Popen) -> str:
     return output
 
 
+def files_of(path: Path) -> list[Path]:
+    """Returns the file, or the parts that a folder holds; none if there is nothing yet."""
+    if path.is_dir():
+        return sorted(path.glob("part-*.jsonl"))
+    return [path] if path.exists() else []
+
+
+def count_lines(path: Path) -> int:
+    """Returns the number of whole lines in a file, or in the parts that a folder holds."""
+    return sum(file.read_bytes().count(b"\n") for file in files_of(path))
+
+
 class Growth:
-    """A file as it is before a process starts that writes lines to it, such as one row a step."""
+    """A file as it is before a process starts that writes lines to it, such as one row a step.
+
+    If the path is a folder: the files part-* in it together.
+    """
 
     def __init__(self, path: Path):
         self._path = path
         self._before = self._written()
 
-    def _written(self) -> int | None:
-        return self._path.stat().st_mtime_ns if self._path.exists() else None
+    def _written(self) -> list[tuple[str, int]]:
+        return [(file.name, file.stat().st_mtime_ns) for file in files_of(self._path)]
 
     def wait(self, child: subprocess.Popen, count: int) -> None:
         """Waits until the process has written to the file, which then has at least `count` lines.
 
         Raises RuntimeError if the process ends earlier.
         """
-        while self._written() == self._before or self._path.read_bytes().count(b"\n") < count:
+        while self._written() == self._before or count_lines(self._path) < count:
             if child.poll() is not None:
                 output = child.communicate()[0]
                 raise RuntimeError(
@@ -134,9 +149,10 @@ def samples(workdir: Path) -> dict[tuple, str]:
 
     Raises ValueError if a sample stands there twice.
     """
-    log = workdir / "corpus" / "log.jsonl"
-    # Line 1 is the header; after the last newline there may be half a record.
-    lines = log.read_text().split("\n")[1:-1] if log.exists() else []
+    log = workdir / "corpus" / "log"
+    # Line 1 of a part is the header; after its last newline there may be half a record.
+    parts = [part.read_text().split("\n")[1:-1] for part in files_of(log)]
+    lines = [line for part in parts for line in part]
     records: dict[tuple, str] = {}
     for line in lines:
         record = json.loads(line.split(" ", 1)[1])  # a checksum stands before it
@@ -155,7 +171,7 @@ def differences(workdir: Path, expected: Path) -> list[str]:
     readers: dict[str, Callable[[Path], object]] = {
         "hf/model.safetensors": _read_weights,
         "metrics.jsonl": _read_metrics,
-        "corpus/log.jsonl": lambda path: samples(path.parents[1]),
+        "corpus/log": lambda path: samples(path.parents[1]),
         "base/metrics.jsonl": _read_metrics,
         "summary.json": _read_summary,
         "prefixes/prefixes.jsonl": Path.read_bytes,

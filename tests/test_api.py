@@ -36,6 +36,10 @@ def lm(folder):
     return prl.load(folder)
 
 
+def token_ids(lm, prompts, n):
+    return [c.token_ids for c in lm.generate(prompts, n=n, max_new_tokens=9)]
+
+
 def test_samples_come_prompt_by_prompt(lm):
     out = lm.generate(["w1 w2", "w3"], n=3, max_new_tokens=9, seed=4)
     assert len(out) == 6 and lm.stop_ids == (2, 11)
@@ -48,9 +52,22 @@ def test_samples_come_prompt_by_prompt(lm):
     one, other = (
         lm.generate([prompt], n=3, max_new_tokens=9, seed=4) for prompt in ("w1 w2", "w3")
     )
-    assert out[:3] == one  # the noise is that of the prompt's place in the list
-    assert other != out[3:] and lm.generate(["w1 w2"], n=3, max_new_tokens=9, seed=5) != one
+    assert out == [*one, *other]  # wherever a prompt stands in the list
+    assert lm.generate(["w1 w2"], n=3, max_new_tokens=9, seed=5) != one
     assert lm.generate([]) == []
+
+
+def test_a_prompt_that_comes_again_has_further_samples(lm):
+    """Those of its first place do not change, and none is drawn twice."""
+    four = token_ids(lm, ["w1 w2"], n=4)
+    out = token_ids(lm, ["w1 w2", "w3", "w1 w2"], n=2)
+    assert [*out[:2], *out[4:]] == four and len(set(map(tuple, four))) == 4
+
+
+def test_more_samples_than_are_decoded_at_a_time(lm, monkeypatch):
+    expected = token_ids(lm, ["w1 w2", "w3", "w4"], n=4)
+    monkeypatch.setattr("prefixrl_jax.api.IN_FLIGHT", 3)
+    assert token_ids(lm, ["w1 w2", "w3", "w4"], n=4) == expected
 
 
 def test_logprobs_are_those_of_the_samples(lm):
@@ -88,7 +105,7 @@ def test_a_conversation_leaves_the_assistants_turn_open(lm):
 
 
 def test_what_cannot_be_a_prompt_is_named(lm, folder, tmp_path):
-    with pytest.raises(ValueError, match="prompt '' has no tokens"):
+    with pytest.raises(ValueError, match=r"prompts\[0\]='' has no tokens"):
         lm.generate([""])
     lm.save_pretrained(tmp_path / "again")
     plain = prl.load(tmp_path / "again")

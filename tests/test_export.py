@@ -46,8 +46,15 @@ def test_any_kept_checkpoint_is_exported_in_any_precision(smoke_run, tmp_path):
             ["--workdir={tmp}"],
             r"error: .*config\.json: no such file; a work directory of a run is expected",
         ),
+        (["--out={run}"], r"error: .*smoke: belongs to the run in .*; a folder outside of it"),
+        (["--out={run}/hf"], r"error: .*hf: belongs to the run in"),
+        (["--out={run}/base"], r"error: .*base: belongs to the run in"),
+        (["--out={run}/report.html"], r"error: .*report\.html: a file; a folder"),
+        (["--out={run}/.."], r"error: .* holds the run smoke; a folder without runs"),
     ],
 )
 def test_what_cannot_be_exported_is_named(smoke_run, tmp_path, flags, message):
-    done = export(smoke_run, tmp_path / "out", *(flag.format(tmp=tmp_path) for flag in flags))
+    done = export(
+        smoke_run, tmp_path / "out", *(flag.format(tmp=tmp_path, run=smoke_run) for flag in flags)
+    )
     assert done.returncode == 2 and re.match(message, done.stderr.splitlines()[-1]), done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from runs import begun, read_lines
+from runs import begun, read_lines, samples
 
 from prefixrl_jax import config as base
 from prefixrl_jax.config import flatten
@@ -160,8 +160,8 @@ def test_a_hint_stands_in_the_question_and_may_be_trained_at_the_plain_problem(s
         cut["hinted"] and wrong[cut["problem"]][: len(cut["token_ids"])] == cut["token_ids"]
         for cut in cuts
     )
-    samples = read_lines(tmp_path / "run" / "samples" / "train-00001.jsonl")
-    assert any(s["hinted"] and s["prefix"] for s in samples) and all(
+    rows = read_lines(tmp_path / "run" / "samples" / "train-00001.jsonl")
+    assert any(s["hinted"] and s["prefix"] for s in rows) and all(
         "reward/prefixed" in row for row in rows
     )
     # Sampled with the hint in the prompt, trained without: more is paid for the prompts of samples
@@ -247,15 +247,14 @@ def test_a_round_adds_to_the_corpus_with_the_policy_it_goes_on_from(shared, tmp_
         and before.items() <= after.items()
     )
     assert first_run.ledger.total() < second_run.ledger.total()
-    log = (tmp_path / "run" / "round-2" / "corpus" / "log.jsonl").read_text().splitlines()[1:]
-    drawn = {json.loads(line.split(" ", 1)[1])["problem"] for line in log}
+    drawn = {problem for _, problem, _ in samples(tmp_path / "run" / "round-2")}
     # the traces of the first round, and samples of the problems without one
     assert drawn == first.hard("train").keys()
-    samples = [
+    written = [
         (tmp_path / "run" / name / "samples" / "train-00001.jsonl").read_text()
         for name in ("", "round-2")
     ]
-    assert samples[0] != samples[1] and first.noise_name("collect") != second.noise_name("collect")
+    assert written[0] != written[1] and first.noise_name("collect") != second.noise_name("collect")
     shutil.rmtree(second.corpus_path / "dataset")
     # from the log, when the dataset is damaged
     assert {t.problem_id: t for t in second.traces()} == after

@@ -54,9 +54,8 @@ class _SamplingJob(Job):
         self._on_success = on_success
         self._limit = limit
         self._ids = iter(range(limit))
-        self._arrived: set[int] = set()
-        # Settles samples that have arrived and whose verdicts do not count yet.
-        self._unsettled: list[Callable[[], None]] = []
+        # By id, settles a sample that has arrived and whose verdict does not count yet.
+        self._unsettled: dict[int, Callable[[], None]] = {}
 
     def deliver(self, sample: Sample) -> None:
         """Have a fresh sample graded."""
@@ -72,16 +71,16 @@ class _SamplingJob(Job):
         self._arrive(sample_id, lambda: self.attempts.add(sample_id, verdict, length, trace))
 
     def _arrive(self, sample_id: int, settle: Callable[[], None]) -> None:
-        self._arrived.add(sample_id)
-        self._unsettled.append(settle)
+        self._unsettled[sample_id] = settle
         if not self._task.grades_aside:
             self.settle()
 
     def settle(self) -> None:
         """Wait for the verdicts on all samples that have arrived; from then on they count."""
-        for settle in self._unsettled:
-            settle()
-        self._unsettled.clear()
+        while self._unsettled:
+            sample_id = next(iter(self._unsettled))
+            self._unsettled[sample_id]()
+            del self._unsettled[sample_id]  # only now: one that fails is settled later
 
     def _keep(self, sample: Sample, ids: list[int], verdict: Verdict) -> None:
         """Log a graded sample, and add it to the attempts."""
@@ -103,6 +102,11 @@ class _SamplingJob(Job):
     ) -> Trace | None:
         """Add to a log record what the stage keeps besides; return the trace if that is kept."""
         return None
+
+    @property
+    def _arrived(self) -> int:
+        """How many samples have arrived."""
+        return len(self.attempts.outcomes) + len(self._unsettled)
 
     def known_length(self, sample_id: int) -> int:
         """Return the tokens of a sample that is in the log, or 0."""
@@ -132,7 +136,7 @@ class SelectJob(_SamplingJob):
     @property
     def closed(self) -> bool:
         """Whether all samples have arrived."""
-        return len(self._arrived) >= self._limit
+        return self._arrived >= self._limit
 
 
 class CollectJob(_SamplingJob):
@@ -142,15 +146,16 @@ class CollectJob(_SamplingJob):
 
     def next_sample(self) -> int | None:
         """Return ids in ascending order, and none after a success: a later id cannot be first."""
-        return None if self.attempts.correct else next(self._ids, None)
+        return next(self._ids, None) if self.attempts.first_correct is None else None
 
     @property
     def closed(self) -> bool:
         """Whether every id below the best success has arrived, or the limit is used up."""
-        best = min(self.attempts.correct, default=None)
+        best = self.attempts.first_correct
         if best is None:
-            return len(self._arrived) >= self._limit
-        return sum(i < best for i in self._arrived) >= best
+            return self._arrived >= self._limit
+        unsettled = sum(i < best for i in self._unsettled)
+        return self.attempts.outcomes.count_below(best) + unsettled >= best
 
     def _extend(
         self, record: dict[str, Any], sample: Sample, ids: list[int], verdict: Verdict
@@ -168,7 +173,7 @@ class CollectJob(_SamplingJob):
             )
             record["trace"] = trace.to_record()
             return trace
-        if not sample.sample_id:
+        if sample.sample_id == 0:
             record["wrong"] = ids
         return None
 

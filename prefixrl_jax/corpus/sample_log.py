@@ -1,55 +1,130 @@
-"""An append-only log of samples and traces that survives a kill at any byte.
+"""A log of samples and traces that survives a kill at any byte.
 
-Whatever was flushed is still there when the log is opened again. A line that the kill has cut short
-is removed and reported. This module imports no jax.
+Whatever was flushed is still there when the log is opened again. The log is a folder of parts; a
+writer appends to the part that it has begun itself and to no other, and no part is ever changed or
+removed later. This module imports no jax.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import pathlib
+import re
 import time
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from prefixrl_jax.corpus.log_parts import (
+    LONGEST_LINE,
+    PartReader,
+    PartWriter,
+    decode,
+    encode,
+    reading,
+)
+from prefixrl_jax.corpus.log_parts import to_json as to_json  # the dataset uses it too
+from prefixrl_jax.runtime.parts import Manifest, Part
+from prefixrl_jax.runtime.store import LocalStore, Store
+from prefixrl_jax.runtime.store import sync as sync  # the dataset uses it too
+
 SYNC_SECONDS = 2.0  # longest time for which flushed records may be missing on the disk
+PART_BYTES = 32 << 20  # a part that has reached this size is closed
+
+PART = re.compile(r"part-(\d{6,})\.jsonl")
 
 
 class Log:
-    """An append-only file of JSON records, safe against kills, full disks and damaged bytes.
+    """A log of JSON records, safe against kills, full disks and damaged bytes.
 
-    Each line is the crc32 of the JSON (8 hex digits), a space, and the JSON. The first line is a
-    header that says what the log belongs to. Only one writer may have the log open.
+    It is the folder `path` of files part-000001.jsonl, part-000002.jsonl, ... Each line is the
+    crc32 of a JSON object (8 hex digits), a space, and the JSON. The first line of each part is a
+    header that says what the log belongs to. manifest.json lists the closed parts with their
+    checksums. The one file `path`.jsonl that version 0.1.0 wrote is read as the first part.
+
+    Opening and reading write nothing. The first flush begins a new part; it is closed when it has
+    `part_bytes`, and when the log is closed. Several writers cannot damage each other's parts.
 
     Attributes:
-        path: the file.
-        records: the sound records that the file had when it was opened, in order, without the
-            header; records appended later are not added.
-        dropped: one sentence (file, line number, reason) for each damaged or torn line that the
-            file had when it was opened.
+        path: the folder.
+        dropped: one sentence (file, line number, reason) for each damaged line, and each part that
+            is missing or has changed, that the last pass over the records has met. What was damaged
+            already when its part was closed is not told again.
     """
 
-    def __init__(self, path: str | os.PathLike[str], header: Mapping[str, Any]):
-        """Open the log, or create it, and its directory, with this header.
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        header: Mapping[str, Any],
+        store: Store | None = None,
+        part_bytes: int = PART_BYTES,
+    ):
+        """Open the log with this header; there need not be one yet.
+
+        Args:
+            path: the folder; with the ending .jsonl, the folder of that name without it.
+            header: JSON object.
+            store: where the folder is; the local disk by default.
+            part_bytes: size at which a part is closed.
 
         Raises:
-            ValueError: the header in the file is unreadable or differs from `header`.
-            OSError: the file cannot be written.
+            ValueError: the header of a part is unreadable or differs from `header`.
+            OSError: a file cannot be read.
         """
-        self.path = pathlib.Path(path)
-        self.records: list[dict[str, Any]] = []
+        path = pathlib.Path(path)
+        self.path = path.with_suffix("") if path.suffix == ".jsonl" else path
         self.dropped: list[str] = []
+        self._store: Store = store or LocalStore(self.path.parent)
+        header_line = encode(header, self.path)
+        self._header = decode(header_line)  # as JSON returns it: tuples become lists
+        self._manifest = Manifest(self._store, f"{self.path.name}/manifest.json")
+        if self._manifest.header is not None:
+            self._check_header(self._manifest.header, f"{self.path.name}/manifest.json")
+        names = self._part_names()
+        self._unlisted = [name for name in names if name not in self._manifest.parts]
+        for name in self._unlisted:
+            self._check_unlisted(name)
+        # What there is to read, with what the manifest says of it.
+        self._at_opening: dict[str, Part | None] = dict.fromkeys(names) | self._manifest.parts
+        self._scanned: dict[str, Part] = {}  # unlisted parts that have been read to the end
+        last = max(map(self._number, [*names, *self._manifest.parts]), default=0)
+        self._writer = PartWriter(self._store, self.path.name, header_line, last)
+        self._part_bytes = part_bytes
         self._buffer = bytearray()  # encoded records not yet flushed
-        self._unsaved = 0  # number of records that the disk may not have
-        if not self.path.exists():
-            self._create(header)
-        self._end = self._read(header)  # offset at which the next record is written
-        self._file: int | None = os.open(self.path, os.O_RDWR)
-        os.ftruncate(self._file, self._end)
-        self._synced = self._end  # offset up to which the disk has the file
+        self._buffered = 0  # their number
+        self._is_open = True
         self._synced_at = time.monotonic()
+
+    # --- reading
+
+    @property
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The sound records that the log had when it was opened, in order, read from the files.
+
+        Each use is another pass; `dropped` tells what the last one has met.
+        """
+        return (record for _, _, record in self._pass())
+
+    def read(self, take: Callable[[dict[str, Any]], None]) -> None:
+        """Call `take` with each of `records`; one for which it raises ValueError is dropped."""
+        for part, line, record in self._pass():
+            try:
+                take(record)
+            except ValueError as error:
+                part.report(line, str(error))
+
+    def _pass(self) -> Iterator[tuple[PartReader, int, dict[str, Any]]]:
+        """Yield each record with the part and the line it stands in; fill `dropped`."""
+        self.dropped = [self._manifest.damage] if self._manifest.damage else []
+        for name, listed in self._at_opening.items():
+            part = PartReader(self._store, name, self._header, listed)
+            for line, record in part.records():
+                yield part, line, record
+            self.dropped += part.findings()
+            if listed is None:
+                self._scanned[name] = part.part()
+
+    # --- writing
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Buffer a record of JSON values until the next `flush`.
@@ -58,13 +133,14 @@ class Log:
             ValueError: JSON cannot hold the record; NaN and infinity are not accepted either.
         """
         self._require_open()
-        self._buffer += _encode(record, self.path)
-        self._unsaved += 1
+        self._buffer += encode(record, self.path)
+        self._buffered += 1
 
     def flush(self, wait: bool = True) -> None:
-        """Write the buffered records to the file, and wait until the disk has them.
+        """Write the buffered records, and wait until the disk has them.
 
-        Once written, they survive a kill of this process; once on the disk, also a power cut.
+        Once written, they survive a kill of this process; once on the disk, also a power cut. A
+        store without appending gets them as a part of their own, and only when it is waited for.
 
         Args:
             wait: False leaves the waiting to a later call, unless the last wait is more than
@@ -74,29 +150,36 @@ class Log:
             OSError: the records could not be written. They stay buffered, and the next flush
                 writes them again at the same offset.
         """
-        file = self._require_open()
-        everything_synced = self._synced == self._end
-        if not self._buffer and (everything_synced or not wait):
+        self._require_open()
+        if not self._buffer and not (wait and self._writer.unsynced):
             return
         wait = wait or time.monotonic() - self._synced_at > SYNC_SECONDS
-        failure = f"{self._unsaved} records were not saved in the log; those before them are intact"
-        _write(file, self._buffer, self._end, self.path, failure, wait)
-        self._end += len(self._buffer)
+        unsaved = self._buffered + self._writer.unsynced
+        failure = f"{unsaved} records were not saved in the log; those before them are intact"
+        with _failing(failure, self._writer):
+            self._list_unlisted()
+            if self._writer.write(bytes(self._buffer), self._buffered, wait):
+                self._buffer.clear()
+                self._buffered = 0
         if wait:
-            self._synced = self._end
             self._synced_at = time.monotonic()
-            self._unsaved = 0
-        self._buffer.clear()
+        if self._writer.size >= self._part_bytes:
+            self._close_part()
 
     def close(self) -> None:
-        """Flush and close; does nothing if the log is closed already."""
-        if self._file is None:
+        """Flush, close the part and list it; does nothing if the log is closed already.
+
+        Raises:
+            OSError: the records or the manifest could not be written.
+        """
+        if not self._is_open:
             return
         try:
             self.flush()
+            self._close_part()
         finally:
-            os.close(self._file)
-            self._file = None
+            self._writer.release()
+            self._is_open = False
 
     def __enter__(self) -> Log:
         return self
@@ -104,130 +187,91 @@ class Log:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _require_open(self) -> int:
-        if self._file is None:
+    def _require_open(self) -> None:
+        if not self._is_open:
             raise ValueError(f"{self.path}: the log is closed")
-        return self._file
 
-    def _create(self, header: Mapping[str, Any]) -> None:
-        """Write a file that holds the header alone; it gets its name once the header is whole."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        line = _encode(header, self.path)
-        failure = "the log could not be created"
-        file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        try:
-            _write(file, line, 0, self.path, failure, wait=True)
-        finally:
-            os.close(file)
-        os.replace(partial, self.path)
-        sync(self.path.parent)
+    def _close_part(self) -> None:
+        """Close this writer's part, if it has begun one, and list it."""
+        with _failing("the part of the log was not closed; its records are intact", self._writer):
+            if parts := self._writer.finish():
+                self._manifest.add(parts, self._header)
 
-    def _read(self, header: Mapping[str, Any]) -> int:
-        """Check the header and fill `records` and `dropped`.
-
-        Returns:
-            The offset in bytes at which the next record belongs.
-        """
-        with open(self.path, "rb") as file:
-            first_line = file.readline()
-            try:
-                file_header = _decode(first_line)
-            except ValueError as error:
-                raise ValueError(
-                    f"{self.path}, line 1: not the header of a log: {error}; move the file away"
-                ) from error
-            self._check_header(file_header, header)
-            end = len(first_line)
-            for number, line in enumerate(file, start=2):
-                try:
-                    self.records.append(_decode(line))
-                except ValueError as error:
-                    self.dropped.append(
-                        f"{self.path}, line {number}: dropped {len(line)} bytes: {error}"
-                    )
-                    # A torn last line is overwritten. A damaged line before it stays in the file,
-                    # so that the records after it keep their place.
-                    if not line.endswith(b"\n"):
-                        return end
-                end += len(line)
-        return end
-
-    def _check_header(self, file_header: dict[str, Any], header: Mapping[str, Any]) -> None:
-        """Raise a ValueError that names the differing keys unless the two headers are equal."""
-        expected = _decode(_encode(header, self.path))  # as JSON returns it: tuples become lists
-        if file_header == expected:
+    def _list_unlisted(self) -> None:
+        """Close the parts of earlier writers, as they are; nobody goes on with them."""
+        if not self._unlisted and not self._manifest.damage:
             return
-        absent = "(absent)"
-        differences = [
-            f"{key}: {file_header.get(key, absent)!r} in the file,"
-            f" {expected.get(key, absent)!r} here"
-            for key in sorted(file_header.keys() | expected.keys())
-            if (key in file_header) != (key in expected)
-            or file_header.get(key) != expected.get(key)
-        ]
-        raise ValueError(
-            f"{self.path}: the log was written under another header; {'; '.join(differences)}"
-        )
+        parts = []
+        for name in self._unlisted:
+            if name not in self._scanned:
+                reader = PartReader(self._store, name, self._header, None)
+                for _ in reader.records():
+                    pass
+                self._scanned[name] = reader.part()
+            parts.append(self._scanned[name])
+        self._manifest.add(parts, self._header)
+        self._unlisted = []
+
+    # --- opening
+
+    @property
+    def _earlier_file(self) -> str:
+        """Name of the file that was the whole log in version 0.1.0."""
+        return f"{self.path.name}.jsonl"
+
+    def _part_names(self) -> list[str]:
+        """Return the names of the parts in the store: the earlier file, then by number."""
+        parts = [name for name in self._store.list(f"{self.path.name}/") if self._number(name)]
+        earlier = [n for n in self._store.list(self._earlier_file) if n == self._earlier_file]
+        return earlier + sorted(parts, key=self._number)
+
+    def _number(self, name: str) -> int:
+        """Return the number of a part, or 0 for any other file."""
+        match = PART.fullmatch(name.removeprefix(f"{self.path.name}/"))
+        return int(match[1]) if match else 0
+
+    def _check_unlisted(self, name: str) -> None:
+        """Check the header of a part that no manifest vouches for.
+
+        A part without a whole line is no error: its writer was killed while it began it, or the
+        disk was full. Nothing can be read in it.
+        """
+        with reading(self._store, name) as file:
+            first_line = file.readline(LONGEST_LINE)
+            if not first_line.endswith(b"\n") and len(first_line) < LONGEST_LINE:
+                return
+        try:
+            part_header = decode(first_line)
+        except ValueError as error:
+            raise ValueError(
+                f"{self._store.place(name)}, line 1: not the header of a log: {error}; move the"
+                " file away, and the samples in it are drawn again"
+            ) from error
+        self._check_header(part_header, name)
+
+    def _check_header(self, header: Mapping[str, Any], name: str) -> None:
+        """Raise a ValueError that names the differing keys unless this is the log's header."""
+        if header != self._header:
+            raise ValueError(
+                f"{self._store.place(name)}: the log was written under another header;"
+                f" {_differences(header, self._header)}"
+            )
 
 
-def to_json(value: Any, path: pathlib.Path) -> str:
-    """Return compact JSON.
+def _differences(header: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    absent = "(absent)"
+    return "; ".join(
+        f"{key}: {header.get(key, absent)!r} in the file, {expected.get(key, absent)!r} here"
+        for key in sorted(header.keys() | expected.keys())
+        if (key in header) != (key in expected) or header.get(key) != expected.get(key)
+    )
 
-    Raises:
-        ValueError: JSON cannot hold the value; the message names `path`, for which it was meant.
-    """
+
+@contextlib.contextmanager
+def _failing(failure: str, writer: PartWriter) -> Iterator[None]:
+    """Say in an OSError what follows from it, and which file it was."""
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: cannot hold this, JSON values are accepted: {error}") from error
-
-
-def _encode(record: Mapping[str, Any], path: pathlib.Path) -> bytes:
-    text = to_json(dict(record), path).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
-
-
-def _decode(line: bytes) -> Any:
-    """Return the JSON value of a log line; a ValueError says what is wrong with the line."""
-    if not line.endswith(b"\n"):
-        raise ValueError("the line is torn")
-    text = line[9:-1]
-    if line[:9] != b"%08x " % zlib.crc32(text):
-        raise ValueError("the checksum differs")
-    return json.loads(text)
-
-
-def _write(
-    file: int, data: bytes | bytearray, offset: int, path: pathlib.Path, failure: str, wait: bool
-) -> None:
-    """Write all of `data` at `offset`, and wait until the disk has it if `wait`.
-
-    Args:
-        file: the descriptor.
-        data: the bytes to write.
-        offset: in the file, in bytes.
-        path: of the file, named in an error.
-        failure: what is lost, said in an error.
-        wait: whether to wait for the disk.
-
-    Raises:
-        OSError: the system's error with `path` and `failure`.
-    """
-    written = 0
-    try:
-        while written < len(data):  # one call may write only a part
-            written += os.pwrite(file, data[written:], offset + written)
-        if wait:
-            os.fsync(file)
+        yield
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}: {failure}", str(path)) from error
-
-
-def sync(path: pathlib.Path) -> None:
-    """Wait until the disk has the bytes of a file, or the entries of a directory."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+        message = f"{error.strerror}: {failure}"
+        raise OSError(error.errno, message, error.filename or writer.place) from error

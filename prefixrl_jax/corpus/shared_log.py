@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from prefixrl_jax.corpus.attempts import LoggedSamples
 from prefixrl_jax.corpus.sample_log import Log
-from prefixrl_jax.runtime.processes import joined, on_primary
+from prefixrl_jax.runtime.processes import joined, on_primary, primary
+
+MESSAGE_BYTES = 1 << 20  # of what one process tells the others at once, or one problem's samples
 
 
 class SharedLog:
-    """A `Log` to which several processes append; with one process it is just that.
+    """A `Log` of samples to which several processes append; with one process it is just that.
 
     Every process must open, share and close it at the same points.
 
     Attributes:
-        records: the sound records that the log had when it was opened, on every process.
-        dropped: one sentence for each damaged or torn line that it had then.
+        records: what the log had of every problem when it was opened, on every process.
+        dropped: one sentence for everything that was damaged or missing then.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]):
-        """Open the log, or create it with this header.
+        """Open the log with this header; there need not be one yet.
 
         Raises:
             ValueError, OSError: as `Log` does, on every process.
         """
         self._log: Log | None = None
         self._pending: list[dict[str, Any]] = []
-        self.records, self.dropped = on_primary(self._open, path, header)
+        self.records = LoggedSamples()
+        self.dropped: list[str] = on_primary(self._open, path, header)
+        self._distribute()
 
-    def _open(
-        self, path: Path, header: Mapping[str, Any]
-    ) -> tuple[list[dict[str, Any]], list[str]]:
-        """Open the file and return its records and dropped lines; runs on process 0 only."""
+    def _open(self, path: Path, header: Mapping[str, Any]) -> list[str]:
+        """Open the files and read them once; runs on process 0 only."""
         self._log = Log(path, header)
-        return self._log.records, self._log.dropped
+        self._log.read(self.records.add)
+        return self._log.dropped
+
+    def _distribute(self) -> None:
+        """Tell the other processes what process 0 has read, a message of bounded size at a time."""
+        if jax.process_count() == 1:
+            return
+        rows = self.records.rows() if primary() else iter(())
+        while batch := on_primary(_batch, rows):
+            if not primary():
+                for row in batch:
+                    self.records.add_row(row)
 
     def append(self, record: dict[str, Any]) -> None:
         """Keep a record of JSON values in memory until the next `share`."""
@@ -78,3 +95,13 @@ class SharedLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _batch(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take as many rows as make a message."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    while size < MESSAGE_BYTES and (row := next(rows, None)) is not None:
+        batch.append(row)
+        size += len(json.dumps(row))
+    return batch

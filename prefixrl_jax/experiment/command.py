@@ -5,8 +5,9 @@ Nothing of JAX is imported before the flags are parsed, so that a typing error c
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,29 @@ MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "Run as one of several processes (docs/hosts.md)."
 )
 
+# Directories that tell a run, or a comparison, from a folder of someone's own files.
+MARKS = ("owner", "stages", "shared/stages")
+# What runs and comparisons write into their directories.
+WRITTEN = (
+    "arms",
+    "base",
+    "checkpoints",
+    "config.json",
+    "corpus",
+    "events",
+    "figures",
+    "hf",
+    "left_out.json",
+    "metrics.jsonl",
+    "prefixes",
+    "report.html",
+    "samples",
+    "sft",
+    "shared",
+    "summary.json",
+    "tuning",
+)
+
 
 def start(command: Callable[[Path], None], doc: str) -> None:
     """Call a command with the work directory that the flags name; see `cli.start`."""
@@ -48,6 +72,38 @@ def keep_compilations(workdir: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", cache)
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@contextlib.contextmanager
+def owning(*workdirs: Path) -> Iterator[None]:
+    """Own work directories while the body runs; process 0 does so for all.
+
+    Raises ValueError if another run is alive in one of them, or one holds files of the names that a
+    run writes and that no run has made.
+    """
+    from prefixrl_jax.runtime.console import say
+    from prefixrl_jax.runtime.owner import owned
+    from prefixrl_jax.runtime.processes import on_primary
+
+    with contextlib.ExitStack() as stack:
+
+        def own() -> None:
+            for workdir in workdirs:
+                _refuse_files_of_others(workdir)
+                stack.enter_context(owned(workdir, say))
+
+        on_primary(own)
+        yield
+
+
+def _refuse_files_of_others(workdir: Path) -> None:
+    if any((workdir / name).exists() for name in MARKS):
+        return
+    if others := [name for name in WRITTEN if os.path.lexists(workdir / name)]:
+        raise ValueError(
+            f"--workdir={workdir}: holds {', '.join(others)}, which no run has made and a run would"
+            " replace; a new or an empty directory, or that of a run, is accepted"
+        )
 
 
 def find_config(argument: str) -> str:

@@ -14,9 +14,9 @@ from prefixrl_jax.corpus.shared_log import SharedLog
 from prefixrl_jax.experiment.workdir import Workdir
 from prefixrl_jax.flops import Ledger, format_flops
 from prefixrl_jax.model import tokenizer as tokenizers
-from prefixrl_jax.model.weights import params_fingerprint
 from prefixrl_jax.runtime.console import Progress, say
 from prefixrl_jax.runtime.files import write_json
+from prefixrl_jax.runtime.fingerprint import tree_fingerprint
 from prefixrl_jax.runtime.processes import on_primary
 from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.tasks.task import Problem, Task
@@ -27,10 +27,10 @@ def make_corpus(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
     config, settings = workdir.config, workdir.settings
     params = workdir.start_params()
     header = {
-        "model": params_fingerprint(params),
+        "model": tree_fingerprint(params),
         "tokenizer": tokenizers.fingerprint(settings.task.tokenizer),
     }
-    with SharedLog(workdir.corpus_path / "log.jsonl", header) as log:
+    with SharedLog(workdir.corpus_path / "log", header) as log:
         for sentence in log.dropped:
             say(f"corpus: {sentence}")
         sampler = RejectionSampler(

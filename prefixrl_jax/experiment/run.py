@@ -12,11 +12,9 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from prefixrl_jax.experiment.checks import needs_corpus
 from prefixrl_jax.experiment.corpus_stage import make_corpus
@@ -28,14 +26,15 @@ from prefixrl_jax.experiment.summary import summary
 from prefixrl_jax.experiment.workdir import Workdir
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.model.hf import export_hf
-from prefixrl_jax.model.weights import init_params, params_fingerprint
+from prefixrl_jax.model.weights import init_params
 from prefixrl_jax.prefixes.cuts import CutSettings, draw_cuts, write_cuts
 from prefixrl_jax.rl.step import UpdateSettings
 from prefixrl_jax.runtime.console import heartbeat, say
 from prefixrl_jax.runtime.files import write_json
+from prefixrl_jax.runtime.fingerprint import tree_fingerprint
 from prefixrl_jax.runtime.processes import on_primary, primary
 from prefixrl_jax.training.health import HealthCheck
-from prefixrl_jax.training.loop import Evaluation, Saving, progress_note
+from prefixrl_jax.training.loop import Evaluation, LoopState, Saving, progress_note
 from prefixrl_jax.training.supervised import base_texts, trace_texts
 
 
@@ -53,6 +52,7 @@ class Run:
     def run_stages(self, names: Sequence[str]) -> None:
         """Run just these stages; what they build on must be there. Complete ones are reused."""
         workdir = self.workdir
+        on_primary(workdir.records.check)  # again, now that no other process writes here
         on_primary(write_json, workdir.path / "config.json", workdir.config.to_dict())
         _tell_left_out(workdir)
         with jax.set_mesh(workdir.settings.mesh):
@@ -107,17 +107,17 @@ def _after_colon(result: dict[str, Any]) -> str:
     return f": {result['line']}" if "line" in result else ""
 
 
-def run_rounds(config: ConfigDict, path: Path, last: str = STAGES[-1]) -> None:
+def run_rounds(first: Workdir, last: str = STAGES[-1]) -> None:
     """Run an experiment with all its rounds, each up to and including the stage `last`.
 
     Every later round samples the unsolved problems with the policy it goes on from.
     """
-    workdir = Workdir(config, path)
+    config, workdir = first.config, first
     Run(workdir).run(last)
     trains = STAGES.index(last) >= STAGES.index("train")
     for number in range(2, config.rounds + 1 if trains else 2):
         say(f"round {number} of {config.rounds}")
-        workdir = Workdir(config, path / f"round-{number}", previous=workdir)
+        workdir = Workdir(config, first.path / f"round-{number}", previous=workdir)
         Run(workdir).run(last)
 
 
@@ -148,13 +148,22 @@ def train_base(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
         return {
             "ledger": ledger.state,
             "line": f"{settings.model.family} from {config.model.path}",
-            "model": params_fingerprint(workdir.base_params()),
+            "model": tree_fingerprint(workdir.base_params()),
         }
     params = init_params(settings.model, config.seed, settings.shardings("train"))
     texts = base_texts(settings.task, config.base.batch, config.seed)
     directory = workdir.shared / "base"
     fitted = fit_text(settings, "base", texts, config.base.steps, directory, params, ledger)
-    return {"ledger": fitted.ledger.state, "line": _loss_line(fitted.metrics)}
+    return {
+        "ledger": fitted.ledger.state,
+        "line": _loss_line(fitted.metrics),
+        "params": _identity(fitted),
+    }
+
+
+def _identity(fitted: LoopState) -> dict[str, Any]:
+    """Which parameters a loop ended with."""
+    return {"step": fitted.step, "checksum": tree_fingerprint(fitted.state.params)}
 
 
 def draw_prefixes(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
@@ -203,7 +212,7 @@ def fine_tune(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
         evaluation=Evaluation(steps, short_evaluation(workdir, "sft during")),
     )
     line = f"{sft.epochs} epochs, {_loss_line(fitted.metrics)}"
-    return {"ledger": fitted.ledger.state, "line": line}
+    return {"ledger": fitted.ledger.state, "line": line, "params": _identity(fitted)}
 
 
 def _loss_line(metrics: dict[str, float]) -> str:
@@ -245,6 +254,7 @@ def train_policy(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
         "last": trained.metrics,
         "line": progress_note(trained.metrics) if trained.metrics else "no step",
         "memory": trained.memory,
+        "params": _identity(trained),
     }
 
 

@@ -7,7 +7,8 @@ import resource
 from typing import Any
 
 from prefixrl_jax.experiment.build import Settings
-from prefixrl_jax.experiment.stages import STAGES, StageRecords
+from prefixrl_jax.experiment.records import StageRecords
+from prefixrl_jax.experiment.stages import STAGES
 from prefixrl_jax.flops import Ledger
 from prefixrl_jax.model.weights import count_params
 from prefixrl_jax.tasks.sources import Sets
@@ -46,5 +47,6 @@ def summary(
             "family": settings.model.family,
         },
         "task": settings.config.task.name,
+        "steps": (records.params("train") or {"step": 0})["step"],
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     }

@@ -16,15 +16,16 @@ from prefixrl_jax.corpus.import_traces import ImportedLine, lines_fingerprint, r
 from prefixrl_jax.corpus.saved import load_corpus
 from prefixrl_jax.corpus.traces import Trace
 from prefixrl_jax.experiment.build import Settings, resolve
-from prefixrl_jax.experiment.stages import StageRecords
+from prefixrl_jax.experiment.records import StageRecords
 from prefixrl_jax.model.hf import import_hf
 from prefixrl_jax.model.hub import find_model
 from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.prefixes import cuts
 from prefixrl_jax.rl.step import abstract_state, make_optimizer
-from prefixrl_jax.runtime.checkpoint import Checkpoints
+from prefixrl_jax.runtime.checkpoint import Checkpoints, check_path
 from prefixrl_jax.runtime.files import read_json
+from prefixrl_jax.runtime.fingerprint import tree_fingerprint
 from prefixrl_jax.runtime.processes import on_primary
 from prefixrl_jax.tasks.sources import Sets, candidates, fingerprint, fitting
 from prefixrl_jax.tasks.task import Problem
@@ -56,6 +57,7 @@ class Workdir:
         shared: Path | None = None,
         previous: Workdir | None = None,
     ):
+        check_path(path)
         self.config = config
         self.path = path
         self.previous = previous
@@ -94,8 +96,15 @@ class Workdir:
         files = {"corpus": problems}
         if not self.previous:
             return StageRecords(self.path, self.config, files, self._machine(), shared)
-        inherited = ("base", "baseline")
-        return StageRecords(self.path, self.config, files, self._machine(), self.shared, inherited)
+        return StageRecords(
+            self.path,
+            self.config,
+            files,
+            self._machine(),
+            self.shared,
+            shared_stages=("base", "baseline"),
+            inputs={"the round before": self.previous.records.params("train")},
+        )
 
     def _machine(self) -> dict[str, Any]:
         """What the bits of a result depend on besides the configuration."""
@@ -173,16 +182,26 @@ class Workdir:
     # Parameters, by the stage that made them. A stage with nothing to do passes on those before it.
 
     def base_params(self) -> Params:
-        """Return the pretrained model's parameters, or those of the base stage."""
-        model = self.config.model
-        if not model.path:
+        """Return the pretrained model's parameters, or those of the base stage.
+
+        Raises ValueError if they are not those that the base stage has on record.
+        """
+        path = self.config.model.path
+        if not path:
             return self._checkpointed("base", self.shared / "base")
         mesh = self.settings.mesh
         params, _ = import_hf(
-            find_model(model.path),
+            find_model(path),
             self.settings.model.param_dtype,
             lambda config: param_shardings(config, mesh, "train"),
         )
+        recorded = (self.records.record("base") or {}).get("result", {}).get("model")
+        if recorded not in (None, now := tree_fingerprint(params)):
+            raise ValueError(
+                f"model.path={path!r}: its weights (checksum {now}) are not those that the run in"
+                f" {self.shared} was begun with (checksum {recorded}); put those back, or use"
+                " another --workdir"
+            )
         return params
 
     def start_params(self) -> Params:
@@ -202,17 +221,39 @@ class Workdir:
         return self.sft_params()
 
     def _checkpointed(self, stage: str, directory: Path) -> Params:
-        """The newest parameters in a stage's checkpoints."""
+        """The parameters that a complete stage ended with."""
         settings = self.settings
         optimizer = make_optimizer(settings.optimizer(stage, 1))  # steps do not change its shape
-        with Checkpoints(directory / "checkpoints") as checkpoints:
-            saved = checkpoints.restore(abstract_state(settings.model, optimizer, settings.mesh))
-        if saved is None:
+        abstract = abstract_state(settings.model, optimizer, settings.mesh)
+        recorded = self.records.params(stage)
+        with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+            if recorded is None:  # of version 0.1.0
+                saved = checkpoints.restore(abstract)
+                if saved is None:
+                    raise ValueError(
+                        f"no checkpoint in {directory / 'checkpoints'}: the {stage} stage has not"
+                        " finished"
+                    )
+                return saved[1].params
+            step, checksum = recorded["step"], recorded["checksum"]
+            folder = directory / "checkpoints" / str(step)
+            try:
+                saved = checkpoints.restore(abstract, step)
+            except ValueError as error:
+                raise ValueError(
+                    f"the {stage} stage ended with {folder}, and what follows was made from it, but"
+                    f" {error}. Put it back from a copy; or move it and stages/{stage}.json away:"
+                    " the stage is then made again from the sound checkpoints before, and has to"
+                    " end with the same parameters"
+                ) from error
+        assert saved is not None
+        params = saved[1].params
+        if tree_fingerprint(params) != checksum:
             raise ValueError(
-                f"no checkpoint in {directory / 'checkpoints'}: the {stage} stage has not finished"
+                f"{folder}: not the parameters that the {stage} stage ended with (checksum"
+                f" {checksum}); put them back from a copy, or use another --workdir"
             )
-        _, state, _ = saved
-        return state.params
+        return params
 
     def for_decoding(self, params: Params) -> Params:
         """Return the parameters placed as the sampler wants them."""

@@ -7,15 +7,42 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from prefixrl_jax.model.fields import is_integer, is_positive_number, shown
+
+# The sizes of a model, and the largest that is accepted of each: far beyond every published model,
+# and small enough that a configuration that lies is refused before it costs memory.
+LARGEST = {
+    "vocab_size": 2**24,
+    "hidden_size": 2**20,
+    "num_layers": 2000,
+    "num_heads": 2**14,
+    "num_kv_heads": 2**14,
+    "head_dim": 2**14,
+    "intermediate_size": 2**24,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's stretching of the low RoPE frequencies (`rope_type: llama3`)."""
+    """Llama 3.1's stretching of the low RoPE frequencies (`rope_type: llama3`).
+
+    Raises ValueError for a number that is not positive and finite, and unless low_freq_factor is
+    less than high_freq_factor: the frequencies between them are interpolated.
+    """
 
     factor: float = 8.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position: int = 8192
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check_positive(f"model.rope_scaling.{field.name}", getattr(self, field.name))
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError(
+                f"model.rope_scaling.low_freq_factor={self.low_freq_factor} must be less than"
+                f" model.rope_scaling.high_freq_factor={self.high_freq_factor}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +73,14 @@ class ModelConfig:
     unroll_layers: bool = False
 
     def __post_init__(self):
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "num_kv_heads",
-            "head_dim",
-            "intermediate_size",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 1")
+        for name, largest in LARGEST.items():
+            size = getattr(self, name)
+            if not is_integer(size) or not 1 <= size <= largest:
+                raise ValueError(
+                    f"model.{name}={shown(size)}: an integer from 1 to {largest} is accepted"
+                )
+        _check_positive("model.rope_theta", self.rope_theta)
+        _check_positive("model.norm_eps", self.norm_eps)
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"model.num_heads={self.num_heads} is not a multiple of"
@@ -81,6 +105,11 @@ class ModelConfig:
         if self.qk_norm:
             return "Qwen3ForCausalLM"
         return "Qwen2ForCausalLM" if self.attention_bias else "LlamaForCausalLM"
+
+
+def _check_positive(name: str, value: object) -> None:
+    if not is_positive_number(value):
+        raise ValueError(f"{name}={shown(value)}: a finite number above 0 is accepted")
 
 
 def model_config(fields: dict[str, Any], vocab_size: int) -> ModelConfig:

@@ -8,34 +8,39 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerFast
 
+from prefixrl_jax.model.checkpoint_files import (
+    INDEX,
+    SINGLE,
+    TensorFile,
+    check_same,
+    check_tensors,
+    open_tensors,
+    read_object,
+)
 from prefixrl_jax.model.config import ModelConfig
+from prefixrl_jax.model.export_folder import ExportWriter
+from prefixrl_jax.model.export_target import CONFIG
+from prefixrl_jax.model.export_texts import FolderExtras, text_files
+from prefixrl_jax.model.finite import is_finite, nonfinite
 from prefixrl_jax.model.gguf import GGUF, open_gguf
-from prefixrl_jax.model.hf_config import hf_config, model_config_from_hf, special_ids
-from prefixrl_jax.model.tokenizer import survives_auto_tokenizer
+from prefixrl_jax.model.hf_config import hf_config, model_config_from_hf
 from prefixrl_jax.model.weights import Params, Weight, leaf_of, tree_from, weight_table
 from prefixrl_jax.runtime.files import write_json
+from prefixrl_jax.runtime.processes import on_primary
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-CARD_HEADER = "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n"
-TOKENIZER_NOTE = (
-    "\n## Tokenizer\n\n`AutoTokenizer` replaces this model's tokenizer with its family's own. Load"
-    " it with\n`transformers.PreTrainedTokenizerFast.from_pretrained(path)`, which reads"
-    " `tokenizer.json` as it is."
-)
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,19 +70,6 @@ def _tensors(table: tuple[Weight, ...], config: ModelConfig) -> Iterator[_Tensor
 # Export
 
 
-class FolderExtras(TypedDict, total=False):
-    """The parts of an exported folder that describe more than the model.
-
-    Attributes:
-        generation: fields of generation_config.json beside the special token ids, which it may
-            replace.
-        card: Markdown of README.md, below the header that names the library.
-    """
-
-    generation: dict[str, Any]
-    card: str
-
-
 def export_hf(
     params: Params,
     config: ModelConfig,
@@ -89,62 +81,85 @@ def export_hf(
 ) -> None:
     """Write the model as a folder that transformers can load.
 
-    It holds weights, config.json, generation_config.json, tokenizer and README.md. All is written
-    beside `directory` and renamed into its place at the end, replacing an earlier export. On
-    several hosts every process must call this (weights are gathered one layer at a time); the first
-    one writes.
+    It holds weights, config.json, generation_config.json, tokenizer, README.md and a list of these
+    files, by which a later export knows what it may replace (see export_folder.py). On several
+    hosts every process must call this (weights are gathered one layer at a time); the first one
+    writes.
 
     Args:
         params: arrays, sharded or not; each is brought to the host one layer at a time.
         dtype: of the stored weights; None: config.param_dtype.
         max_shard_bytes: a larger model is cut into several safetensors files of at most this size.
         extras: see FolderExtras.
+
+    Raises:
+        ValueError: `check_target` refuses the folder, transformers cannot express the model, or a
+            weight is NaN or infinite in `dtype`. Nothing is written then.
     """
-    directory = Path(directory)
     fields = hf_config(config, tokenizer, dtype)
-    staging = directory.with_name(f".{directory.name}.partial")
-    writes = jax.process_index() == 0
-    if writes:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-    _write_weights(params, config, staging, jnp.dtype(fields["dtype"]), max_shard_bytes)
-    if writes:
-        write_json(staging / "config.json", fields)
-        # safetensors makes its files for the owner's eyes alone.
-        for file in staging.glob("*.safetensors"):
-            shutil.copymode(staging / "config.json", file)
-        generation = special_ids(tokenizer) | extras.get("generation", {})
-        write_json(staging / "generation_config.json", generation)
-        tokenizer.save_pretrained(staging)
-        card = [CARD_HEADER, extras.get("card", "")]
-        if not survives_auto_tokenizer(staging, tokenizer):
-            card.append(TOKENIZER_NOTE)
-        (staging / "README.md").write_text("\n".join(filter(None, card)) + "\n")
-        _replace(staging, directory)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("export_hf")
+    stored = jnp.dtype(fields["dtype"])
+    writer = _on_first(lambda: ExportWriter(directory))
+    if leaves := nonfinite(params, stored.name):
+        raise ValueError(
+            f"not exported to {directory}: {', '.join(leaves)} hold values that are NaN or infinite"
+            f" in {stored.name}; finite weights are accepted"
+        )
+    texts = _on_first(lambda: text_files(fields, tokenizer, extras)) or {}
+    shards = _shards(config, stored, max_shard_bytes)
+    names = {*shards, *texts, *([INDEX] if len(shards) > 1 else [])}
+    try:
+        _on_first(lambda: writer.begin(names))
+        _write_weights(params, shards, stored, writer.staging if writer else None)
+        _on_first(lambda: _finish(writer, texts))
+    finally:
+        if writer:
+            writer.discard()
+
+
+def _on_first(function: Callable[[], Any]) -> Any:
+    """Return what a function returns on the first process, and None on the others.
+
+    An exception of the first process is raised on all.
+    """
+    results: list[Any] = [None]
+
+    def call() -> None:
+        results[0] = function()
+
+    on_primary(call)
+    return results[0]
+
+
+def _finish(writer: ExportWriter, texts: dict[str, bytes]) -> None:
+    """Write the files of text beside the weights and move all to their places."""
+    for name, content in texts.items():
+        (writer.staging / name).write_bytes(content)
+    # safetensors makes its files for the owner's eyes alone.
+    for file in writer.staging.glob("*.safetensors"):
+        shutil.copymode(writer.staging / CONFIG, file)
+    writer.commit()
 
 
 def _write_weights(
-    params: Params, config: ModelConfig, directory: Path, dtype: np.dtype, max_bytes: int
+    params: Params, shards: dict[str, list[_Tensor]], dtype: np.dtype, directory: Path | None
 ) -> None:
-    """Gather the weights and, on the first process, write them.
+    """Gather the weights and write them; several files get an index.
 
-    Several files get an index.
+    Args:
+        shards: the tensors that go into each file.
+        directory: None: gather only, for the process that writes.
     """
-    writes = jax.process_index() == 0
-    shards = _shards(config, dtype, max_bytes)
     for name, shard in shards.items():
         values = {}
         for tensor in shard:
             leaf = leaf_of(params, tensor.weight)
             value = _to_host(leaf if tensor.layer is None else leaf[tensor.layer])
-            if writes:
+            if directory:
                 values[tensor.name] = np.ascontiguousarray(tensor.weight.to_hf(value).astype(dtype))
-        if writes:
+        if directory:
             # transformers refuses a file without a format.
             save_file(values, directory / name, metadata={"format": "pt"})
-    if writes and len(shards) > 1:
+    if directory and len(shards) > 1:
         files = {tensor.name: name for name, shard in shards.items() for tensor in shard}
         total = sum(tensor.bytes(dtype) for shard in shards.values() for tensor in shard)
         write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
@@ -175,19 +190,6 @@ def _to_host(x: jax.Array) -> np.ndarray:
     return np.asarray(jax.device_get(x))
 
 
-def _replace(staging: Path, directory: Path) -> None:
-    """Rename `staging` to `directory`, replacing an earlier folder of that name.
-
-    The earlier folder is moved aside first and removed last.
-    """
-    old = directory.with_name(f".{directory.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if directory.exists():
-        directory.rename(old)
-    staging.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 # Import
 
 
@@ -208,8 +210,9 @@ def import_hf(
             None: leaves go to the default device.
 
     Raises:
-        ValueError: a tensor is missing, left over or mis-shaped (all are named), or the model is
-            not supported.
+        ValueError: a tensor is missing, left over, mis-shaped, of a type that holds no weights, or
+            has a value that is NaN or infinite in `dtype`; a file is damaged; or the model is not
+            supported.
         FileNotFoundError: a file is not there.
     """
     directory = Path(directory)
@@ -218,13 +221,21 @@ def import_hf(
         config = model_config_from_hf(config_json, param_dtype=dtype, dtype=dtype)
         table = weight_table(config)
         shardings = None if place is None else place(config)
-        _check_tensors(files, config, directory)
+        _check_files(files, config, directory)
+        if config.tie_embeddings and HEAD in files:
+            check_same(files, HEAD, EMBEDDING, directory)
 
         def leaf(weight: Weight) -> jax.Array:
             host = np.empty(weight.full_shape(config), jnp.dtype(dtype))
             for tensor in _tensors((weight,), config):
-                value = tensor.weight.from_hf(files[tensor.name].get_tensor(tensor.name))
-                host[... if tensor.layer is None else tensor.layer] = value
+                part = host if tensor.layer is None else host[tensor.layer]
+                with np.errstate(over="ignore"):  # is refused on the next line
+                    part[...] = tensor.weight.from_hf(files[tensor.name].get_tensor(tensor.name))
+                if not is_finite(part):
+                    raise ValueError(
+                        f"{directory}: tensor {tensor.name} has a value that is NaN or infinite in"
+                        f" {dtype}; finite weights are accepted"
+                    )
             if shardings is None:
                 return jnp.asarray(host)
             # Each process hands over only what its devices hold.
@@ -238,15 +249,22 @@ def import_hf(
 def pretrained_config(directory: str | Path, **overrides: Any) -> ModelConfig:
     """Return the configuration of the model that `import_hf` would read from the same path.
 
+    Names and shapes of the tensors are checked against it; no tensor is read.
+
     Args:
         overrides: fields of ModelConfig.
     """
+    directory = Path(directory)
     with contextlib.ExitStack() as stack:
-        config_json, _ = _open(Path(directory), stack)
-        return model_config_from_hf(config_json, **overrides)
+        config_json, files = _open(directory, stack)
+        config = model_config_from_hf(config_json, **overrides)
+        _check_files(files, config, directory)
+        return config
 
 
-def _open(directory: Path, stack: contextlib.ExitStack) -> tuple[dict[str, Any], dict[str, Any]]:
+def _open(
+    directory: Path, stack: contextlib.ExitStack
+) -> tuple[dict[str, Any], Mapping[str, TensorFile | GGUF]]:
     """Return config.json and, for each tensor, the open file that holds it.
 
     `stack` closes the files.
@@ -259,66 +277,15 @@ def _open(directory: Path, stack: contextlib.ExitStack) -> tuple[dict[str, Any],
             f"{directory}: no config.json; a Hugging Face folder (config.json, safetensors,"
             " tokenizer.json) or a GGUF file is accepted"
         )
-    config_json = _read_json(directory / "config.json")
-    names = [SINGLE]
-    if (directory / INDEX).exists():
-        names = sorted(set(_read_json(directory / INDEX)["weight_map"].values()))
-    files: dict[str, Any] = {}
-    for name in names:
-        if not (directory / name).is_file():
-            raise FileNotFoundError(
-                f"{directory / name}: not found; accepted are {SINGLE}, or the files that {INDEX}"
-                " lists"
-            )
-        file = stack.enter_context(safe_open(directory / name, framework="numpy"))
-        files |= dict.fromkeys(file.keys(), file)
-    return config_json, files
+    return read_object(directory / "config.json"), open_tensors(directory, stack)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
-
-
-def _check_tensors(files: dict[str, Any], config: ModelConfig, directory: Path) -> None:
-    """Raise ValueError naming every tensor that is missing, left over or of another shape.
-
-    Args:
-        files: the open file that holds each tensor.
-    """
+def _check_files(
+    files: Mapping[str, TensorFile | GGUF], config: ModelConfig, directory: Path
+) -> None:
+    """Raise ValueError unless the files hold the tensors of the configuration."""
     expected = {t.name: t.weight.hf_shape for t in _tensors(weight_table(config), config)}
-    present = {name for name in files if not name.endswith("rotary_emb.inv_freq")}
+    ignored = {name for name in files if name.endswith("rotary_emb.inv_freq")}
     if config.tie_embeddings:
-        present -= _redundant_head(files, directory)
-    misshaped = set()
-    for name in present & expected.keys():
-        shape = _shape(files[name], name)
-        if shape != expected[name]:
-            misshaped.add(f"{name} {shape} where the configuration asks for {expected[name]}")
-    problems = {
-        "missing": expected.keys() - present,
-        "not of this model": present - expected.keys(),
-        "of another shape": misshaped,
-    }
-    sentences = [f"{kind}: {', '.join(sorted(names))}" for kind, names in problems.items() if names]
-    if sentences:
-        raise ValueError(f"{directory}: tensors {'; '.join(sentences)}")
-
-
-def _redundant_head(files: dict[str, Any], directory: Path) -> set[str]:
-    """Return the name of the output head if the files have one that equals the tied embedding."""
-    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
-    if head not in files or embedding not in files:
-        return set()
-    if not np.array_equal(files[head].get_tensor(head), files[embedding].get_tensor(embedding)):
-        raise ValueError(
-            f"{directory}: {head} differs from {embedding}, yet config.json says"
-            " tie_word_embeddings=true"
-        )
-    return {head}
-
-
-def _shape(file: Any, name: str) -> tuple[int, ...]:
-    return file.shape(name) if isinstance(file, GGUF) else tuple(file.get_slice(name).get_shape())
+        ignored.add(HEAD)
+    check_tensors(files, expected, ignored, directory)

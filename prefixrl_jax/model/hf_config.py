@@ -9,7 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from prefixrl_jax.model.config import ModelConfig, RopeScaling
+from prefixrl_jax.model.config import LARGEST, ModelConfig, RopeScaling
+from prefixrl_jax.model.fields import boolean, integer, is_integer, number, refuse, shown, texts
 
 # The classes of transformers that are supported, and their model_type.
 MODEL_TYPES = {
@@ -34,6 +35,7 @@ ROPE_SCALING = {
     "low_freq_factor": "low_freq_factor",
     "high_freq_factor": "high_freq_factor",
 }
+CONFIG, GENERATION = "config.json", "generation_config.json"
 ROPE_FIELDS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *ROPE_SCALING}
 # Fields that would change the computation, each with the values under which it does not.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -168,25 +170,54 @@ def model_config_from_hf(config_json: dict[str, Any], **overrides: Any) -> Model
     values = sizes | {
         "rope_theta": theta,
         "rope_scaling": scaling,
-        "norm_eps": float(config_json.get("rms_norm_eps", 1e-6)),
+        "norm_eps": number(CONFIG, config_json, "rms_norm_eps", 1e-6),
         "qk_norm": family == "Qwen3ForCausalLM",
         "attention_bias": family == "Qwen2ForCausalLM",
-        "tie_embeddings": bool(config_json.get("tie_word_embeddings", False)),
+        "tie_embeddings": boolean(CONFIG, config_json, "tie_word_embeddings"),
     }
     return ModelConfig(**(values | overrides))
 
 
+def eos_ids(
+    config_json: dict[str, Any], generation_json: dict[str, Any], vocab_size: int | None
+) -> set[int]:
+    """Return the token ids that end a text by config.json and generation_config.json together.
+
+    Args:
+        config_json: content of config.json; {} if there is none.
+        generation_json: content of generation_config.json; {} if there is none.
+        vocab_size: ids are below it; None: the model's vocabulary is not known.
+
+    Raises:
+        ValueError: an eos_token_id is neither null, an id of the vocabulary, nor a list of ids.
+    """
+    ids: set[int] = set()
+    contents = {CONFIG: config_json, GENERATION: generation_json}
+    for file, content in contents.items():
+        value = content.get("eos_token_id")
+        if value is None:
+            continue
+        listed = value if isinstance(value, list) else [value]
+        # Without a configuration, ids are bounded by the int32 that holds a token.
+        largest = (vocab_size or 2**31) - 1
+        if not all(is_integer(token) and 0 <= token <= largest for token in listed):
+            accepted = f"a token id from 0 to {largest}, a list of such ids or null"
+            refuse(file, "eos_token_id", value, accepted)
+        ids |= set(listed)
+    return ids
+
+
 def _family(config_json: dict[str, Any]) -> str:
-    architectures = config_json.get("architectures")
+    architectures = texts(CONFIG, config_json, "architectures")
     model_type = config_json.get("model_type")
     if architectures:
         family = architectures[0]
     else:
-        family = next((f for f, of_family in MODEL_TYPES.items() if of_family == model_type), None)
+        family = next((f for f, of_family in MODEL_TYPES.items() if of_family == model_type), "")
     if family not in MODEL_TYPES:
         raise ValueError(
-            f"config.json: architectures={architectures}, model_type={model_type!r}: supported are"
-            f" {', '.join(MODEL_TYPES)}"
+            f"config.json: architectures={shown(architectures)}, model_type={shown(model_type)}:"
+            f" supported are {', '.join(MODEL_TYPES)}"
         )
     return family
 
@@ -197,30 +228,41 @@ def _refuse_unsupported(config_json: dict[str, Any], family: str) -> None:
         if value is not None and value not in allowed:
             accepted = " or ".join(map(repr, allowed)) or "no such field"
             raise ValueError(
-                f"config.json: {name}={value!r} is not supported; accepted is {accepted}"
+                f"config.json: {name}={shown(value)} is not supported; accepted is {accepted}"
             )
-    if config_json.get("attention_bias") and family != "Qwen2ForCausalLM":
+    if boolean(CONFIG, config_json, "attention_bias") and family != "Qwen2ForCausalLM":
         raise ValueError(
             f"config.json: attention_bias=True of {family} puts a bias on o_proj too, which is not"
             " supported; accepted is False"
         )
-    windowed = (
-        config_json.get("use_sliding_window")
-        and config_json.get("sliding_window")
-        and config_json.get("max_window_layers", 0) < config_json["num_hidden_layers"]
-    )
-    default_types = ["sliding_attention"] if windowed else []
-    layer_types = set(config_json.get("layer_types") or default_types)
+    default_types = ["sliding_attention"] if _is_windowed(config_json) else []
+    layer_types = set(texts(CONFIG, config_json, "layer_types") or default_types)
     if layer_types - {"full_attention"}:
         raise ValueError(
             f"config.json: sliding_window={config_json.get('sliding_window')}, layer_types of"
-            f" {sorted(layer_types)}: accepted is full_attention in every layer"
+            f" {shown(sorted(layer_types))}: accepted is full_attention in every layer"
         )
 
 
+def _is_windowed(config_json: dict[str, Any]) -> bool:
+    """Return whether some layer attends to a window of the text only."""
+    if not boolean(CONFIG, config_json, "use_sliding_window") or not config_json.get(
+        "sliding_window"
+    ):
+        return False
+    full_layers = config_json.get("max_window_layers", 0)
+    if not is_integer(full_layers):
+        refuse(CONFIG, "max_window_layers", full_layers, "an integer")
+    return full_layers < config_json["num_hidden_layers"]
+
+
 def _sizes(config_json: dict[str, Any], family: str) -> dict[str, int]:
-    sizes = {name: config_json[name] for name in SIZES if config_json.get(name) is not None}
-    # What transformers takes when a file leaves these out.
+    """Return every size under our name, as transformers reads a file that leaves some out."""
+    sizes = {
+        theirs: integer(CONFIG, config_json, theirs, LARGEST[ours])
+        for theirs, ours in SIZES.items()
+        if config_json.get(theirs) is not None
+    }
     if family == "LlamaForCausalLM" and "num_attention_heads" in sizes:
         sizes.setdefault("num_key_value_heads", sizes["num_attention_heads"])
     if family != "Qwen3ForCausalLM" and {"hidden_size", "num_attention_heads"} <= sizes.keys():
@@ -230,28 +272,38 @@ def _sizes(config_json: dict[str, Any], family: str) -> dict[str, int]:
         raise ValueError(
             f"config.json: {', '.join(missing)} missing; {family} needs a value for each"
         )
-    return {ours: int(sizes[theirs]) for theirs, ours in SIZES.items()}
+    return {ours: sizes[theirs] for theirs, ours in SIZES.items()}
 
 
 def _rope(config_json: dict[str, Any]) -> tuple[float, RopeScaling | None]:
     """Return theta and, with Llama 3's scaling, the scaling."""
     rope = config_json.get("rope_scaling") or config_json.get("rope_parameters") or {}
-    theta = float(rope.get("rope_theta", config_json.get("rope_theta", 10000.0)))
+    if not isinstance(rope, dict):
+        refuse(CONFIG, "rope_parameters or rope_scaling", rope, "an object or null")
+    theta = number(CONFIG, config_json, "rope_theta", 10000.0)
+    if "rope_theta" in rope:  # transformers 5 has it here, version 4 outside, some files both
+        inner_theta = number(CONFIG, rope, "rope_theta", theta)
+        if "rope_theta" in config_json and theta != inner_theta:
+            refuse(CONFIG, "rope_theta", theta, f"{inner_theta}, as in rope_parameters,")
+        theta = inner_theta
     kind = rope.get("rope_type", rope.get("type", "default"))
     unknown = set(rope) - ROPE_FIELDS
     if kind not in ("default", "llama3") or unknown or rope.get("partial_rotary_factor", 1) != 1:
         raise ValueError(
-            f"config.json: rope_parameters or rope_scaling {rope}: accepted is rope_type 'default'"
-            f" or 'llama3', partial_rotary_factor=1 and no field but {sorted(ROPE_FIELDS)}"
+            f"config.json: rope_parameters or rope_scaling {shown(rope)}: accepted is rope_type"
+            " 'default' or 'llama3', partial_rotary_factor=1 and no field but"
+            f" {sorted(ROPE_FIELDS)}"
         )
     if kind == "default":
         return theta, None
     missing = [name for name in ROPE_SCALING if rope.get(name) is None]
     if missing:
-        raise ValueError(f"config.json: rope_type 'llama3' without {', '.join(missing)}: {rope}")
+        raise ValueError(
+            f"config.json: rope_type 'llama3' without {', '.join(missing)}: {shown(rope)}"
+        )
     return theta, RopeScaling(
-        factor=float(rope["factor"]),
-        low_freq_factor=float(rope["low_freq_factor"]),
-        high_freq_factor=float(rope["high_freq_factor"]),
-        original_max_position=int(rope["original_max_position_embeddings"]),
+        factor=number(CONFIG, rope, "factor", 1.0),
+        low_freq_factor=number(CONFIG, rope, "low_freq_factor", 1.0),
+        high_freq_factor=number(CONFIG, rope, "high_freq_factor", 4.0),
+        original_max_position=integer(CONFIG, rope, "original_max_position_embeddings", 2**31 - 1),
     )

@@ -5,12 +5,15 @@ Its tokenizer and the ids that end its turn are read here too.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from prefixrl_jax.model.checkpoint_files import read_object
+from prefixrl_jax.model.fields import is_integer
 from prefixrl_jax.model.gguf import open_gguf
+from prefixrl_jax.model.hf_config import CONFIG, GENERATION, eos_ids
 from prefixrl_jax.model.tokenizer import load_tokenizer
 
 # What is fetched from the hub.
@@ -23,6 +26,14 @@ FILES = [
     "*.jinja",
     "special_tokens_map.json",
 ]
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+MAX_TOKENIZER_BYTES = 2**28  # of each file; the largest of public models have 35 million
 
 
 def find_model(name: str | Path) -> Path:
@@ -39,31 +50,65 @@ def find_model(name: str | Path) -> Path:
         return Path(snapshot_download(str(name), allow_patterns=FILES))
     # No network, no such model, no right to it: the hub raises kinds of its own.
     except Exception as error:
+        reason, *_ = str(error).splitlines() or [""]
         raise ValueError(
             f"model {str(name)!r}: neither a folder nor a file here, and the hub did not send it"
-            f" ({type(error).__name__}: {str(error).splitlines()[0]}); without network bring a"
+            f" ({type(error).__name__}: {reason}); without network bring a"
             f" folder with {', '.join(FILES[:5])}"
         ) from error
 
 
 def tokenizer_of(path: Path) -> PreTrainedTokenizerFast:
-    """Return the tokenizer stored in a model's folder or GGUF file."""
-    return open_gguf(path).tokenizer() if path.suffix == ".gguf" else load_tokenizer(path)
+    """Return the tokenizer stored in a model's folder or GGUF file.
+
+    Raises ValueError naming `path` if it is damaged, or too large to be one.
+    """
+    for name in TOKENIZER_FILES:
+        file = path / name
+        size = file.stat().st_size if file.is_file() else 0
+        if size > MAX_TOKENIZER_BYTES:
+            raise ValueError(f"{file}: {size} bytes; at most {MAX_TOKENIZER_BYTES} are accepted")
+    try:
+        tokenizer = open_gguf(path).tokenizer() if path.suffix == ".gguf" else load_tokenizer(path)
+        tokenizer.encode("a")  # some settings are only read here
+        return tokenizer
+    except (OSError, ValueError):
+        raise
+    # transformers, tokenizers and protobuf raise what their code runs into, and tokenizers' Rust
+    # code panics with a BaseException.
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path}: the tokenizer is damaged ({type(error).__name__}: {reason}); whole"
+            " tokenizer.json and tokenizer_config.json are accepted"
+        ) from error
 
 
 def stop_ids(path: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
     """Return the token ids that end a text, in ascending order.
 
-    They are eos_token_id of generation_config.json (one or several) and the tokenizer's own. Raises
-    ValueError when there is none.
+    They are eos_token_id of config.json and of generation_config.json (one or several) and the
+    tokenizer's own. Raises ValueError when there is none, or one that is not in the vocabulary.
     """
-    file = path / "generation_config.json"
-    named = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
-    ids = named if isinstance(named, list) else [named]
-    stops = sorted({i for i in (*ids, tokenizer.eos_token_id) if i is not None})
-    if not stops:
+    config_json, generation_json = (
+        read_object(path / name) if (path / name).is_file() else {} for name in (CONFIG, GENERATION)
+    )
+    size: Any = config_json.get("vocab_size")
+    vocab_size = size if is_integer(size) and size > 0 else None
+    ids = eos_ids(config_json, generation_json, vocab_size)
+    tokenizer_id = tokenizer.eos_token_id
+    if tokenizer_id is not None:
+        if vocab_size is not None and tokenizer_id >= vocab_size:
+            raise ValueError(
+                f"{path}: the tokenizer's eos_token {tokenizer.eos_token!r} has the id"
+                f" {tokenizer_id}; an id from 0 to {vocab_size - 1} is accepted"
+            )
+        ids.add(tokenizer_id)
+    if not ids:
         raise ValueError(
-            f"{path}: neither generation_config.json nor the tokenizer names an eos token; no text"
-            " could end"
+            f"{path}: neither config.json nor generation_config.json nor the tokenizer names an eos"
+            " token; no text could end"
         )
-    return tuple(stops)
+    return tuple(sorted(ids))

@@ -22,6 +22,7 @@ PROBES = (
     "日本語 Ω 😀",
     "\\frac{1}{2}",
 )
+MAX_PIECE = 1000  # characters; every split of a piece in two is looked up
 UNIGRAM, BPE = 1, 2  # model_type in the file
 CONTROL, USER_DEFINED = 3, 4  # types of pieces, which GGUF files have too
 # What tokenizer_config.json may say of a tokenizer.
@@ -100,6 +101,11 @@ def _model(proto: Any) -> models.Model:
         raise ValueError(
             f"model_type {spec.model_type} of tokenizer.model; unigram ({UNIGRAM}) and BPE ({BPE})"
             " are accepted"
+        )
+    longest = max((len(piece) for piece, _ in pieces), default=0)
+    if longest > MAX_PIECE:
+        raise ValueError(
+            f"tokenizer.model has a piece of {longest} characters; at most {MAX_PIECE} are accepted"
         )
     rank = {piece: i for i, (piece, _) in enumerate(pieces)}
     # A piece is merged from any two that make it up: better pieces first, and of one piece's pairs

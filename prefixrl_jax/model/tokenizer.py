@@ -70,6 +70,17 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the token ids of a text, with the BOS that the tokenizer adds, if it adds one.
+
+    A text that spells BOS at its beginning, as a rendered chat template does, gets no second one.
+    """
+    ids = list(tokenizer.encode(text))
+    bos = tokenizer.bos_token_id
+    spelled = bos is not None and text.startswith(str(tokenizer.bos_token))
+    return ids[1:] if spelled and ids[:2] == [bos, bos] else ids
+
+
 def survives_auto_tokenizer(directory: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether AutoTokenizer loads a tokenizer saved beside a model unchanged.
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from prefixrl_jax.group import Array, Group, length_mask, row_inputs
 from prefixrl_jax.model import transformer
 from prefixrl_jax.model.config import ModelConfig
+from prefixrl_jax.model.vocabulary import IdRanges, mask_absent
 from prefixrl_jax.model.weights import Params
 from prefixrl_jax.rl.surrogate import KL, LOSSES, OFF_POLICY, LossSettings
 
@@ -20,18 +21,28 @@ Counts = dict[str, jax.Array]  # float32 scalars by name
 
 
 def token_logprobs(
-    params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int
+    params: Params,
+    config: ModelConfig,
+    group: Group,
+    temperature: float,
+    chunk: int,
+    absent_ids: IdRanges = (),
 ) -> jax.Array:
     """Return the log-probs of the continuation tokens, encoding each context once.
 
     The log-probs are float32 [P, G, T]. Logits are divided by `temperature` and exist for `chunk`
-    positions of a row at a time.
+    positions of a row at a time; those of `absent_ids` are masked, as in sampling.
     """
-    return _logprobs_and_states(params, config, group, temperature, chunk)[0]
+    return _logprobs_and_states(params, config, group, temperature, chunk, absent_ids)[0]
 
 
 def _logprobs_and_states(
-    params: Params, config: ModelConfig, group: Group, temperature: float, chunk: int
+    params: Params,
+    config: ModelConfig,
+    group: Group,
+    temperature: float,
+    chunk: int,
+    absent_ids: IdRanges,
 ) -> tuple[jax.Array, jax.Array]:
     """Return the log-probs of the continuation tokens and the hidden states of the contexts.
 
@@ -40,7 +51,8 @@ def _logprobs_and_states(
     states, context_kv = transformer.encode(params, config, group.context)
     inputs = row_inputs(group.context, group.tokens)
     hidden = transformer.continue_group(params, config, group.context, context_kv, inputs)
-    return pick_logprobs(params, config, hidden, group.tokens, temperature, chunk), states
+    logprobs = pick_logprobs(params, config, hidden, group.tokens, temperature, chunk, absent_ids)
+    return logprobs, states
 
 
 def pick_logprobs(
@@ -50,6 +62,7 @@ def pick_logprobs(
     tokens: Array,
     temperature: float,
     chunk: int,
+    absent_ids: IdRanges = (),
 ) -> jax.Array:
     """Return the log-probs of tokens, given the hidden states at the positions before them.
 
@@ -61,6 +74,7 @@ def pick_logprobs(
         tokens: int32 [P, G, T].
         temperature: divides the logits.
         chunk: number of positions of T whose logits exist at a time.
+        absent_ids: ids that the tokenizer lacks; their probability is 0.
     """
     p, g, t = tokens.shape
     chunk = min(chunk, t)
@@ -72,7 +86,8 @@ def pick_logprobs(
     def piece(_, at):
         h = jax.lax.dynamic_slice_in_dim(hidden, at, chunk, axis=2)
         targets = jax.lax.dynamic_slice_in_dim(tokens, at, chunk, axis=2)
-        logprobs = jax.nn.log_softmax(transformer.logits(params, config, h) / temperature)
+        logits = mask_absent(transformer.logits(params, config, h), absent_ids)
+        logprobs = jax.nn.log_softmax(logits / temperature)
         return None, jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
 
     logprobs = jax.lax.scan(piece, None, jnp.arange(0, t + pad, chunk))[1]
@@ -175,7 +190,12 @@ def group_loss(
     """
     mask = group.mask()
     logprobs, states = _logprobs_and_states(
-        params, config, group, settings.temperature, settings.logprob_chunk
+        params,
+        config,
+        group,
+        settings.temperature,
+        settings.logprob_chunk,
+        settings.absent_ids,
     )
     # a padded row's -inf must not become NaN through 0 * inf
     logprobs = jnp.where(mask > 0, logprobs, 0.0)
@@ -189,7 +209,7 @@ def group_loss(
         metrics["kl"] = jax.lax.stop_gradient((kl * mask).sum() / counts["scored"])
     loss = aggregate(values, mask, counts, settings)
     if settings.prefix_coef:
-        nll = _prefix_nll(params, config, group, states, settings.logprob_chunk) / counts["prefix"]
+        nll = _prefix_nll(params, config, group, states, settings) / counts["prefix"]
         loss += settings.prefix_coef * nll
         metrics["prefix/nll"] = jax.lax.stop_gradient(nll)
 
@@ -230,7 +250,7 @@ def _surrogate(
 
 
 def _prefix_nll(
-    params: Params, config: ModelConfig, group: Group, states: jax.Array, chunk: int
+    params: Params, config: ModelConfig, group: Group, states: jax.Array, settings: LossSettings
 ) -> jax.Array:
     """Return the negative log-likelihood of the prefixes, summed over their tokens.
 
@@ -238,7 +258,15 @@ def _prefix_nll(
     [P, S, d]. The temperature is 1, as for any likelihood.
     """
     tokens = group.context.tokens[:, None, 1:]  # the state at i predicts token i + 1
-    logprobs = pick_logprobs(params, config, states[:, None, :-1], tokens, 1.0, chunk)[:, 0]
+    logprobs = pick_logprobs(
+        params,
+        config,
+        states[:, None, :-1],
+        tokens,
+        1.0,
+        settings.logprob_chunk,
+        settings.absent_ids,
+    )[:, 0]
     ends = group.context.lengths - 1
     assert group.prefix_lengths is not None  # the batch was made for this loss
     size = tokens.shape[-1]

@@ -169,7 +169,8 @@ def make_train_step(
     """Return the jitted update (state, group) -> (state, metrics).
 
     The old state's buffers are donated. Metrics are scalars: those of `loss.group_loss`, and
-    "loss", "grad_norm" before clipping, "finite" (bool) and "groups/computed" (int).
+    "loss", "grad_norm" before clipping, "finite" (bool) and "groups/computed" (int). Where loss,
+    gradient or the new parameters are not finite, the old state is returned.
     """
     blocks = batch_divisor(mesh)
 
@@ -177,9 +178,9 @@ def make_train_step(
         scores = advantages(group.rewards, settings.advantage)
         total, computed = _accumulate(state.params, config, group, scores, settings, blocks)
         norm = optax.tree.norm(total.grads)
-        finite = jnp.isfinite(total.loss) & jnp.isfinite(norm)
         changes, opt_state = optimizer.update(total.grads, state.opt_state, state.params)
         new = TrainState(optax.apply_updates(state.params, changes), opt_state, state.step + 1)
+        finite = jnp.isfinite(total.loss) & jnp.isfinite(norm) & all_finite(new.params)
         state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         return state, {
             "loss": total.loss,
@@ -192,6 +193,12 @@ def make_train_step(
 
     shards = state_shardings(config, optimizer, mesh)
     return jax.jit(update, donate_argnums=0, out_shardings=(shards, replicated(mesh)))
+
+
+def all_finite(tree: Params) -> jax.Array:
+    """Return whether every entry of every leaf is finite, bool []."""
+    leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+    return jnp.stack(leaves).all()
 
 
 class _Total(NamedTuple):

@@ -15,6 +15,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from prefixrl_jax.model.vocabulary import IdRanges
+
 stop = jax.lax.stop_gradient
 
 
@@ -146,6 +148,7 @@ class LossSettings:
     drop_uniform: bool = False
     # of the sampler: the log-probs trained are those of the distribution sampled from
     temperature: float = 1.0
+    absent_ids: IdRanges = ()  # of the sampler too: ids that the tokenizer lacks
     logprob_chunk: int = 64  # positions whose logits exist at a time
 
     def __post_init__(self):

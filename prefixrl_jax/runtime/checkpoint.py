@@ -9,16 +9,75 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
+from prefixrl_jax.runtime.console import say
+from prefixrl_jax.runtime.files import set_aside
+from prefixrl_jax.runtime.fingerprint import tree_fingerprint
+from prefixrl_jax.runtime.processes import agree, on_primary
+
+CHECKSUM = "checksum"  # of the state, in the sidecar
 BEST = "score"  # name of the metric by which the best checkpoint is kept
+
+
+class Damaged(ValueError):
+    """A checkpoint all of whose files can be read, but not as what they should be."""
+
+
+def check_path(path: Path) -> None:
+    """Raise ValueError for a path at which Orbax would read or write other files, or none.
+
+    It takes the characters * ? [ ] and \\ for patterns, and a part that ends in a colon for the
+    name of an object store.
+    """
+    whole = str(path.absolute())
+    wrong = sorted(set("*?[]\\") & set(whole))
+    parts = [part for part in path.absolute().parts if part.endswith(":")]
+    if not whole.isprintable():
+        wrong.append("a character that cannot be printed")
+    if wrong or parts:
+        raise ValueError(
+            f"{whole!r}: checkpoints cannot be kept in a path with {' '.join([*wrong, *parts])};"
+            " use a directory, on a local or a mounted disk, with another name"
+        )
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _first_unreadable(directory: Path) -> str:
+    """The error of the first file that the system cannot read; "" if it can read all."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    try:
+        for folder, _, names in os.walk(directory, onerror=stop):
+            for name in names:
+                with open(os.path.join(folder, name), "rb") as file:
+                    while file.read(1 << 24):
+                        pass
+    except FileNotFoundError:  # is no more there, and so no reading error
+        return ""
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 class Checkpoints:
@@ -27,13 +86,17 @@ class Checkpoints:
     Use as a context manager, or call `close` to wait for the last save.
     """
 
-    def __init__(self, directory: Path, keep: int = 2):
+    def __init__(self, directory: Path, keep: int = 2, read_only: bool = False):
         """Open the checkpoints in `directory`; it is created if it does not exist.
 
         Args:
             directory: holds one subdirectory a step.
             keep: how many of the newest checkpoints to keep, besides the best.
+            read_only: whether nothing is created, renamed or removed, whatever is there.
+
+        Raises ValueError for a path that Orbax would misread.
         """
+        check_path(directory)
         latest = checkpoint_managers.LatestN(n=keep)
         best = checkpoint_managers.BestN(
             get_metric_fn=lambda metrics: metrics[BEST],
@@ -43,9 +106,13 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
             enable_async_checkpointing=True,
+            create=not read_only,
+            read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        with _without_warnings():  # Orbax warns that what is read only is read only
+            self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
         self._directory = directory
+        self._read_only = read_only
         self._last_step = 0  # of the save that was started last
 
     def __enter__(self) -> Checkpoints:
@@ -76,7 +143,8 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), sidecar=ocp.args.JsonSave(sidecar)
+            state=ocp.args.StandardSave(state),
+            sidecar=ocp.args.JsonSave({**sidecar, CHECKSUM: tree_fingerprint(state)}),
         )
         metrics = None
         if score is not None and math.isfinite(score):
@@ -92,9 +160,10 @@ class Checkpoints:
     def restore(
         self, abstract: Any, step: int | None = None
     ) -> tuple[int, Any, dict[str, Any]] | None:
-        """Load the checkpoint of `step`, or the newest one that can be read.
+        """Load the checkpoint of `step`, or the newest one that is sound.
 
-        A damaged checkpoint is named in a warning, and the one before it is tried.
+        Nothing is deleted. A checkpoint that is damaged is passed over, and once an older one has
+        been loaded it is renamed to STEP.damaged and named on the console: its step is made again.
 
         Args:
             abstract: the state as ShapeDtypeStructs with shardings. The mesh may differ from the
@@ -105,35 +174,73 @@ class Checkpoints:
             (step, state, sidecar), or None if there is no checkpoint.
 
         Raises:
-            ValueError: `step` cannot be read, or, without a step, none of the checkpoints can.
+            ValueError: `step` is not there or damaged, or, without a step, all checkpoints are.
+            OSError: a file cannot be read, which says nothing about the checkpoint.
         """
-        candidates = self.steps()[::-1] if step is None else [step]
-        failure: Exception | None = None
-        damaged: list[int] = []
+        steps = self.steps()
+        if step is not None and step not in steps:
+            kept = ", ".join(map(str, steps)) or "none"
+            raise ValueError(f"{self._directory}: no checkpoint of step {step}; kept are {kept}")
+        candidates = steps[::-1] if step is None else [step]
+        damage: dict[int, str] = {}
         for candidate in candidates:
-            args = ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), sidecar=ocp.args.JsonRestore()
-            )
             try:
-                restored = self._manager.restore(candidate, args=args)
-                # `save` skips a step that has a checkpoint, so a damaged one would stay forever.
-                for damaged_step in damaged:
-                    self._manager.delete(damaged_step)
-                return candidate, restored["state"], restored["sidecar"]
-            except (ValueError, OSError, KeyError) as error:
-                logging.warning(
-                    "checkpoint %s/%d cannot be read and is dropped: %s",
-                    self._directory,
-                    candidate,
-                    error,
-                )
-                failure = error
-                damaged.append(candidate)
-        if failure is not None:
+                restored = self._restore(candidate, abstract)
+            except Damaged as error:
+                damage[candidate] = str(error)
+                continue
+            for damaged_step in damage:
+                self._set_aside(damaged_step, damage[damaged_step])
+            return candidate, *restored
+        if damage:
+            first = next(iter(damage))
+            which = f"checkpoint {first}" if step is not None else "every checkpoint"
             raise ValueError(
-                f"no checkpoint in {self._directory} can be read; the last error was: {failure}"
-            ) from failure
+                f"{self._directory}: {which} is damaged; nothing was deleted ({damage[first]})"
+            )
         return None
+
+    def _restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+        """State and sidecar of one checkpoint; raise Damaged, or OSError for what may pass."""
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), sidecar=ocp.args.JsonRestore()
+        )
+        failure = ""
+        try:
+            restored = self._manager.restore(step, args=args)
+        except MemoryError:
+            raise
+        except Exception as error:  # Orbax raises whatever its threads meet, some as Exception
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                raise
+            failure = " ".join(str(error.__cause__ or error).split())[:200] or repr(error)
+        # A failure of one process is one of all.
+        if agree(int(not failure), np.min):
+            state, sidecar = restored["state"], restored["sidecar"]
+            # Checkpoints of version 0.1.0 have no checksum.
+            saved = sidecar.pop(CHECKSUM, None)
+            if saved in (None, tree_fingerprint(state)):
+                return state, sidecar
+            raise Damaged("its values are not those that were saved")
+        unreadable = on_primary(_first_unreadable, self._directory / str(step))
+        if unreadable:
+            raise OSError(
+                f"checkpoint {step} cannot be read now, nothing was changed; the same command goes"
+                f" on once it can be: {unreadable}"
+            )
+        raise Damaged(failure or "another process could not read it")
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        """Rename a damaged checkpoint, which `save` would otherwise take for one that is there."""
+        source = self._directory / str(step)
+
+        def rename() -> str:
+            return str(set_aside(source))
+
+        if source.exists() and not self._read_only:
+            target = on_primary(rename)
+            self._manager.reload()
+            say(f"checkpoint {source} is damaged and is now {target}: {reason}")
 
     def wait(self) -> None:
         """Block until every save that was started is on disk."""

@@ -1,6 +1,6 @@
-"""Write files atomically, and read JSON with errors that name the file.
+"""Write files as a whole or not at all, tell whether they are as they were, and read JSON.
 
-After a kill, a file that was written here has either its old content or its new one.
+Errors of reading name the file, and the line where there are several.
 """
 
 from __future__ import annotations
@@ -21,10 +21,16 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write or replace a UTF-8 file; its directory is created if needed."""
+    """Write or replace a UTF-8 file; its directory is created if needed.
+
+    After a kill, or a power cut, the file has either its old content or its new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 
@@ -149,3 +155,19 @@ def checksum(path: Path) -> str:
         name = os.fsencode(part.relative_to(path))
         digest.update(b"%s\0%s\n" % (name, checksum(part).encode()))
     return digest.hexdigest()
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or directory to NAME.damaged, or NAME.damaged-2 and so on.
+
+    Returns:
+        The new path.
+    """
+    number = 1
+    while True:
+        suffix = ".damaged" if number == 1 else f".damaged-{number}"
+        target = path.with_name(path.name + suffix)
+        if not os.path.lexists(target):
+            path.rename(target)
+            return target
+        number += 1

@@ -21,7 +21,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from prefixrl_jax.runtime.files import write_text
+from prefixrl_jax.runtime.console import say
+from prefixrl_jax.runtime.files import set_aside, write_text
 from prefixrl_jax.runtime.processes import primary
 
 
@@ -41,8 +42,7 @@ class Metrics:
         self._writer: EventsWriter | None = None
         if not primary():
             return
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
-        write_text(path, "".join(kept))
+        write_text(path, "".join(_lines_up_to(path, step)))
         # Unbuffered: closing the file must not try again to write a line that failed.
         self._file = path.open("ab", buffering=0)
         if events is not None:
@@ -99,10 +99,31 @@ class Metrics:
                 self._writer.close()
 
 
-def _complete_lines(path: Path) -> list[str]:
-    """Return the lines of a metrics file, without a last one that was cut short by a kill."""
-    text = path.read_text() if path.exists() else ""
-    return [line + "\n" for line in text.split("\n")[:-1]]
+def _lines_up_to(path: Path, step: int) -> list[str]:
+    """Return the lines of a metrics file up to a step.
+
+    A last line that a kill has cut short is dropped. If other lines are damaged or missing, the
+    file stays under another name, and the console says so.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    lines = {}
+    damaged = 0
+    for line in text.split("\n")[:-1]:
+        try:
+            number = json.loads(line)["step"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            number = None
+        if isinstance(number, int):
+            lines[number] = line + "\n"
+        else:
+            damaged += 1
+    if damaged:
+        aside = set_aside(path)
+        say(f"{path}: {damaged} lines are damaged and left out; the file as it was is {aside}")
+    missing = step - sum(1 <= number <= step for number in lines)
+    if missing:
+        say(f"{path}: {missing} of {step} steps are missing, in the report's curves too")
+    return [line for number, line in sorted(lines.items()) if number <= step]
 
 
 def host_metrics(tree: dict[str, jax.Array]) -> dict[str, float]:

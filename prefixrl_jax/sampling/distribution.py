@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 
+from prefixrl_jax.model.vocabulary import IdRanges, mask_absent
 from prefixrl_jax.sampling import noise
+
+# Logits over a smaller temperature overflow float32.
+LEAST_TEMPERATURE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +28,16 @@ class Sampling:
     temperature: float = 1.0  # 0 is greedy
     top_k: int = 0  # 0: off
     top_p: float = 1.0
+    absent_ids: IdRanges = ()  # that the tokenizer lacks: never drawn
 
     def __post_init__(self):
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={self.max_new_tokens}: must be at least 1")
-        if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature}: must be 0 (greedy) or positive")
+        if self.temperature != 0 and not LEAST_TEMPERATURE <= self.temperature < math.inf:
+            raise ValueError(
+                f"temperature={self.temperature}: must be 0 (greedy) or a number from"
+                f" {LEAST_TEMPERATURE} upwards"
+            )
         if not 0 < self.top_p <= 1 or self.top_k < 0:
             raise ValueError(
                 f"top_p={self.top_p}, top_k={self.top_k}: top_p lies in (0, 1], top_k is 0 (off) or"
@@ -42,8 +51,9 @@ def distribution(logits: jax.Array, sampling: Sampling) -> jax.Array:
     """Return the log-probs of the distribution that tokens are drawn from.
 
     Logits and log-probs are float32 [..., V]. Temperature is applied first, then top-k, then top-p;
-    the result is renormalised.
+    the result is renormalised. Ids that the tokenizer lacks have log-prob -inf.
     """
+    logits = mask_absent(logits, sampling.absent_ids)
     if sampling.temperature > 0:
         logits = logits / sampling.temperature
     if sampling.top_k:

@@ -66,20 +66,20 @@ class Job(abc.ABC):
 
 
 class FixedJob(Job):
-    """A job for exactly n samples of a context.
+    """A job for exactly n samples of a context, with consecutive ids.
 
     Once the job is closed, `samples` holds all of them by id.
     """
 
-    def __init__(self, name: str, context_ids: list[int], samples: int):
+    def __init__(self, name: str, context_ids: list[int], samples: int, first: int = 0):
         self.name = name
         self.context_ids = context_ids
         self.samples: dict[int, Sample] = {}
-        self._ids = iter(range(samples))
+        self._ids = iter(range(first, first + samples))
         self._missing = samples
 
     def next_sample(self) -> int | None:
-        """Return the next id of 0, 1, ..., or None once every sample has been begun."""
+        """Return the next id, or None once every sample has been begun."""
         return next(self._ids, None)
 
     def deliver(self, sample: Sample) -> None:

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from prefixrl_jax.seeds import generator, seed_key
+
 
 def words(name: str) -> np.ndarray:
     """Return a stable 64-bit hash of a name as two words, uint32 [2].
@@ -32,7 +34,7 @@ def walk(seed: int, name: str, size: int, start: int, count: int) -> list[int]:
         return []
 
     def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng([seed, epoch, *words(name).tolist()]).permutation(size)
+        return generator(seed, epoch, *words(name).tolist()).permutation(size)
 
     last = (start + count - 1) // size
     epochs = {epoch: order(epoch) for epoch in range(start // size, last + 1)}
@@ -42,9 +44,9 @@ def walk(seed: int, name: str, size: int, start: int, count: int) -> list[int]:
 def stream_key(seed: int, stage: str, step: int = 0) -> jax.Array:
     """Return the PRNG key of everything that one stage samples in one step.
 
-    Raises OverflowError for a negative step.
+    Raises ValueError for a seed beyond 64 bits, OverflowError for a negative step.
     """
-    key = jax.random.key(seed)
+    key = seed_key(seed)
     for word in (*words(stage), np.uint32(step)):
         key = jax.random.fold_in(key, word)
     return key

@@ -2,7 +2,7 @@
 
 The prompt is the chat template's rendering of a user message, and a system message if there is
 one, with the assistant's turn left open. A prefix of a trace is put behind the prompt by token ids,
-inside that turn.
+inside that turn. A question that spells a control token stays text (`model/chat_template.py`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from prefixrl_jax.model.chat_template import ChatTemplate
 from prefixrl_jax.model.hub import find_model, stop_ids, tokenizer_of
 from prefixrl_jax.tasks.grading.answers import final_answer
 from prefixrl_jax.tasks.task import Problem, Verdict
 
 # What begins a stated answer, also where its braces are not closed yet.
 BEGUN_ANSWER = re.compile(r"\\boxed|\\fbox|####")
+
+# The question by which a chat template is tried out.
+PROBE = "What is 1 + 1?"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +62,8 @@ class ChatTask(abc.ABC):
             model_path: the model: a Hugging Face folder, a hub id or a GGUF file.
 
         Raises:
-            ValueError: the model is not there, its tokenizer has no chat template, or the prompt
-                has no place for the question.
+            ValueError: the model is not there, its tokenizer has no chat template or one that
+                cannot render the messages, or the prompt has no place for the question.
         """
         if not model_path:
             raise ValueError(
@@ -81,6 +85,16 @@ class ChatTask(abc.ABC):
         self.stop_ids = stop_ids(path, self.tokenizer)
         self._chat = chat
         self._opening = self.tokenizer.encode(chat.opening, add_special_tokens=False)
+        try:
+            self._template = ChatTemplate(self.tokenizer)
+            rendered = self._template.text(self._messages(PROBE))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if PROBE not in rendered:
+            raise ValueError(
+                f"{path}: the chat template leaves out the user's message; one that writes the"
+                " content of each message is accepted"
+            )
 
     # Problems
 
@@ -103,15 +117,16 @@ class ChatTask(abc.ABC):
 
     def render(self, problem: Problem) -> list[int]:
         """Return the token ids of the messages, up to the beginning of the assistant's turn."""
+        messages = self._messages(self._template.literal(problem.data["question"]))
+        return [*self._template.ids(messages), *self._opening]
+
+    def _messages(self, question: str) -> list[dict[str, str]]:
         messages = []
         if self._chat.system:
             messages.append({"role": "system", "content": self._chat.system})
-        content = self._chat.prompt.replace("{question}", problem.data["question"])
+        content = self._chat.prompt.replace("{question}", question)
         messages.append({"role": "user", "content": content})
-        ids = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        return [*ids, *self._opening]
+        return messages
 
     def hint(self, problem: Problem, prefix: Sequence[int]) -> list[int]:
         """Return the prompt with the prefix as text under the question.

@@ -46,7 +46,7 @@ BEST_BY = "reward/plain"  # the metric by which the best checkpoint is kept besi
 
 
 class Diverged(RuntimeError):
-    """Loss or gradient became non-finite. The state before the step is kept and saved."""
+    """Loss, gradient or parameters were not finite. The state before the step is kept and saved."""
 
 
 @dataclasses.dataclass
@@ -76,8 +76,17 @@ Source = Callable[[Any, int, Ledger, dict[str, Any]], Batch]
 
 @dataclasses.dataclass
 class LoopState:
-    """Where a loop stands: the train state, the bill, the source's memory, the last metrics."""
+    """Where a loop stands.
 
+    Attributes:
+        step: number of steps done.
+        state: the train state.
+        ledger: the bill.
+        memory: of the source.
+        metrics: of the last step; empty before the first.
+    """
+
+    step: int
     state: TrainState
     ledger: Ledger
     memory: dict[str, Any]
@@ -161,19 +170,25 @@ class Loop:
             In each case the last good state is saved first.
         """
         with Checkpoints(self.directory / "checkpoints", self.saving.keep) as checkpoints:
-            begin = 0
-            memory = self.memory
+            now = LoopState(0, state, ledger, self.memory, {})
             if (saved := checkpoints.restore(abstract)) is not None:
-                begin, state, sidecar = saved
+                step, state, sidecar = saved
                 ledger = Ledger(sidecar["ledger"])
-                memory = sidecar.get("memory", {})
-            now = LoopState(state, ledger, memory, {})
+                # The memory and the metrics are not in all checkpoints of version 0.1.0.
+                memory, last = sidecar.get("memory", {}), sidecar.get("metrics", {})
+                now = LoopState(step, state, ledger, memory, last)
+            begin = now.step
+            if begin > self.steps:
+                raise ValueError(
+                    f"{self.name}.steps={self.steps}: {begin} steps are done already, and cannot be"
+                    f" taken back; {begin} or more are accepted"
+                )
             metrics = Metrics(self.directory / "metrics.jsonl", self.directory / "events", begin)
             try:
                 with Progress(self.name, self.steps, begin) as progress:
                     for step in range(begin, self.steps):
                         if self.stop(now.ledger):
-                            _save(checkpoints, step, now)
+                            _save(checkpoints, now)
                             break
                         self._step(now, step, checkpoints)
                         metrics.write(step + 1, now.metrics)
@@ -191,17 +206,17 @@ class Loop:
         try:
             batch = self.source(now.state.params, step, now.ledger, now.memory)
         except interrupt.Interrupted:  # the step is abandoned, and so is what it has cost
-            _save(checkpoints, step, dataclasses.replace(now, ledger=before))
+            _save(checkpoints, dataclasses.replace(now, ledger=before))
             raise
         sampled = time.monotonic()
         now.state, values = self._update(now.state, batch, now.ledger)
         share_charges(now.ledger, before.state)
         if not values.pop("finite"):
-            _save(checkpoints, step, now)
+            _save(checkpoints, now)
             raise Diverged(
                 f"{self.name} step {step + 1}: loss {values['loss']}, gradient norm"
-                f" {values['grad_norm']} on the batch {batch.description}; the state before it is"
-                f" saved as step {step}"
+                f" {values['grad_norm']} on the batch {batch.description}, and new parameters that"
+                f" are not all finite; the state before it is saved as step {step}"
             )
         now.memory = batch.memory
         trained = time.monotonic()
@@ -217,6 +232,7 @@ class Loop:
         values["flops/actual_total"] = now.ledger.total("actual")
         values["time/step"] = time.monotonic() - started
         now.metrics = {k: v for k, v in values.items() if not k.startswith(self.omit)}
+        now.step = step + 1
 
     def _update(
         self, state: TrainState, batch: Batch, ledger: Ledger
@@ -244,13 +260,13 @@ class Loop:
         """Save if it is time to, or if the run has to end after this step (from 1)."""
         stopping = interrupt.received()
         if stopping or step == self.steps or _is_due(step, self.saving.every):
-            _save(checkpoints, step, now, now.metrics.get(BEST_BY))
+            _save(checkpoints, now, now.metrics.get(BEST_BY))
         if stopping:
             raise interrupt.Interrupted
         try:
             self.check_health(step, now.metrics)
         except Unhealthy:
-            _save(checkpoints, step, now)
+            _save(checkpoints, now)
             raise
 
 
@@ -258,13 +274,17 @@ def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _save(checkpoints: Checkpoints, step: int, now: LoopState, score: float | None = None) -> None:
-    """Save the state and, beside the arrays, ledger and memory.
+def _save(checkpoints: Checkpoints, now: LoopState, score: float | None = None) -> None:
+    """Save the state and, beside the arrays, ledger, memory and metrics.
 
-    Both are copied: they are written while the next step changes them.
+    They are copied: they are written while the next step changes them.
     """
-    sidecar = {"ledger": now.ledger.copy().state, "memory": copy.deepcopy(now.memory)}
-    checkpoints.save(step, now.state, sidecar, score)
+    sidecar = {
+        "ledger": now.ledger.copy().state,
+        "memory": copy.deepcopy(now.memory),
+        "metrics": dict(now.metrics),
+    }
+    checkpoints.save(now.step, now.state, sidecar, score)
 
 
 def progress_note(values: Values) -> str:

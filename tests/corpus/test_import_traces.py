@@ -36,7 +36,7 @@ def import_path(path, tmp_path, task, problems=PROBLEMS):
     """Import a file or a dataset; return the traces and the declared FLOPs."""
     lines = read_lines(path, task)
     rejected = tmp_path / "rejected.jsonl"
-    with SharedLog(tmp_path / "log.jsonl", HEADER) as log:
+    with SharedLog(tmp_path / "log", HEADER) as log:
         attempts, flops = import_traces(lines, list(problems), task, 9, log, rejected)
     return first_traces(attempts, COST), flops
 

@@ -18,7 +18,7 @@ def corpus(tmp_path):
     """Return the directory of a complete corpus, dataset and log, and its two traces."""
     task = FirstToken()
     header = {"model": "tiny", "tokenizer": fingerprint(task.tokenizer)}
-    with Log(tmp_path / "log.jsonl", header) as log:
+    with Log(tmp_path / "log", header) as log:
         jobs = [CollectJob(Attempts(p, len(task.render(p))), task, 9, log) for p in PROBLEMS[:2]]
         for job in jobs:
             job.deliver(sample(0, correct=False))
@@ -64,9 +64,10 @@ def test_a_damaged_dataset_is_written_anew_from_the_log(corpus, damage, capsys):
 def test_a_corpus_is_never_silently_smaller(corpus):
     directory, _ = corpus
     shutil.rmtree(directory / "dataset")
-    lines = (directory / "log.jsonl").read_bytes().splitlines(keepends=True)
+    part = directory / "log" / "part-000001.jsonl"
+    lines = part.read_bytes().splitlines(keepends=True)
     lines[2] = lines[2].replace(b"correct", b"corrext")
-    (directory / "log.jsonl").write_bytes(b"".join(lines))
+    part.write_bytes(b"".join(lines))
     message = r"2 problems were solved, the log still knows 1 traces .*line 3: dropped .* checksum"
     with pytest.raises(ValueError, match=message):
         read(directory)

@@ -17,12 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from runs import ROOT, SMOKE, Growth, completed, differences, kill_repeatedly
+from runs import ROOT, SMOKE, Growth, completed, count_lines, differences, kill_repeatedly
 
 pytestmark = pytest.mark.slow
 
-# What is interrupted: the file that grows meanwhile, by one line a step or sample.
-BASE, CORPUS, TRAIN = "base/metrics.jsonl", "corpus/log.jsonl", "metrics.jsonl"
+# What is interrupted: the file, or folder of parts, that grows meanwhile, by one line a step or
+# sample.
+BASE, CORPUS, TRAIN = "base/metrics.jsonl", "corpus/log", "metrics.jsonl"
 
 
 MOMENTS = random.Random(0)
@@ -88,10 +89,7 @@ def progress(workdir: Path, expected: Path) -> float:
     """
 
     def share(name: str) -> float:
-        path = workdir / name
-        if not path.exists():
-            return 0.0
-        return path.read_bytes().count(b"\n") / (expected / name).read_bytes().count(b"\n")
+        return count_lines(workdir / name) / count_lines(expected / name)
 
     stages = [len(list((run / "stages").glob("*.json"))) for run in (workdir, expected)]
     return share(BASE) + share(CORPUS) + share(TRAIN) + stages[0] / stages[1]

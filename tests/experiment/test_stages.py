@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from smoke_config import changed
 
 from prefixrl_jax.config import flatten, get_config
 from prefixrl_jax.configs import smoke
@@ -16,11 +12,8 @@ from prefixrl_jax.corpus.traces import read_dataset
 from prefixrl_jax.experiment.run import Run
 from prefixrl_jax.experiment.stages import (
     AFTER,
-    NOT_COMPARED,
     READS_OF_IMPORT,
     STAGES,
-    StageRecords,
-    WorkdirMismatch,
     fields_of,
 )
 from prefixrl_jax.experiment.workdir import Workdir
@@ -49,162 +42,6 @@ def test_a_stage_depends_on_its_fields_and_those_of_the_stages_before():
     for name in ("sampling.rows", "log.samples_every", "checkpoint.every", "mesh.data"):
         assert name not in fields["report"]
     assert not any(name.startswith("task.countdown") for name in fields["report"])
-
-
-def finish_stages(workdir, config, last="train"):
-    """Record all stages up to `last` as complete."""
-    stages = StageRecords(workdir, config)
-    for name in STAGES[: STAGES.index(last) + 1]:
-        assert stages.begin(name) is None
-        stages.finish(name, {"line": name}, 2.0)
-
-
-def test_a_complete_stage_is_reused(tmp_path):
-    finish_stages(tmp_path, changed())
-    stages = StageRecords(tmp_path, changed())
-    stages.check()
-    for name in ("base", "corpus", "train"):
-        assert stages.begin(name) == {"line": name}
-    assert stages.begin("evaluate") is None
-    assert not stages.record("evaluate")["complete"]
-
-
-@pytest.mark.parametrize(
-    ("fields", "stage", "message"),
-    [
-        ({"base__steps": 7}, "base", r"base\.steps: 120 there, 7 now"),
-        (
-            {"select__band": (0.0, 0.5)},
-            "corpus",
-            r"select\.band: \[0\.0, 1\.0\] there, \[0\.0, 0\.5\] now",
-        ),
-        ({"prefix__cuts": 5}, "prefixes", r"prefix\.cuts: 3 there, 5 now"),
-        ({"train__group": 8}, "train", r"train\.group: 4 there, 8 now"),
-    ],
-)
-def test_a_directory_of_another_configuration_is_refused(tmp_path, fields, stage, message):
-    finish_stages(tmp_path, changed(base__steps=120))
-    other = changed(**{"base__steps": 120, **fields})
-    refusal = rf"{tmp_path} is of another configuration:\n  {message} \(stage {stage}\)"
-    with pytest.raises(WorkdirMismatch, match=refusal):
-        StageRecords(tmp_path, other).check()
-
-
-def named_fields(mismatch):
-    """Return the fields that a refusal names: one a line, between its first and last line."""
-    return [line.split(":")[0].strip() for line in str(mismatch).splitlines()[1:-1]]
-
-
-def test_all_differing_fields_are_named(tmp_path):
-    finish_stages(tmp_path, changed(train__clip_low=0.2))
-    other = changed(train__group=8, train__clip_low=0.1, eval__samples=99)
-    with pytest.raises(WorkdirMismatch) as mismatch:
-        StageRecords(tmp_path, other).check()
-    assert named_fields(mismatch.value) == ["train.clip_low", "train.group"]
-
-
-def test_more_steps_or_another_way_of_computing_is_no_difference(tmp_path):
-    finish_stages(tmp_path, changed(), last="evaluate")
-    more = changed(
-        train__steps=99,
-        train__micro_batches=4,
-        checkpoint__every=5,
-        sampling__rows=16,
-        eval__every=1,
-    )
-    stages = StageRecords(tmp_path, more)
-    stages.check()
-    assert stages.begin("corpus") == {"line": "corpus"}
-    # eval.every concerns the evaluations during training, and the baseline is none of them.
-    assert stages.begin("baseline") == {"line": "baseline"}
-    # With more steps, training has to go on and its result to be evaluated again.
-    assert stages.begin("train") is None
-    assert stages.begin("evaluate") is None
-    assert stages.seconds("train") == 2.0
-
-
-def test_an_interrupted_stage_keeps_its_time(tmp_path):
-    stages = StageRecords(tmp_path, changed())
-    stages.begin("base")
-    stages.add_seconds("base", 3.0)
-    assert StageRecords(tmp_path, changed()).begin("base") is None
-    stages.finish("base", {}, 2.0)
-    assert stages.seconds("base") == 5.0
-    assert stages.seconds("corpus") == 0.0
-    other = changed()
-    other.seed = 1
-    with pytest.raises(WorkdirMismatch, match="seed: 0 there, 1 now"):
-        StageRecords(tmp_path, other).check()
-
-
-FIELDS = [name for name in flatten(get_config()) if name != "task.name"]
-
-
-@settings(max_examples=50)
-@given(st.sets(st.sampled_from(FIELDS), max_size=4))
-def test_a_directory_is_refused_for_exactly_the_fields_that_its_stages_read(
-    tmp_path_factory, names
-):
-    directory = tmp_path_factory.mktemp("run")
-    finish_stages(directory, get_config())
-    other = get_config()
-    for name in names:
-        *sections, field = name.split(".")
-        parent = other
-        for section in sections:
-            parent = parent[section]
-        with other.ignore_type():
-            parent[field] = "another value"
-    stages = StageRecords(directory, other)
-    differing = {n for n in names if n in fields_of(other, "train") and n not in NOT_COMPARED}
-    if not differing:
-        stages.check()
-    else:
-        with pytest.raises(WorkdirMismatch) as mismatch:
-            stages.check()
-        assert set(named_fields(mismatch.value)) == differing
-
-
-def test_a_change_of_machine_within_a_stage_is_reported(tmp_path):
-    first = {"jax": "1.0", "mesh": "2x2x2"}
-    second = {"jax": "1.0", "mesh": "1x1x1"}
-    StageRecords(tmp_path, changed(), machine=first).begin("base")
-    stages = StageRecords(tmp_path, changed(), machine=second)
-    assert stages.moved("base") == "mesh 2x2x2 before, 1x1x1 now"
-    assert stages.moved("corpus") == ""
-    stages.begin("base")
-    assert stages.moved("base") == ""
-    stages.finish("base", {}, 1.0)
-    # A complete stage is used on any machine.
-    assert StageRecords(tmp_path, changed(), machine=first).moved("base") == ""
-
-
-def test_a_file_that_has_changed_is_refused_from_the_first_stage_that_reads_it(tmp_path):
-    finish_stages(tmp_path, changed(), last="base")
-    StageRecords(tmp_path, changed(), {"corpus": "b"}).check()
-    StageRecords(tmp_path, changed(), {"corpus": "a"}).begin("corpus")
-    message = "data (content of the problems): 'a' there, 'b' now (stage corpus)"
-    with pytest.raises(WorkdirMismatch, match=re.escape(message)):
-        StageRecords(tmp_path, changed(), {"corpus": "b"}).check()
-
-
-def test_another_precision_is_refused_by_name(tmp_path):
-    finish_stages(tmp_path, changed())
-    with pytest.raises(WorkdirMismatch, match=r"model\.dtype: 'float32' there, 'bfloat16' now"):
-        StageRecords(tmp_path, changed(model__dtype="bfloat16")).check()
-
-
-def test_a_field_that_is_new_in_this_version_had_its_default(tmp_path):
-    finish_stages(tmp_path, changed(), last="base")
-    path = tmp_path / "stages" / "base.json"
-    record = json.loads(path.read_text())
-    del record["fields"]["model.remat"]
-    del record["fields"]["model.tie_embeddings"]
-    path.write_text(json.dumps(record))
-    StageRecords(tmp_path, changed()).check()
-    assert StageRecords(tmp_path, changed()).begin("base") == {"line": "base"}
-    with pytest.raises(WorkdirMismatch, match=r"model\.tie_embeddings: True there, False now"):
-        StageRecords(tmp_path, changed(model__tie_embeddings=False)).check()
 
 
 # A fingerprint lists all that its stages read: every field that it does not list is given

@@ -23,9 +23,9 @@ from prefixrl_jax.model.weights import (
     count_params,
     init_params,
     leaf_of,
-    params_fingerprint,
     weight_table,
 )
+from prefixrl_jax.runtime.fingerprint import tree_fingerprint
 
 TINY_SETTINGS = {
     "llama_tied": TINY,
@@ -174,7 +174,7 @@ def test_initial_weights_depend_on_the_seed_and_the_leaf_alone():
 def printed():
     """Weights that may be written to, and their fingerprint."""
     params = jax.tree.map(np.array, init_params(TINY, 0))
-    return params, params_fingerprint(params)
+    return params, tree_fingerprint(params)
 
 
 @given(st.integers(0, 10), st.integers(0, 2**31 - 1), st.integers(0, 30))
@@ -184,13 +184,13 @@ def test_a_fingerprint_sees_every_bit_of_every_weight(leaf, place, bit):
     leaves = jax.tree.leaves(params)
     flat = leaves[leaf % len(leaves)].reshape(-1).view(np.uint32)
     flat[place % flat.size] ^= np.uint32(1 << bit)
-    assert params_fingerprint(params) != same
+    assert tree_fingerprint(params) != same
     flat[place % flat.size] ^= np.uint32(1 << bit)
-    assert params_fingerprint(params) == same and re.fullmatch("[0-9a-f]{16}", same)
+    assert tree_fingerprint(params) == same and re.fullmatch("[0-9a-f]{16}", same)
 
 
 def test_a_fingerprint_sees_where_a_weight_is():
     params = jax.tree.map(np.array, init_params(TINY, 0))
-    same, kernel = params_fingerprint(params), params["layers"]["mlp"]["gate"]["kernel"]
+    same, kernel = tree_fingerprint(params), params["layers"]["mlp"]["gate"]["kernel"]
     kernel[0, [0, 1]] = kernel[0, [1, 0]]
-    assert params_fingerprint(params) != same
+    assert tree_fingerprint(params) != same

@@ -1,12 +1,14 @@
 """Checkpoints come back bit for bit, the right ones are kept, and a damaged one is passed over."""
 
-import logging
+import errno
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prefixrl_jax.runtime import checkpoint
 from prefixrl_jax.runtime.checkpoint import Checkpoints
 
 
@@ -74,6 +76,11 @@ def test_an_empty_directory_has_nothing_to_restore(tmp_path):
         assert checkpoints.restore(abstract(make_state(0))) is None
 
 
+def content(directory):
+    """Return the bytes of every file below a directory."""
+    return {p.relative_to(directory): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
 def damage(directory, part):
     """Truncate the files of one part of a checkpoint to half."""
     files = [p for p in (directory / part).rglob("*") if p.is_file()]
@@ -83,15 +90,17 @@ def damage(directory, part):
 
 
 @pytest.mark.parametrize("part", ["state", "sidecar"])
-def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog, part):
+def test_a_damaged_newest_checkpoint_is_passed_over_and_set_aside(tmp_path, capsys, part):
     save(tmp_path, [None, None, None], keep=3)
     damage(tmp_path / "3", part)
-    with caplog.at_level(logging.WARNING), Checkpoints(tmp_path, 3) as checkpoints:
+    damaged = content(tmp_path / "3")
+    with Checkpoints(tmp_path, 3) as checkpoints:
         step, state, sidecar = checkpoints.restore(abstract(make_state(0)))
     assert step == 2
     assert same_bits(state, make_state(2))
     assert sidecar == {"ledger": {"step": 2}}
-    assert any("/3 cannot be read and is dropped" in r.getMessage() for r in caplog.records)
+    assert content(tmp_path / "3.damaged") == damaged
+    assert f"{tmp_path}/3 is damaged and is now {tmp_path}/3.damaged" in capsys.readouterr().out
 
 
 def test_a_step_done_again_replaces_its_damaged_checkpoint(tmp_path):
@@ -111,9 +120,69 @@ def test_all_damaged_is_an_error_that_names_the_directory(tmp_path):
     damage(tmp_path / "1", "state")
     with (
         Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(ValueError, match=rf"no checkpoint in {tmp_path} can be read"),
+        pytest.raises(ValueError, match=rf"{tmp_path}: every checkpoint is damaged; nothing"),
     ):
         checkpoints.restore(abstract(make_state(0)))
+    assert (tmp_path / "1").is_dir()
+
+
+def test_a_value_that_was_changed_is_noticed(tmp_path):
+    """Compression has no checksum of its own: a flipped bit may decode to other numbers."""
+    save(tmp_path, [None, None], keep=3)
+    with Checkpoints(tmp_path / "other", 3) as checkpoints:
+        checkpoints.save(2, make_state(3), {"ledger": {"step": 2}})
+    shutil.rmtree(tmp_path / "2" / "state")
+    shutil.copytree(tmp_path / "other" / "2" / "state", tmp_path / "2" / "state")
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(ValueError, match="its values are not those that were saved"),
+    ):
+        checkpoints.restore(abstract(make_state(0)), 2)
+
+
+def test_a_reading_error_that_may_pass_leaves_everything_as_it_is(tmp_path, monkeypatch):
+    save(tmp_path, [None, None], keep=3)
+    before = content(tmp_path)
+
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error", "a file")
+
+    with Checkpoints(tmp_path, 3) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "restore", fail)
+        monkeypatch.setattr(checkpoint.os, "walk", fail)
+        with pytest.raises(OSError, match="checkpoint 2 cannot be read now, nothing was changed"):
+            checkpoints.restore(abstract(make_state(0)))
+    assert content(tmp_path) == before
+
+
+def test_read_only_changes_nothing(tmp_path):
+    save(tmp_path, [None, None], keep=3)
+    damage(tmp_path / "2", "state")
+    (tmp_path / "3.orbax-checkpoint-tmp").mkdir()  # another process is about to save it
+    (tmp_path / "3.orbax-checkpoint-tmp" / "file").write_text("half")
+    before = content(tmp_path)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.restore(abstract(make_state(0)))[0] == 1
+    assert content(tmp_path) == before
+    with Checkpoints(tmp_path / "none", read_only=True) as checkpoints:
+        assert checkpoints.steps() == []
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["a[b]", "a*", "what?", "back\\slash", "gs:", "s3:/bucket", "line\nbreak", "a]b[c"]
+)
+def test_a_path_that_the_store_would_misread_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="checkpoints cannot be kept in a path with"):
+        Checkpoints(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a b", "été 日本", "a{b}", "100%", "#1", "a'b", "a:b", "~x"])
+def test_any_other_path_is_fine(tmp_path, name):
+    save(tmp_path / name, [None])
+    with Checkpoints(tmp_path / name) as checkpoints:
+        assert checkpoints.restore(abstract(make_state(0)))[0] == 1
 
 
 def test_saving_a_step_twice_keeps_the_first(tmp_path):

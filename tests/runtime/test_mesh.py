@@ -25,7 +25,6 @@ from tiny_models import (
 
 from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model.sharding import param_shardings
-from prefixrl_jax.model.weights import params_fingerprint
 from prefixrl_jax.rl.step import (
     OptimizerSettings,
     UpdateSettings,
@@ -35,6 +34,7 @@ from prefixrl_jax.rl.step import (
 )
 from prefixrl_jax.rl.surrogate import LossSettings
 from prefixrl_jax.runtime import mesh as meshes
+from prefixrl_jax.runtime.fingerprint import tree_fingerprint
 from prefixrl_jax.sampling import noise, sampler
 
 LENGTHS = [5, 1, 8, 3, 2, 7, 6, 4]
@@ -148,7 +148,7 @@ def update(mesh) -> dict[str, np.ndarray]:
 def fingerprint(mesh) -> np.ndarray:
     """Of weights whose float sums depend on the order of addition."""
     params = jax.device_put(random_params(TINY), param_shardings(TINY, mesh, "train"))
-    return np.frombuffer(params_fingerprint(params).encode(), np.uint8)
+    return np.frombuffer(tree_fingerprint(params).encode(), np.uint8)
 
 
 def test_eight_devices_compute_what_one_does(tmp_path):

@@ -1,0 +1,150 @@
+"""Checks of what a notebook user gives to `prefixrl_jax.load` and its model.
+
+Each function returns its value in the form that the code behind the facade expects, or raises
+ValueError with one sentence that names the argument, its value and what is accepted.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import reprlib
+from collections.abc import Iterable, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+PROMPT = "a text, a conversation or a list of token ids"
+PROMPTS = (
+    "a list of texts, of conversations or of lists of token ids is accepted, as in generate(['2 +"
+    " 2 ='])"
+)
+PREFIX = "a text or a list of token ids"
+TEXTS = "an array [texts, tokens] of token ids, as in [lm.render(text)],"
+CONVERSATION = (
+    f"a message is {{'role': ..., 'content': ...}} with a text as content and a role of"
+    f" {', '.join(ROLES)}"
+)
+
+
+def whole_number(name: str, value: Any, least: int, most: float = math.inf) -> int:
+    """Return an int for anything that is one, such as a numpy integer."""
+    accepted = f"from {least} to {most}" if most < math.inf else f"of at least {least}"
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool | np.bool_) or not least <= number <= most:
+        raise ValueError(f"{name}={reprlib.repr(value)}: a whole number {accepted} is accepted")
+    return number
+
+
+def temperature(value: Any) -> float:
+    """Return the temperature as a float; its range is checked where it is used."""
+    try:
+        # A text would be taken for a number by float().
+        number = math.nan if isinstance(value, str | bytes | bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isnan(number):
+        raise ValueError(
+            f"temperature={reprlib.repr(value)}: 0 (greedy) or a positive number is accepted"
+        )
+    return number
+
+
+def text(name: str, value: str) -> str:
+    """Return a text that can be encoded: one without lone surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} has a lone surrogate, {value[error.start]!a}, at character {error.start}; text"
+            " that UTF-8 can encode is accepted"
+        ) from error
+    return str(value)
+
+
+def prompts(value: Any) -> list[Any]:
+    """Return the prompts one by one; a text alone is one prompt."""
+    if isinstance(value, str):
+        return [value]
+    # The order of a set is not defined, and that of a dictionary is that of its keys.
+    refused = isinstance(value, bytes | Mapping | Set) or not isinstance(value, Iterable)
+    if refused or getattr(value, "ndim", 1) == 0:
+        raise ValueError(f"prompts={reprlib.repr(value)}: {PROMPTS}")
+    items = list(value)
+    if items and isinstance(items[0], Mapping):
+        raise ValueError(
+            "prompts is a conversation, not a list of them: put it in a list, as in"
+            " generate([[{'role': 'user', 'content': 'Hi'}]])"
+        )
+    if items and _is_number(items[0]):
+        raise ValueError(
+            f"prompts={reprlib.repr(items)}: token ids of one prompt belong in a list of their own,"
+            " as in generate([[1, 2, 3]])"
+        )
+    return items
+
+
+def _is_number(value: Any) -> bool:
+    is_scalar = getattr(value, "ndim", None) == 0 and not isinstance(value, str | bytes)
+    return is_scalar or isinstance(value, int | float)
+
+
+def is_conversation(value: Any) -> bool:
+    """Return whether a prompt is a list of messages, right or wrong."""
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping)
+
+
+def conversation(name: str, messages: Any) -> list[dict[str, str]]:
+    """Return the messages of a conversation as dictionaries of texts."""
+    checked = []
+    for i, message in enumerate(messages):
+        place = f"{name}[{i}]"
+        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+            raise ValueError(f"{place}={reprlib.repr(message)}: {CONVERSATION}")
+        for field, value in message.items():
+            if not isinstance(value, str):
+                raise ValueError(f"{place}[{field!r}]={reprlib.repr(value)}: {CONVERSATION}")
+        if message["role"] not in ROLES:
+            raise ValueError(f"{place}['role']={message['role']!r}: {CONVERSATION}")
+        checked.append({field: text(f"{place}[{field!r}]", message[field]) for field in message})
+    return checked
+
+
+def token_ids(name: str, value: Any, vocab_size: int, ndim: int, accepted: str) -> np.ndarray:
+    """Return token ids as an int32 array of `ndim` dimensions.
+
+    Lists and arrays of any integer type will do; each id must be one of the model's.
+    """
+    refusal = f"{name}={reprlib.repr(value)}: {accepted} is accepted"
+    try:
+        ids = np.asarray(value)
+    except (TypeError, ValueError) as error:  # lists of several lengths
+        raise ValueError(refusal) from error
+    if ids.ndim != ndim or not ids.size or ids.dtype.kind not in "iu":
+        raise ValueError(refusal)
+    outside = ids[(ids < 0) | (ids >= vocab_size)]
+    if outside.size:
+        raise ValueError(
+            f"{name} has the token id {outside[0]}: the model has ids from 0 to {vocab_size - 1}"
+        )
+    return ids.astype(np.int32)
+
+
+def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Return the value if it is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}={reprlib.repr(value)}: one of {', '.join(choices)} is accepted")
+    return value
+
+
+def path(name: str, value: Any) -> Path:
+    """Return a path, for a text or a path that is not empty."""
+    if not isinstance(value, str | os.PathLike) or not str(value):
+        raise ValueError(f"{name}={reprlib.repr(value)}: a path or a name, as text, is accepted")
+    return Path(value)

@@ -1,0 +1,175 @@
+"""Conversations to token ids by a tokenizer's chat template, the same on every day.
+
+Two things of transformers' own rendering are changed:
+
+* The date. Templates ask for the present day (`strftime_now`); a run that goes on after midnight
+  would ask other prompts. Here it is always `DATE`.
+* Control tokens. A text that spells one (`<|im_end|>`) would be encoded to it, and could end its
+  own turn. Texts that went through `ChatTemplate.literal` are encoded as text; control tokens that
+  the template writes stay what they are.
+
+Conversations that spell no control token get the ids that `apply_chat_template` gives them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+
+from tokenizers import AddedToken, Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+# The day that Llama 3's templates name when they cannot ask for the present one.
+DATE = datetime.datetime(2024, 7, 26)
+DATE_CODES = (*"aAwdbBmyYHIpMSfzZjUWcxXGuVeDFTR", *(f"-{code}" for code in "dmHIMSj"))
+
+# Characters that Unicode keeps free for use within programs mark texts on their way.
+MARKS = "\ufdd0\ufdd1\ufdd2\ufdd3"
+LITERAL = "\ufdd0{}\ufdd1"  # a control token that a text spells, by its number
+WRITTEN = "\ufdd2{}\ufdd3"  # one that the template writes
+PERCENT = "\ufdd4"
+BRACKETED = re.compile(r"[<\[{].+[>\]}]", re.DOTALL)
+
+Message = dict[str, str]  # {"role": "user", "content": ...}
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        """Prepare the template; raise ValueError if there is none, or it draws random texts."""
+        if not tokenizer.chat_template:
+            raise ValueError(
+                "the tokenizer has no chat_template: set tokenizer.chat_template, or give prompts"
+                " as texts"
+            )
+        self._tokenizer = tokenizer
+        source = tokenizer.get_chat_template()
+        if re.search(r"\|\s*random\b|\blipsum\s*\(", source):
+            raise ValueError(
+                "the chat template draws random texts (random, lipsum): prompts would not be the"
+                " same twice; a template without them is accepted"
+            )
+        self._source = _constant_date() + source if "strftime_now" in source else source
+        self._controls = {} if tokenizer.split_special_tokens else _control_tokens(tokenizer)
+        longest_first = sorted(self._controls, key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._numbers = {text: i for i, text in enumerate(self._controls)}
+
+    def literal(self, text: str) -> str:
+        """Return the text with marks, for use in a message, that keep its control tokens text.
+
+        Raises ValueError if it holds one of the marks itself.
+        """
+        if any(mark in text for mark in MARKS):
+            raise ValueError(
+                f"a text holds one of {MARKS!a}, which are no characters of any script; take it out"
+            )
+        return self._control.sub(lambda token: LITERAL.format(self._numbers[token[0]]), text)
+
+    def ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return the token ids of a conversation with the assistant's turn left open.
+
+        Raises ValueError if the template cannot render it.
+        """
+        text = self.text(messages)
+        if MARKS[0] in text:
+            return self._ids_of_marked(text)
+        # as `apply_chat_template` does
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """Return the conversation as the template renders it; marks stay in it."""
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    list(messages),
+                    chat_template=self._source,
+                    add_generation_prompt=True,
+                    tokenize=False,
+                )
+            )
+        # A template is a program that may fail in any way.
+        except Exception as error:
+            roles = ", ".join(str(message["role"]) for message in messages)
+            raise ValueError(
+                f"the chat template cannot render messages of the roles {roles}"
+                f" ({type(error).__name__}: {' '.join(str(error).split())})"
+            ) from error
+
+    def _ids_of_marked(self, text: str) -> list[int]:
+        """Return the token ids of a rendered text in which control tokens are marked as text."""
+        text = self._control.sub(lambda token: WRITTEN.format(self._numbers[token[0]]), text)
+        contents = list(self._controls)
+        text = re.sub(LITERAL.format(r"(\d+)"), lambda mark: contents[int(mark[1])], text)
+        backend, of_written = self._marking_backend
+        ids = backend.encode(text, add_special_tokens=False).ids
+        spelled = set(ids) & set(self._controls.values())
+        if spelled:
+            token = self._tokenizer.convert_ids_to_tokens(min(spelled))
+            raise ValueError(
+                f"a text spells the control token {token!r}, which this tokenizer cannot encode as"
+                " text; take it out"
+            )
+        return [of_written.get(i, i) for i in ids]
+
+    @cached_property
+    def _marking_backend(self) -> tuple[Tokenizer, dict[int, int]]:
+        """A copy of the tokenizer that reads control tokens as text and WRITTEN ones as tokens.
+
+        The second value is the control token's id for the id of each WRITTEN token. One call thus
+        encodes the whole text, with the same splits and prefix spaces as ever.
+        """
+        fields = json.loads(self._tokenizer.backend_tokenizer.to_str())
+        for token in fields["added_tokens"]:
+            token["special"] |= token["content"] in self._controls
+        backend = Tokenizer.from_str(json.dumps(fields))
+        backend.no_padding()
+        backend.no_truncation()
+        backend.encode_special_tokens = True  # as text
+        of_written: dict[int, int] = {}
+        for i, control_id in enumerate(self._controls.values()):
+            control = self._tokenizer.added_tokens_decoder[control_id]
+            written = AddedToken(
+                WRITTEN.format(i),
+                single_word=control.single_word,
+                lstrip=control.lstrip,
+                rstrip=control.rstrip,
+                normalized=control.normalized,
+            )
+            backend.add_tokens([written])
+            written_id = backend.token_to_id(written.content)
+            assert written_id is not None  # it was added
+            of_written[written_id] = control_id
+        return backend, of_written
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """Return the id of each control token by its text.
+
+    They are the special tokens, and the added tokens in brackets that the template writes: some
+    models do not call those special.
+    """
+    template = tokenizer.get_chat_template()
+    return {
+        token.content: i
+        for i, token in tokenizer.added_tokens_decoder.items()
+        if token.content
+        and (token.special or (BRACKETED.fullmatch(token.content) and token.content in template))
+    }
+
+
+def _constant_date() -> str:
+    """Return the beginning of a template in which `strftime_now` tells the time `DATE`.
+
+    It is a macro, which hides the function of that name. Its last line break is dropped with the
+    block, and leaves the template at the beginning of a line, where it stood.
+    """
+    changes = [("%%", PERCENT)]
+    changes += [(f"%{code}", DATE.strftime(f"%{code}")) for code in DATE_CODES]
+    changes += [(PERCENT, "%")]
+    calls = "".join(f".replace({old!r}, {new!r})" for old, new in changes)
+    return "{% macro strftime_now(format) %}{{ format" + calls + " }}{% endmacro %}\n"
