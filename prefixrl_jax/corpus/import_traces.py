@@ -26,6 +26,7 @@ from prefixrl_jax.corpus.attempts import Attempts, add_records, attempts_in_log
 from prefixrl_jax.corpus.shared_log import SharedLog
 from prefixrl_jax.corpus.traces import Trace
 from prefixrl_jax.model import tokenizer as tokenizers
+from prefixrl_jax.model.encoding import encode_all
 from prefixrl_jax.runtime.files import checksum, read_object, write_text
 from prefixrl_jax.runtime.memo import Memo, memo_key
 from prefixrl_jax.runtime.processes import local_slice, on_primary
@@ -157,9 +158,7 @@ def _parse(
 
 def _tokenise(lines: list[ImportedLine], texts: dict[int, str], task: Task) -> None:
     """Give the lines at these indices the token ids of their texts; empties `texts`."""
-    if not texts:
-        return
-    encoded = task.tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"]
+    encoded = encode_all(task.tokenizer, list(texts.values()))
     for index, ids in zip(texts, encoded, strict=True):
         lines[index] = dataclasses.replace(lines[index], token_ids=_ended(ids, task))
     texts.clear()
