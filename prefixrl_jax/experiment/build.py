@@ -15,6 +15,7 @@ from prefixrl_jax.model.hf import pretrained_config
 from prefixrl_jax.model.hf_config import hf_config
 from prefixrl_jax.model.hub import find_model
 from prefixrl_jax.model.sharding import param_shardings
+from prefixrl_jax.model.vocabulary import IdRanges, absent_ids
 from prefixrl_jax.model.weights import Params, flop_costs
 from prefixrl_jax.rl.step import OptimizerSettings
 from prefixrl_jax.rl.surrogate import LossSettings
@@ -89,12 +90,14 @@ def resolve(config: ConfigDict) -> Settings:
     hf_config(model, task.tokenizer)  # refuses now what could not be exported at the end
     mesh = make_mesh(**config.mesh)
     check(config, mesh)
+    absent = absent_ids(task.tokenizer, model.vocab_size)
     sampling = Sampling(
         max_new_tokens=config.sampling.max_new_tokens,
         stop_ids=task.stop_ids,
         temperature=config.sampling.temperature,
         top_k=config.sampling.top_k,
         top_p=config.sampling.top_p,
+        absent_ids=absent,
     )
     cost = flop_costs(model)
     engine = Engine(
@@ -106,7 +109,7 @@ def resolve(config: ConfigDict) -> Settings:
         chunk=config.sampling.chunk,
         buckets=tuple(config.sampling.context_buckets),
     )
-    settings = Settings(config, task, model, mesh, cost, engine, sampling, _loss(config))
+    settings = Settings(config, task, model, mesh, cost, engine, sampling, _loss(config, absent))
     _ = settings.eval_sampling  # raises for a temperature that cannot be
     return settings
 
@@ -120,7 +123,7 @@ def _model(config: ConfigDict, task: Task) -> ModelConfig:
     return pretrained_config(find_model(config.model.path), **overrides)
 
 
-def _loss(config: ConfigDict) -> LossSettings:
+def _loss(config: ConfigDict, absent: IdRanges) -> LossSettings:
     train = config.train
     return LossSettings(
         kind=train.loss,
@@ -135,5 +138,6 @@ def _loss(config: ConfigDict) -> LossSettings:
         prefix_coef=train.prefix_coef,
         drop_uniform=train.filter != "none",
         temperature=config.sampling.temperature,
+        absent_ids=absent,
         logprob_chunk=train.logprob_chunk,
     )
