@@ -133,9 +133,9 @@ class _Comparison:
                 return False
             return self.equal(gold.value, answer.value)
         # y = 2x + 3 and 2x - y + 3 = 0 are one equation.
-        equations = _as_equation(gold), _as_equation(answer)
         if isinstance(gold, Chain) or isinstance(answer, Chain):
-            return None not in equations and self._chains(*equations)
+            left, right = _as_equation(gold), _as_equation(answer)
+            return left is not None and right is not None and self._chains(left, right)
         gold = gold.value if isinstance(gold, Named) else gold
         answer = answer.value if isinstance(answer, Named) else answer
         return self.equal(gold, answer)
@@ -222,10 +222,10 @@ class _Comparison:
 
     def _real_sets(self, gold: Value, answer: Value) -> bool | None:
         try:
-            sets = [real_set(value, self._scalars) for value in (gold, answer)]
+            left, right = real_set(gold, self._scalars), real_set(answer, self._scalars)
         except NoRealSetError as error:
             return None if error.undecided else False
-        return equal_sets(*sets, self._scalars)
+        return equal_sets(left, right, self._scalars)
 
     def _matrices(self, gold: Matrix, answer: Matrix) -> bool | None:
         if len(gold.rows) != len(answer.rows):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
+from prefixrl_jax.tasks.grading.numerals import ENDS_TERM, NumeralReader, is_number, read_number
 from prefixrl_jax.tasks.grading.tokens import QUOTE
 from prefixrl_jax.tasks.grading.values import (
     Call,
@@ -29,7 +30,6 @@ from prefixrl_jax.tasks.grading.vocabulary import (
 )
 
 DEEPEST = 40  # nested groups of an expression that is read
-LARGEST_EXPONENT = 9999  # of a number like 1e5
 
 MINUS_ONE = Number(Fraction(-1))
 _LETTERS = GREEK | CONSTANTS
@@ -39,9 +39,6 @@ _CLOSING = {
     r"\lfloor": r"\rfloor",
     r"\lceil": r"\rceil",
 }
-_ENDS_TERM = frozenset(
-    ["+", "-", ")", "]", "}", r"\}", ",", "|", r"\rfloor", r"\rceil", r"\choose"]
-)
 
 
 def read_expression(tokens: Sequence[str]) -> Scalar:
@@ -57,46 +54,12 @@ def read_expression(tokens: Sequence[str]) -> Scalar:
     return tree
 
 
-def read_number(token: str) -> Fraction:
-    """Return the value of a number token ("12", ".5", "1.2e5")."""
-    _, _, exponent = token.lower().partition("e")
-    if exponent and abs(int(exponent[:10])) > LARGEST_EXPONENT:
-        raise UnreadableError(f"{token!r} has too large an exponent")
-    return Fraction(token)
-
-
-def is_number(token: str | None) -> bool:
-    """Return whether a token is a number."""
-    return token is not None and (token[0].isdigit() or (token[0] == "." and len(token) > 1))
-
-
-class _Reader:
+class _Reader(NumeralReader):
     """A recursive-descent parser over the tokens of one expression."""
 
     def __init__(self, tokens: Sequence[str]):
-        self._tokens = list(tokens)
-        self._position = 0
+        super().__init__(tokens)
         self._depth = 0
-
-    @property
-    def next(self) -> str | None:
-        """The next token, None at the end."""
-        return self._tokens[self._position] if self._position < len(self._tokens) else None
-
-    def _peek(self, ahead: int) -> str | None:
-        position = self._position + ahead
-        return self._tokens[position] if position < len(self._tokens) else None
-
-    def _take(self) -> str:
-        token = self.next
-        if token is None:
-            raise UnreadableError("the expression ends too early")
-        self._position += 1
-        return token
-
-    def _expect(self, token: str) -> None:
-        if self._take() != token:
-            raise UnreadableError(f"{token!r} is missing")
 
     def sum(self) -> Scalar:
         """Read terms with + and - between them."""
@@ -120,7 +83,7 @@ class _Reader:
         """Read factors with multiplication, written or not, and division between them."""
         factors = [self._factor()]
         divided = False
-        while self.next is not None and self.next not in _ENDS_TERM:
+        while self.next is not None and self.next not in ENDS_TERM:
             if self.next == "/":
                 if divided:
                     raise UnreadableError("a/b/c may be read in two ways")
@@ -212,76 +175,6 @@ class _Reader:
         if token not in readers:
             raise UnreadableError(f"{token!r} has no reading here")
         return readers[token]
-
-    def _number(self) -> Scalar:
-        """Read a number: decimal, repeating decimal, or mixed number."""
-        token = self._take()
-        value = read_number(token)
-        if self.next == "." and self._peek(1) == r"\overline":
-            token += self._take()
-        if self.next == r"\overline":
-            return Number(value + self._repeating(token))
-        if not token.isdigit():
-            return Number(value)
-        fraction = self._proper_fraction()
-        return Number(value if fraction is None else value + fraction)
-
-    def _repeating(self, token: str) -> Fraction:
-        r"""Read the period of a repeating decimal: 0.1\overline{6} is 1/6."""
-        self._take()
-        period = self._digits()
-        if "." not in token or not period.isdigit():
-            raise UnreadableError("a line over something that is no decimal")
-        places = len(token.partition(".")[2])
-        return Fraction(int(period), (10 ** len(period) - 1) * 10**places)
-
-    def _proper_fraction(self) -> Fraction | None:
-        """Read the fraction that makes an integer a mixed number, if there is one."""
-        if is_number(self.next) and self._peek(1) == "/" and is_number(self._peek(2)):
-            parts = [self._take() for _ in range(3)]
-            numbers = [parts[0], parts[2]]
-        elif self.next == r"\frac" and self._plain_fraction():
-            self._take()
-            numbers = [self._digits(), self._digits()]
-        else:
-            return None
-        if not all(number.isdigit() for number in numbers):
-            raise UnreadableError("a mixed number with a decimal in it")
-        numerator, denominator = (int(number) for number in numbers)
-        # 3 4/3 is no mixed number, and 2 1/2 x may be read in two ways.
-        if not 0 < numerator < denominator or self.next not in (None, *_ENDS_TERM):
-            raise UnreadableError("a number beside a fraction")
-        return Fraction(numerator, denominator)
-
-    def _plain_fraction(self) -> bool:
-        r"""Return whether the \frac that is next has a whole number above and below."""
-        saved = self._position, list(self._tokens)
-        self._take()
-        try:
-            return self._digits().isdigit() and self._digits().isdigit()
-        except UnreadableError:
-            return False
-        finally:
-            self._position, self._tokens = saved
-
-    def _digits(self) -> str:
-        r"""Read one argument of \frac that is a number."""
-        if self.next == "{":
-            self._take()
-            digits = self._take()
-            self._expect("}")
-        else:
-            self._split_digits()
-            digits = self._take()
-        if not is_number(digits):
-            raise UnreadableError("a number is expected")
-        return digits
-
-    def _split_digits(self) -> None:
-        r"""Part the first digit from the next number: \frac12 is \frac{1}{2}."""
-        token = self.next
-        if token is not None and len(token) > 1 and token.isdigit():
-            self._tokens[self._position : self._position + 1] = [token[0], token[1:]]
 
     def _letter(self) -> Scalar:
         """Read a letter with its subscript and primes, or a product of letters."""
@@ -393,11 +286,12 @@ class _Reader:
             if name not in (r"\sin", r"\cos", r"\tan"):
                 raise UnreadableError("the inverse of a function")
             name, exponent = r"\a" + name[1:], None
-        tree: Scalar = Call(name, self._arguments(name))
+        arguments = self._arguments(name)
         if base is not None:
             if name != r"\log":
                 raise UnreadableError("a subscript of a function")
-            tree = Call("log", (*tree.arguments, base))
+            name, arguments = "log", (*arguments, base)
+        tree = Call(name, arguments)
         return tree if exponent is None else Power(tree, exponent)
 
     def _arguments(self, name: str) -> tuple[Scalar, ...]:
@@ -415,7 +309,7 @@ class _Reader:
                 raise UnreadableError("a mark of the argument or of the function")
             return (argument,)
         factors = [self._factor()]
-        stops = (None, "/", r"\cdot", "(", *_ENDS_TERM, *FUNCTIONS)
+        stops = (None, "/", r"\cdot", "(", *ENDS_TERM, *FUNCTIONS)
         while self.next not in stops and not is_number(self.next):
             factors.append(self._factor())
         if self.next == "/":

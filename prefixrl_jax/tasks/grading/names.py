@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prefixrl_jax.tasks.grading.expression import is_number
+from prefixrl_jax.tasks.grading.numerals import is_number
 from prefixrl_jax.tasks.grading.tokens import QUOTE
 from prefixrl_jax.tasks.grading.vocabulary import GREEK, NAME_MARKS
 

@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
+from prefixrl_jax.tasks.grading.brackets import (
+    OPENING,
+    Tokens,
+    end_of_group,
+    outside,
+    split,
+    unwrapped,
+)
 from prefixrl_jax.tasks.grading.expression import read_expression
 from prefixrl_jax.tasks.grading.names import is_name
 from prefixrl_jax.tasks.grading.rational import constant
@@ -39,15 +46,12 @@ from prefixrl_jax.tasks.grading.values import (
     Value,
 )
 
-_OPENING = frozenset(["(", "[", "{", r"\{", r"\langle"])
-_CLOSING = frozenset([")", "]", "}", r"\}", r"\rangle"])
 _AND = frozenset([QUOTE + "and", "and"])
 _OR = frozenset([QUOTE + "or", "or", "OR"])
 _RELATIONS = frozenset(["=", "<", ">", r"\le", r"\ge", r"\ne"])
 _MATRICES = frozenset(["pmatrix", "bmatrix", "matrix", "smallmatrix", "array"])
+_SETS: dict[str, Value] = {r"\R": Reals(), r"\emptyset": Set(())}
 _NO_NUMBER = frozenset(["nan", "inf", "infinity"])
-
-Tokens = Sequence[str]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -57,7 +61,7 @@ def read(text: str) -> Value:
     Raises:
         UnreadableError: the answer has no reading, or more than one.
     """
-    tokens = _unwrapped(tokenize(text))
+    tokens = unwrapped(tokenize(text))
     if r"\dots" in tokens:
         raise UnreadableError("what an ellipsis stands for is not decidable")
     return _whole(tokens)
@@ -69,48 +73,6 @@ def is_no_number(text: str) -> bool:
     return words in _NO_NUMBER
 
 
-def _unwrapped(tokens: Tokens) -> Tokens:
-    r"""Return the tokens without \boxed{...} or {...} around all of them."""
-    while True:
-        start = 1 if tokens and tokens[0] in (r"\boxed", r"\fbox") else 0
-        encloses = len(tokens) > start and tokens[start] == "{"
-        if not encloses or _end_of_group(tokens, start) != len(tokens) - 1:
-            return tokens
-        tokens = tokens[start + 1 : -1]
-
-
-def _end_of_group(tokens: Tokens, start: int) -> int | None:
-    """Return where the bracket at `start` is closed, by a bracket of any kind."""
-    depth = 0
-    for position in range(start, len(tokens)):
-        depth += (tokens[position] in _OPENING) - (tokens[position] in _CLOSING)
-        if depth == 0:
-            return position
-    return None
-
-
-def _outside(tokens: Tokens) -> Iterator[tuple[int, str]]:
-    """Yield the tokens that stand outside of all brackets, with their positions."""
-    depth = 0
-    for position, token in enumerate(tokens):
-        depth += (token in _OPENING) - (token in _CLOSING)
-        if depth == 0:
-            yield position, token
-
-
-def _split(tokens: Tokens, separators: frozenset[str]) -> tuple[list[Tokens], list[str]]:
-    """Return the parts between separators outside of brackets, and the separators."""
-    parts: list[Tokens] = []
-    present: list[str] = []
-    start = 0
-    for position, token in _outside(tokens):
-        if token in separators:
-            parts.append(tokens[start:position])
-            present.append(token)
-            start = position + 1
-    return [*parts, tokens[start:]], present
-
-
 def _whole(tokens: Tokens) -> Value:
     """Return the value of an answer that may be several values side by side."""
     words = _words(tokens)
@@ -118,7 +80,7 @@ def _whole(tokens: Tokens) -> Value:
         return words
     if r"\begin" in tokens:
         return _item(tokens)
-    parts, separators = _split(tokens, frozenset([",", ";"]) | _AND | _OR)
+    parts, separators = split(tokens, frozenset([",", ";"]) | _AND | _OR)
     # "2, 3, and 5": nothing stands between the comma and the word.
     filled = [part for part in parts if part]
     if len(filled) != len(parts) and not (_AND | _OR) & set(separators):
@@ -175,8 +137,8 @@ def _signs(tokens: Tokens) -> list[Value]:
 
 def _item(tokens: Tokens) -> Value:
     """Return the value of one item of a list."""
-    tokens = _unwrapped(tokens)
-    for position, token in _outside(tokens):
+    tokens = unwrapped(tokens)
+    for position, token in outside(tokens):
         if token in ("=", r"\in", r"\approx"):
             left, right = tokens[:position], tokens[position + 1 :]
             if is_name(left):
@@ -186,27 +148,27 @@ def _item(tokens: Tokens) -> Value:
                 raise UnreadableError("a member that is no variable")
             break
     tokens = _exact_part(tokens)
-    if any(token in (r"\cup", r"\setminus", r"\backslash") for _, token in _outside(tokens)):
+    if any(token in (r"\cup", r"\setminus", r"\backslash") for _, token in outside(tokens)):
         return _union(tokens)
-    if any(token in _RELATIONS for _, token in _outside(tokens)):
+    if any(token in _RELATIONS for _, token in outside(tokens)):
         return _chain(tokens)
     return _quantity(tokens)
 
 
 def _exact_part(tokens: Tokens) -> Tokens:
     r"""Return what stands before \approx: of 1/3 \approx 0.33 the first is stated."""
-    return _split(tokens, frozenset([r"\approx"]))[0][0]
+    return split(tokens, frozenset([r"\approx"]))[0][0]
 
 
 def _union(tokens: Tokens) -> Value:
-    kept, *removed = _split(tokens, frozenset([r"\setminus", r"\backslash"]))[0]
-    parts = _split(kept, frozenset([r"\cup"]))[0]
+    kept, *removed = split(tokens, frozenset([r"\setminus", r"\backslash"]))[0]
+    parts = split(kept, frozenset([r"\cup"]))[0]
     return Union(tuple(_item(part) for part in parts), tuple(_item(part) for part in removed))
 
 
 def _chain(tokens: Tokens) -> Value:
     """Return a relation, or the number that a true equation of numbers ends with."""
-    sides, operators = _split(tokens, _RELATIONS)
+    sides, operators = split(tokens, _RELATIONS)
     if set(operators) == {"="} and len(sides) == 2 and len(sides[1]) == 1 and is_name(sides[1]):
         return Named(tuple(sides[1]), _item(sides[0]))  # 5 = x
     if set(operators) == {"="}:
@@ -227,10 +189,7 @@ def _constant(value: Value) -> Fraction | None:
 def _quantity(tokens: Tokens) -> Value:
     """Return a value with its unit, if it has one."""
     unit, rest = currency(tokens)
-    split = split_unit(rest)
-    if split is None:
-        raise UnreadableError("words that change the number before them")
-    rest, unit_behind = split
+    rest, unit_behind = split_unit(rest)
     scale, _, remaining = unit_behind.partition(" ")
     value = _bare(rest)
     if scale in SCALES and isinstance(value, Scalar):
@@ -245,30 +204,27 @@ def _quantity(tokens: Tokens) -> Value:
 
 def _bare(tokens: Tokens) -> Value:
     """Return a value without a unit."""
-    tokens = _unwrapped(tokens)
+    tokens = unwrapped(tokens)
     if not tokens:
         raise UnreadableError("a value is missing")
     words = _words(tokens)
     if words is not None:
         return words
-    if tokens in ((r"\R",), [r"\R"]):
-        return Reals()
-    if tokens in ((r"\emptyset",), [r"\emptyset"]):
-        return Set(())
+    if len(tokens) == 1 and tokens[0] in _SETS:
+        return _SETS[tokens[0]]
     if r"\begin" in tokens:
         return _matrix(tokens)
-    if any(token == ":" for _, token in _outside(tokens)):
-        return Ratio(tuple(read_expression(side) for side in _split(tokens, frozenset(":"))[0]))
-    if tokens[0] in _OPENING and _end_of_group(tokens, 0) == len(tokens) - 1:
-        return _bracketed(tokens)
-    return _based(tokens) or read_expression(tokens)
+    if any(token == ":" for _, token in outside(tokens)):
+        return Ratio(tuple(read_expression(side) for side in split(tokens, frozenset(":"))[0]))
+    encloses = tokens[0] in OPENING and end_of_group(tokens, 0) == len(tokens) - 1
+    return _bracketed(tokens) if encloses else _based(tokens) or read_expression(tokens)
 
 
 def _based(tokens: Tokens) -> Based | None:
     """Return a number with a base below it, as in 52_8, else None."""
     if len(tokens) < 3 or tokens[1] != "_" or not tokens[0].isdigit():
         return None
-    base = "".join(_unwrapped(tokens[2:]))
+    base = "".join(unwrapped(tokens[2:]))
     return Based(tokens[0], base) if re.fullmatch(r"-?\d{1,2}", base, re.ASCII) else None
 
 
@@ -277,7 +233,7 @@ def _bracketed(tokens: Tokens) -> Value:
     opening, inner, closing = tokens[0], tokens[1:-1], tokens[-1]
     if opening == r"\{" and closing == r"\}":
         return _set(inner)
-    parts = _split(inner, frozenset([",", ";"]))[0]
+    parts = split(inner, frozenset([",", ";"]))[0]
     half_open = (opening, closing) in (("(", "]"), ("[", ")"))
     if len(parts) == 1 and not half_open:
         if opening == r"\langle":
@@ -303,16 +259,16 @@ def _group(tokens: Tokens) -> Value:
 def _set(inner: Tokens) -> Value:
     if not inner:
         return Set(())
-    for position, token in _outside(inner):
+    for position, token in outside(inner):
         if token in ("|", ":", r"\mid") and is_name(inner[:position]):
             return _item(inner[position + 1 :])  # {x : x > 3}
-    parts = _split(inner, frozenset([",", ";"]))[0]
+    parts = split(inner, frozenset([",", ";"]))[0]
     return Set(tuple(value for part in parts for value in _signs(part)))
 
 
 def _matrix(tokens: Tokens) -> Matrix:
     r"""Return the matrix of \begin{pmatrix} ... \end{pmatrix}."""
-    if tokens[0] in ("(", "[") and _end_of_group(tokens, 0) == len(tokens) - 1:
+    if tokens[0] in ("(", "[") and end_of_group(tokens, 0) == len(tokens) - 1:
         tokens = tokens[1:-1]
     kind = tokens[2] if len(tokens) > 2 else ""
     head, tail = [r"\begin", "{", kind, "}"], [r"\end", "{", kind, "}"]
@@ -320,13 +276,13 @@ def _matrix(tokens: Tokens) -> Matrix:
         raise UnreadableError("no matrix that stands alone")
     cells = list(tokens[4:-4])
     if kind == "array":
-        end = _end_of_group(cells, 0) if cells and cells[0] == "{" else None
+        end = end_of_group(cells, 0) if cells and cells[0] == "{" else None
         if end is None:
             raise UnreadableError("an array without columns")
         cells = cells[end + 1 :]
-    rows = [row for row in _split(cells, frozenset([r"\\"]))[0] if row]
+    rows = [row for row in split(cells, frozenset([r"\\"]))[0] if row]
     matrix = tuple(
-        tuple(read_expression(cell) for cell in _split(row, frozenset("&"))[0]) for row in rows
+        tuple(read_expression(cell) for cell in split(row, frozenset("&"))[0]) for row in rows
     )
     if len({len(row) for row in matrix}) != 1:
         raise UnreadableError("rows of different lengths")

@@ -107,14 +107,12 @@ class _Reader:
 
     def segments(self, value: Value) -> list[Segment]:
         """Return the segments of a value, in any order."""
-        if isinstance(value, Reals):
-            return [_LINE]
+        if isinstance(value, Tuple) and len(value.items) == 2:
+            low, high = (_scalar(item) for item in value.items)
+            value = Interval(low, high, low_closed=False, high_closed=False)
         if isinstance(value, Interval):
             ends = value.low, value.high
             return [self._segment(*ends, value.low_closed, value.high_closed)]
-        if isinstance(value, Tuple) and len(value.items) == 2:
-            low, high = (_scalar(item) for item in value.items)
-            return [self._segment(low, high, False, False)]
         if isinstance(value, Set):
             points = [_scalar(item) for item in value.items]
             return [self._segment(point, point, True, True) for point in points]
@@ -126,15 +124,15 @@ class _Reader:
         return self._of_parts(value)
 
     def _of_parts(self, value: Value) -> list[Segment]:
+        if isinstance(value, Reals):
+            return [_LINE]
         if isinstance(value, Several) and value.alternative:
-            parts, removed = value.items, ()
-        elif isinstance(value, Union):
-            parts, removed = value.parts, value.removed
-        else:
+            value = Union(value.items)
+        if not isinstance(value, Union):
             raise NoRealSetError("no set of real numbers")
-        segments = [segment for part in parts for segment in self.segments(part)]
-        for points in removed:
-            for hole in self.segments(points):
+        segments = [segment for part in value.parts for segment in self.segments(part)]
+        for removed in value.removed:
+            for hole in self.segments(removed):
                 if hole.low is None or hole.low != hole.high:
                     raise NoRealSetError("only points are taken out")
                 segments = [part for s in segments for part in self._without(s, hole.low)]

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from prefixrl_jax.tasks.grading.expression import is_number
+from prefixrl_jax.tasks.grading.numerals import is_number
 from prefixrl_jax.tasks.grading.tokens import QUOTE
 from prefixrl_jax.tasks.grading.vocabulary import (
     CHANGING_WORDS,
     FUNCTIONS,
     SHORT_UNITS,
     UNIT_LETTERS,
-)
+)from prefixrl_jax.tasks.grading.values import UnreadableError
 
 CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "¢": "cent"}
 SCALES = {
@@ -81,33 +81,27 @@ def currency(tokens: Sequence[str]) -> tuple[str, list[str]]:
     return "", rest
 
 
-def split_unit(tokens: Sequence[str]) -> tuple[list[str], str] | None:
+def split_unit(tokens: Sequence[str]) -> tuple[list[str], str]:
     """Return the tokens without the unit at their end, and the unit; "" if there is none.
 
-    Returns None if the words at the end are no unit.
+    Raises:
+        UnreadableError: the words at the end change the number before them.
     """
-    letters = "".join(map(_letter, tokens))
-    match = _PATTERN.search(letters)
+    match = _PATTERN.search("".join(map(_letter, tokens)))
     if match is None or match.start() == 0:
         return list(tokens), ""
-    start = match.start()
-    left = list(tokens[:start])
-    words = [token.removeprefix(QUOTE) for token in tokens[start:] if token not in "()"]
-    plain = [token for token in tokens[start:] if token.isalpha()]
-    if match["degree"] and FUNCTIONS & set(left):
-        return list(tokens), ""  # \\sin 80° is a number
-    if plain and not _is_constant(left):
+    left, behind = list(tokens[: match.start()]), tokens[match.start() :]
+    plain = [token for token in behind if token.isalpha()]
+    is_angle = match["degree"] is not None and FUNCTIONS & set(left)  # sin 80° is a number
+    is_product = plain and not (_is_constant(left) and all(map(_is_unit_word, plain)))
+    if is_angle or is_product:
         return list(tokens), ""
-    if not all(_is_unit_word(word) for word in plain):
-        return list(tokens), ""
-    if words[0] == "%" and not CHANGING_WORDS & set(" ".join(words).lower().split()):
-        return left, "%"  # 60 % of the students
-    unit = " ".join(words)
-    if re.search(r"[0-9]", re.sub(r"\^ \{? ?[0-9]", "", unit)) or CHANGING_WORDS & set(
-        re.findall(r"[a-z]+", unit.lower())
-    ):
-        return None
-    return left, unit_name(unit)
+    unit = " ".join(token.removeprefix(QUOTE) for token in behind if token not in "()")
+    names = set(re.findall(r"[a-z]+", unit.lower()))
+    digits = re.search(r"[0-9]", re.sub(r"\^ \{? ?[0-9]", "", unit))
+    if digits or CHANGING_WORDS & names:
+        raise UnreadableError("words that change the number before them")
+    return left, "%" if unit.startswith("%") else unit_name(unit)
 
 
 def _letter(token: str) -> str:
