@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 from prefixrl_jax.tasks.grading.numerals import is_number
 from prefixrl_jax.tasks.grading.tokens import QUOTE
+from prefixrl_jax.tasks.grading.values import UnreadableError
 from prefixrl_jax.tasks.grading.vocabulary import (
     CHANGING_WORDS,
     FUNCTIONS,
     SHORT_UNITS,
     UNIT_LETTERS,
-)from prefixrl_jax.tasks.grading.values import UnreadableError
+)
 
 CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "¢": "cent"}
 SCALES = {
