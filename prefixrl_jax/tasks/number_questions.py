@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import abc
 import re
+from typing import Any
 
 import numpy as np
 
 from prefixrl_jax.tasks.chat import ChatTask
+from prefixrl_jax.tasks.grading.answers import check_gold
 from prefixrl_jax.tasks.splits import split_of_family
 from prefixrl_jax.tasks.task import Problem
 
@@ -18,6 +20,12 @@ class NumberQuestions(ChatTask):
     Splits differ in the numbers asked about, in whatever order they are: what a model learns from
     3 + 4 about 4 + 3 is not held out.
     """
+
+    def parse(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the question and the gold answer of a row; ValueError if that is no answer."""
+        data = super().parse(row)
+        check_gold(data["answer"], "field 'answer'")
+        return data
 
     @abc.abstractmethod
     def draw(self, rng: np.random.Generator) -> Problem | None:
