@@ -164,8 +164,8 @@ def _data() -> Section:
     # pass malformed rows over, counted and listed, rather than refuse the set
     c.skip_bad = Flag(False)
     # problems generated for select to screen
-    c.train_candidates = Whole(400, most=1_000_000)
-    c.heldout_candidates = Whole(400, most=1_000_000)
+    c.train_candidates = Whole(400, most=100_000)
+    c.heldout_candidates = Whole(400, most=100_000)
     return c
 
 

@@ -75,15 +75,15 @@ NO_CORPUS = (
         ({"select__band": (0.1, 0.2, 0.3)}, r"select\.band=.*two numbers are expected"),
         (
             {"sampling__context_buckets": ()},
-            r"sampling\.context_buckets=\(\): 1 to 100 values are expected",
+            r"sampling\.context_buckets=\(\): 1 to 100 values",
         ),
         (
             {"eval__k": (0, -1)},
-            r"eval\.k=\(0, -1\): 1 to 1,000 values are expected, each a whole number from 1",
+            r"eval\.k=\(0, -1\): .* each a whole number from 1 to",
         ),
         (
             {"eval__k": ("a",)},
-            r"eval\.k=\('a',\): 1 to 1,000 values are expected, each a whole number from 1",
+            r"eval\.k=\('a',\): .* each a whole number from 1 to",
         ),
         ({"checkpoint__keep": 0}, r"checkpoint\.keep=0: a whole number from 1"),
         ({"eval__every_samples": 0}, r"eval\.every_samples=0"),
