@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from prefixrl_jax.experiment.checks import check
+from prefixrl_jax.experiment.checks import check, check_batches, check_model
 from prefixrl_jax.flops import Costs
 from prefixrl_jax.model.config import ModelConfig, model_config
 from prefixrl_jax.model.hf import pretrained_config
@@ -84,12 +84,13 @@ def resolve(config: ConfigDict) -> Settings:
 
     Raises ValueError naming the field, its value and what would be accepted.
     """
-    task_fields = dict(config.task.get(config.task.name, {}))
-    task = make_task(config.task.name, task_fields, config.model.path)
+    check(config)
+    task = make_task(config.task.name, dict(config.task[config.task.name]), config.model.path)
     model = _model(config, task)
+    check_model(config, model)
     hf_config(model, task.tokenizer)  # refuses now what could not be exported at the end
     mesh = make_mesh(**config.mesh)
-    check(config, mesh)
+    check_batches(config, mesh)
     absent = absent_ids(task.tokenizer, model.vocab_size)
     sampling = Sampling(
         max_new_tokens=config.sampling.max_new_tokens,
@@ -109,9 +110,7 @@ def resolve(config: ConfigDict) -> Settings:
         chunk=config.sampling.chunk,
         buckets=tuple(config.sampling.context_buckets),
     )
-    settings = Settings(config, task, model, mesh, cost, engine, sampling, _loss(config, absent))
-    _ = settings.eval_sampling  # raises for a temperature that cannot be
-    return settings
+    return Settings(config, task, model, mesh, cost, engine, sampling, _loss(config, absent))
 
 
 def _model(config: ConfigDict, task: Task) -> ModelConfig:

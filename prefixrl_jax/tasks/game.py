@@ -133,8 +133,8 @@ class Game(abc.ABC):
                 return list(problems.values())[:count]
         raise ValueError(
             f"only {len(problems)} of {count} {split} problems lie in"
-            f" task.{self.name}.band={self.band}: ask for fewer, widen the band, or make the task's"
-            " sizes larger"
+            f" task.{self.name}.band={self.band}: ask for fewer by data.{split}_candidates, widen"
+            f" the band, or change the sizes of task.{self.name}"
         )
 
     def split_of(self, problem: Problem) -> str:

@@ -13,6 +13,9 @@ from prefixrl_jax.tasks.grading.answers import check_gold
 from prefixrl_jax.tasks.splits import split_of_family
 from prefixrl_jax.tasks.task import Problem
 
+# Draws in a row without a new problem after which there are taken to be no more.
+IN_VAIN = 100_000
+
 
 class NumberQuestions(ChatTask):
     """A chat task with a generator.
@@ -38,15 +41,21 @@ class NumberQuestions(ChatTask):
         """
         rng = np.random.default_rng(seed)
         problems: dict[str, Problem] = {}
-        for _ in range(100 * count):
+        last_new = 0  # the draw that brought the last new problem
+        for number in range(100 * count):
             problem = self.draw(rng)
             if problem and split_of_family(sorted(integers(problem.data["question"]))) == split:
+                if problem.id not in problems:
+                    last_new = number
                 problems[problem.id] = problem
             if len(problems) == count:
                 return list(problems.values())
+            if number - last_new > IN_VAIN:
+                break
         raise ValueError(
-            f"only {len(problems)} of {count} {split} problems were found: ask for fewer, or make "
-            f"task.{self.name}.terms or task.{self.name}.largest larger"
+            f"only {len(problems)} of {count} {split} problems were found: ask for fewer by"
+            f" data.{split}_candidates, or make task.{self.name}.terms or"
+            f" task.{self.name}.largest larger"
         )
 
 
