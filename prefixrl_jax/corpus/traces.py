@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import io
-import json
 import math
 import os
 import pathlib
@@ -151,14 +149,6 @@ FIELD_TYPES: dict[str, Callable[[Any], bool]] = {
     "flops": _is_number,
     "source": _is_text,
 }
-
-
-def traces_fingerprint(traces: Iterable[Trace]) -> str:
-    """Return 16 hex digits that identify the traces, in order; the same from log and dataset."""
-    digest = hashlib.sha256()
-    for trace in traces:
-        digest.update(json.dumps(trace.to_record(), sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()[:16]
 
 
 def write_dataset(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from prefixrl_jax.corpus.traces import Trace
-from prefixrl_jax.runtime.files import checksum, read_json_lines, write_text
+from prefixrl_jax.runtime.files import read_json_lines, write_text
 from prefixrl_jax.sampling.noise import words
 from prefixrl_jax.seeds import generator
 from prefixrl_jax.tasks.prompt import Prompt
@@ -192,25 +192,16 @@ def write_cuts(task: Task, cuts: Cuts, path: Path) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_cuts(
-    problems: Mapping[str, Problem], path: Path, written: str | None = None
-) -> list[Prompt]:
+def read_cuts(problems: Mapping[str, Problem], path: Path) -> list[Prompt]:
     """Read the prefixes of `write_cuts`.
 
-    Args:
-        problems: the hard problems by id.
-        path: the file.
-        written: `runtime.files.checksum` of the file when it was written, if that is on record.
-
     Raises:
-        ValueError: the file is missing or not the one that was written, or a line is no prefix of
-            one of `problems`; the message names file and line, and says what to do.
+        ValueError: the file is missing, or a line is no prefix of one of `problems`, the hard
+            problems by id; the message names file and line, and says what to do.
         OSError: the file cannot be read.
     """
     if not path.is_file():
         raise ValueError(f"{path}: the file is missing; {REMEDY}")
-    if written is not None and checksum(path) != written:
-        raise ValueError(f"{path}: the file was changed after it was written; {REMEDY}")
     prompts: dict[str, Prompt] = {}
     for number, row in read_json_lines(path):
         try:
