@@ -73,7 +73,7 @@ class Manifest:
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             self.damage = (
                 f"{store.place(name)}: not a manifest ({error}); the parts are read without it, and"
-                f" the next writer keeps it as {name}.damaged-1 and makes another"
+                f" the next writer keeps it as {name}.damaged and makes another"
             )
 
     def add(self, parts: Iterable[Part], header: Mapping[str, Any]) -> None:
@@ -98,8 +98,9 @@ class Manifest:
             data = file.read()
         number = 1
         while True:
+            suffix = ".damaged" if number == 1 else f".damaged-{number}"
             try:
-                self._store.put_if_absent(f"{self._name}.damaged-{number}", data)
+                self._store.put_if_absent(self._name + suffix, data)
             except FileExistsError:
                 number += 1
             else:
