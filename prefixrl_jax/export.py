@@ -8,6 +8,11 @@ devices.
 
 from __future__ import annotations
 
+from prefixrl_jax.runtime import startup
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    startup.begin(startup.UNFINISHED)
+
 import json
 import os
 from pathlib import Path
