@@ -30,27 +30,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import tests.environment  # noqa: F401  before anything imports jax
-from tests.injection import Fault, Injector, inventory
-from tests.runs import SMOKE, differences, stage_result
+from tests.artefacts import STAGES, lost, unlike
+from tests.injection import Fault, Injector
+from tests.runs import SMOKE
 
 ERRORS = (errno.ENOSPC, errno.EIO)
 SECONDS = 300  # after which a run is taken to hang
 HUNG = 124  # its status then
-STAGES = (
-    "base",
-    "corpus",
-    "prefixes",
-    "sft",
-    "train",
-    "baseline",
-    "evaluate",
-    "export",
-    "report",
-)
 PRELOADED = (
     "prefixrl_jax.experiment.command",
     "prefixrl_jax.experiment.run",
@@ -60,9 +50,6 @@ PRELOADED = (
     "prefixrl_jax.training.health",
     "transformers.models.auto.tokenization_auto",
 )
-# What a run may change after it was whole; the rest of a work directory is written once.
-APPENDED = ("log.jsonl", "metrics.jsonl")
-REPLACED = (".html", ".png", ".md")
 # What no user should see.
 TRACES = ("Traceback", "Exception ignored", "Event loop is closed", "never awaited", "destroyed")
 
@@ -212,7 +199,7 @@ def try_case(case: Case, out: Path, directory: Path, tally: Tally) -> Attempt:
             line = (directory / "again.log").read_text().strip().splitlines()[-1:]
             problems.append(f"it does not go on: status {again}, {line}")
     if not problems or status == 0 or not again:
-        problems += compare(workdir, out / "whole")
+        problems += unlike(workdir, out / "whole")
     outcome = "survived" if status == 0 else "refused and went on"
     tally.add(case, outcome, problems, time.monotonic() - started)
     if not problems:
@@ -233,59 +220,6 @@ def ending(status: int, output: str) -> list[str]:
     if not status and errors:
         problems.append(f"status 0 and {errors}")
     return problems
-
-
-def lost(files: dict[str, str], workdir: Path) -> Iterator[str]:
-    """Yields the files that were whole when a call failed and are gone or damaged afterwards."""
-    now = inventory(workdir)
-    for name, digest in files.items():
-        path = workdir / name
-        if now.get(name) == digest or _rotated(path):
-            continue
-        if name not in now:
-            yield name
-        elif path.suffix == ".json":
-            try:
-                json.loads(path.read_text())
-            except ValueError:
-                yield f"{name} (not JSON)"
-        elif path.name not in APPENDED and path.suffix not in REPLACED:
-            yield f"{name} (changed)"
-
-
-def _rotated(path: Path) -> bool:
-    """Whether a file is of a checkpoint that newer ones have replaced."""
-    for parent in path.parents:
-        if parent.parent.name == "checkpoints" and parent.name.isdigit():
-            steps = [int(p.name) for p in parent.parent.iterdir() if p.name.isdigit()]
-            return not parent.exists() and max(steps, default=0) > int(parent.name)
-    return False
-
-
-def compare(workdir: Path, expected: Path) -> list[str]:
-    """Returns what of a finished run is not as in the run without faults."""
-    problems = [f"{name} differs" for name in differences(workdir, expected)]
-    for stage in STAGES:
-        for kind in ("ledger", "spent"):
-            bills = [stage_result(path, stage).get(kind) for path in (workdir, expected)]
-            if bills[0] != bills[1]:
-                problems.append(f"the {kind} of {stage} differs")
-    files = [_names(path) for path in (workdir, expected)]
-    problems += [f"{name} is missing" for name in sorted(files[1] - files[0])]
-    return problems + [f"{name} is left behind" for name in sorted(files[0] - files[1])]
-
-
-def _names(workdir: Path) -> set[str]:
-    """The files of a run, but for those inside checkpoints, and events, which have drawn names."""
-    names = set()
-    for path in workdir.rglob("*"):
-        name = str(path.relative_to(workdir))
-        inside, _, rest = name.partition("checkpoints/")
-        if rest:
-            names.add(f"{inside}checkpoints/{rest.split('/')[0]}")
-        elif path.is_file() and path.parent.name != "events":
-            names.add(name)
-    return names
 
 
 @dataclasses.dataclass

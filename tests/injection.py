@@ -12,7 +12,6 @@ import builtins
 import collections
 import errno
 import functools
-import hashlib
 import io
 import json
 import os
@@ -21,6 +20,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests.artefacts import inventory
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = f"{ROOT / 'prefixrl_jax'}{os.sep}"
@@ -31,8 +32,6 @@ OF_OS = (
     "open mkdir unlink remove rmdir truncate stat lstat scandir listdir chmod utime statvfs"
     " rename replace link symlink write pwrite read pread fsync fdatasync ftruncate"
 )
-# Half written files, and files that programs rotate or write for themselves.
-UNFINISHED = (".partial", "orbax-checkpoint-tmp", "/events/", ".lock")
 
 
 class Fault(NamedTuple):
@@ -271,20 +270,3 @@ def _site() -> str:
             outside = f"{name.rpartition('site-packages' + os.sep)[2]}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return outside or "elsewhere"
-
-
-def inventory(workdir: Path) -> dict[str, str]:
-    """Returns the SHA-256 of every file that is meant to be whole, by its relative path."""
-    files = {}
-    for directory, _, names in os.walk(workdir):
-        for name in names:
-            path = Path(directory, name)
-            relative = str(path.relative_to(workdir))
-            if any(part in f"/{relative}" for part in UNFINISHED):
-                continue
-            try:
-                with io.FileIO(path) as file:
-                    files[relative] = hashlib.sha256(file.readall()).hexdigest()
-            except FileNotFoundError:  # a thread of Orbax has removed it meanwhile
-                continue
-    return files
