@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 
 import pytest
 from runs import HANGS, PYTHON, ROOT
+
+from prefixrl_jax.runtime import interrupt
 
 # Runs a command that gets a signal when it is about to import a module, and is not let go on.
 AT_IMPORT = """
@@ -77,6 +81,27 @@ def test_the_first_signal_sets_a_flag_and_the_second_ends_it_at_once(first, seco
     assert done.stdout == "True True\nFalse\n"
     assert (done.returncode, done.stderr) == (128 + second, "ended at once, as asked twice\n")
 
+
+def test_on_a_terminal_the_first_signal_is_acknowledged():
+    """What is being computed may take a while, and a user who sees nothing asks again."""
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen([*PYTHON, "-c", HEARD], cwd=ROOT, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = ""
+    while interrupt.HEARD not in shown:
+        shown += os.read(ours, 1000).decode()
+    child.send_signal(signal.SIGINT)
+    assert child.wait(HANGS) == 128 + signal.SIGINT
+    os.close(ours)
+
+
+HEARD = """
+import os, signal, time
+from prefixrl_jax.runtime import interrupt
+interrupt.listen()
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(600)
+"""
 
 IGNORED = """
 import os, signal
