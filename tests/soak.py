@@ -29,6 +29,7 @@ from tests.runs import SMOKE, samples
 
 VICTIMS = ((0,), (1,), (0, 1))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+EARLY = "before anything was begun"  # says a process that is asked to stop while it starts
 STARTING = 10.0  # seconds in which both processes have begun to work
 PATIENCE = 90.0  # seconds in which a process must notice that the other is gone
 
@@ -87,14 +88,17 @@ class Soak:
             children[victim].send_signal(number)
         alone = self._random.random() < 0.2  # whether the rest ends by itself
         in_time = wait(children, PATIENCE if alone else self._random.uniform(0, 5))
-        if alone and not in_time:
-            self.problems.append(f"a process still lives {PATIENCE:.0f} s after {signals}")
         for child in children:
             child.kill()
         outputs = [child.communicate()[0] for child in children]
-        for output in outputs:
-            if "Event loop is closed" in output or "Exception ignored" in output:
-                self.problems.append(f"printed: {output[-500:]}")
+        # Before that, a process that ends leaves the other waiting for it for minutes.
+        begun = outputs[0] and EARLY not in outputs[0]
+        if begun and alone and not in_time:
+            self.problems.append(f"a process still lived {PATIENCE:.0f} s after {signals}")
+        if begun and in_time and signal.SIGKILL not in signals:
+            statuses = [child.returncode for child in children]
+            if any(statuses) or "Traceback" in "".join(outputs):
+                self.problems.append(f"status {statuses}: {outputs[0][-500:]} {outputs[1][-500:]}")
         self._check_nothing_lost()
         names = ", ".join(f"{n.name} to {v}" for v, n in zip(victims, signals, strict=True))
         return f"{names}{'' if in_time else ', then the rest killed'}"
