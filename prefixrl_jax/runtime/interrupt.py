@@ -61,9 +61,8 @@ def _install() -> None:
         _wakeup.setblocking(False)
         signal.set_wakeup_fd(_wakeup.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # ignored by nohup, or a shell's `&`
-            signal.signal(number, _on_signal)
+    for number in SIGNALS:  # also where a script's `&` has made SIGINT one that is ignored
+        signal.signal(number, _on_signal)
 
 
 def _on_signal(*_: object) -> None:
