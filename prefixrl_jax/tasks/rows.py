@@ -86,9 +86,7 @@ def read_rows(name: str, split: str, field: str) -> Iterator[Row]:
         is_file, is_directory = path.is_file(), path.is_dir()
         has_features = is_directory and (path / "features.json").is_file()
     except (OSError, ValueError) as error:  # a name that is too long, or not readable
-        raise ValueError(
-            f"{field}={name!r}: {one_line(error)}; accepted: {KINDS}"
-        ) from error
+        raise ValueError(f"{field}={name!r}: {one_line(error)}; accepted: {KINDS}") from error
     if has_features:
         return _tfds(name, lambda tfds: tfds.builder_from_directory(name), split, field)
     if is_directory:
