@@ -108,20 +108,18 @@ def split_unit(tokens: Sequence[str]) -> tuple[list[str], str]:
 def _letter(tokens: Sequence[str], position: int) -> str:
     """Return the class of a token, as one letter of _PATTERN."""
     token = tokens[position]
-    if token in UNIT_LETTERS and position > 1 and tokens[position - 1] == "/":
-        return "W" if tokens[position - 2] in SHORT_UNITS else "x"  # km/h
     if token.startswith(QUOTE):
         # An upright e is the number, an upright m the metre.
         return "T" if len(token) > 2 or token[1:] in UNIT_LETTERS else "x"
-    if token in (r"\min", r"\sec"):
-        return "W"
-    if token.isalpha():
-        return "W" if len(token) > 1 else "x"
-    if token in CURRENCIES:
-        return "C"
     if is_number(token):
         return "N"
-    return {"°": "D"}.get(token, token if token in "^{}/()%" else "x")
+    per_letter = token in UNIT_LETTERS and position > 1 and tokens[position - 1] == "/"
+    if per_letter and tokens[position - 2] in SHORT_UNITS:
+        return "W"  # km/h
+    if (token.isalpha() and len(token) > 1) or token == r"\sec":
+        return "W"
+    classes = dict.fromkeys(CURRENCIES, "C") | {"°": "D"} | {mark: mark for mark in "^{}/()%"}
+    return classes.get(token, "x")
 
 
 def _is_constant(tokens: Sequence[str]) -> bool:
