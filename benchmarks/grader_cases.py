@@ -1,7 +1,7 @@
 """Our verdicts on the cases that other graders publish, and theirs on ours.
 
-`python -m benchmarks.grader_cases --math_verify CHECKOUT --lm_eval CHECKOUT` reads from checkouts of
-math-verify and lm-evaluation-harness
+`python -m benchmarks.grader_cases --math_verify CHECKOUT --lm_eval CHECKOUT` reads from checkouts
+of math-verify and lm-evaluation-harness
 
 - the cases of math-verify's tests (gold answer, response, expected verdict), without running them,
 - the samples of the harness's GSM8K and MATH tasks, each of which states its answer, and the
