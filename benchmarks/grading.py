@@ -6,7 +6,7 @@ answer, or a worked solution that ends in `#### 72`.
 Each answer, put into a box, is graded as a response to its own row, which should be correct, and to
 another row with an answer that is written otherwise, which should be wrong. Pairs with another
 verdict are listed for a person to judge: two writings may mean the same. Worked solutions are
-graded as they stand. The exact layer is timed apart from computer algebra.
+graded as they stand. Exact comparison is timed apart from high precision.
 
 Last come answers that would hang or flood a naive grader, each followed by ordinary ones. None may
 last beyond the timeout, and none of the ordinary ones may be lost.
@@ -20,8 +20,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from prefixrl_jax.tasks.grading.answers import final_answer, normalise, same
+from prefixrl_jax.tasks.grading.answers import final_answer
+from prefixrl_jax.tasks.grading.compare import same
 from prefixrl_jax.tasks.grading.grader import Grader
+from prefixrl_jax.tasks.grading.tokens import tokenize
 from prefixrl_jax.tasks.task import Verdict
 
 Pair = tuple[str, str]  # gold answer, response
@@ -38,7 +40,7 @@ PATHOLOGICAL = (
     "\\int_0^{\\infty} e^{e^{e^{x}}} dx",
     "\\sqrt{" * 800 + "2" + "}" * 800,
 )
-ORDINARY = (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}")  # equal, by computer algebra alone
+ORDINARY = (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}")  # equal, by high precision alone
 
 
 def boxed(answer: str) -> str:
@@ -61,7 +63,7 @@ def pairs(path: Path) -> tuple[list[Pair], list[Pair]]:
     crossed = []
     for i, gold in enumerate(golds):
         others = (j % len(golds) for j in range(i + 1, i + len(golds)))
-        other = next((j for j in others if normalise(golds[j]) != normalise(gold)), None)
+        other = next((j for j in others if tokenize(golds[j]) != tokenize(gold)), None)
         if other is not None:
             crossed.append((gold, responses[other]))
     return list(zip(golds, responses, strict=True)), crossed
@@ -83,7 +85,7 @@ def report(path: Path, grader: Grader) -> None:
     decided = [same(gold, final_answer(response) or "") is not None for gold, response in cases]
     rate = len(cases) / (time.perf_counter() - started)
     print(
-        f"{path.name}: {len(straight)} answers; the exact layer decides"
+        f"{path.name}: {len(straight)} answers; exact comparison decides"
         f" {sum(decided) / len(cases):.1%} of the pairs, {rate:,.0f}/s"
     )
     report_verdicts("themselves", straight, Verdict.CORRECT, grader)

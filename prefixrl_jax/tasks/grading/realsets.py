@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from prefixrl_jax.tasks.grading.rational import CONSTANTS, Rationals, symbols
 from prefixrl_jax.tasks.grading.values import (
+    Call,
     Chain,
     Interval,
     Member,
@@ -165,9 +166,9 @@ class _Reader:
     def _of_chain(self, chain: Chain) -> list[Segment]:
         """Return the segments of an inequality in one variable: x > 3, 0 < x <= 1, x != 3."""
         variables = [term for term in chain.terms if not _is_constant(term)]
-        if len(variables) != 1 or not isinstance(variables[0], Symbol):
+        if len(variables) != 1:
             raise NoRealSetError("no inequality in one variable")
-        self.variables.add((variables[0].name,))
+        self.variables.add(_name(variables[0]))
         place = chain.terms.index(variables[0])
         if chain.operators == (r"\ne",):
             point = chain.terms[1 - place]
@@ -243,6 +244,15 @@ class _Reader:
             return Segment(a.low, a.high, low_closed, a.high_closed or b.high_closed)
         longer = b if self._less(a.high, b.high) else a
         return Segment(a.low, longer.high, low_closed, longer.high_closed)
+
+
+def _name(tree: Scalar) -> tuple[str, ...]:
+    """Return the tokens of a variable: x, or f(x)."""
+    if isinstance(tree, Symbol):
+        return (tree.name,)
+    if isinstance(tree, Call) and len(tree.arguments) == 1 and len(tree.name) == 1:
+        return (tree.name, "(", *_name(tree.arguments[0]), ")")
+    raise NoRealSetError("no variable")
 
 
 def _scalar(value: Value) -> Scalar:

@@ -131,7 +131,7 @@ _SYNONYMS = {
     r"\arccos": r"\acos",
 }
 _TEXT_COMMANDS = "text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|operatorname|rm|bf"
-_GROUP = r"(?:\{,\}|,\\!\s*|\\,|\\ |[ ](?=\d{3}(?!\s*/)))"
+_GROUP = r"(?:\s?\{,\s?\}\s?|,\\!\s*|\\,|\\ |[ ](?=\d{3}(?!\s*/)))"
 _TOKEN = re.compile(
     rf"(?P<text>\\(?:{_TEXT_COMMANDS})\s*\{{(?P<content>[^{{}}]*)\}})"
     r"|(?P<degree>\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\}))"
@@ -154,6 +154,7 @@ def spelled(text: str) -> str:
     text = re.sub(r"√\s*(\d+(?:\.\d+)?)", r"\\sqrt{\1}", text, flags=re.ASCII)
     if r"\begin" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)  # a backslash that was escaped twice
+    text = re.sub(r"\\q?quad", " ", text)  # also where a letter follows: \\quadx
     text = re.sub(r"°\s*([CF])(?![A-Za-z])", r"°\\text{\1}", text)
     return text.translate(_TRANSLATION)
 
@@ -207,7 +208,7 @@ def _token(match: re.Match[str]) -> str:
     if match["reals"]:
         return r"\R"
     if match["number"]:
-        return re.sub(r"\{,\}|,\\!\s*|\\,|\\ |\s", "", match[0])
+        return re.sub(r"\{,\s?\}|,\\!\s*|\\,|\\ |\s", "", match[0])
     if match["word"]:
         word = "\\" + match[0]
         return _SYNONYMS.get(word, word) if match[0] in FUNCTION_WORDS else match[0]
