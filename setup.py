@@ -41,7 +41,7 @@ setup(
         "dev": ["mypy>=1.15", "ruff>=0.15"],
         "gguf": ["gguf>=0.17"],
         "hf": ["datasets>=4.0"],
-        "math": ["math-verify>=0.8"],
+        "math": ["mpmath>=1.3"],
         # What the tests compare with; apart from the others, as pip's default build of PyTorch
         # brings gigabytes of CUDA.
         "reference": [
@@ -52,7 +52,8 @@ setup(
             "datasets>=4.0",
             "gguf>=0.17",
             "hypothesis>=6.120",
-            "math-verify>=0.8",
+            "math-verify>=0.8",  # which the graders are compared with
+            "mpmath>=1.3",
             "pytest>=8.3",
             "pytest-cov>=6.0",
             "pytest-xdist>=3.6",
