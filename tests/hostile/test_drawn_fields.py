@@ -31,18 +31,18 @@ def near(rng: random.Random, field: Field, value: Any) -> Any:
     """Returns a value of about the same size; that the field accepts it is not certain."""
     match field:
         case Flag():
-            return rng.random() < 0.5
+            value = rng.random() < 0.5
         case Choice():
-            return rng.choice(field.options)
+            value = rng.choice(field.options)
         case Whole():
-            return rng.randint(value // 2, 2 * value + 1)
+            value = rng.randint(value // 2, 2 * value + 1)
         case Number():
-            return value * rng.uniform(0.5, 2) if value else rng.uniform(0, 0.5)
+            value = value * rng.uniform(0.5, 2) if value else rng.uniform(0, 0.5)
         case Interval():
-            return tuple(sorted((rng.random(), rng.random())))
+            value = tuple(sorted((rng.random(), rng.random())))
         case Several():
-            count = rng.randint(1, len(value))
-            return tuple(near(rng, field.item, item) for item in rng.sample(list(value), count))
+            items = rng.sample(list(value), rng.randint(1, len(value)))
+            value = tuple(near(rng, field.item, item) for item in items)
     return value
 
 
