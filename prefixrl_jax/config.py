@@ -90,7 +90,8 @@ def _task() -> Section:
     c = Section()
     c.name = Choice("water_jugs", TASKS, removed=REMOVED_TASKS)
     c.water_jugs = Section()
-    c.water_jugs.max_capacity = Whole(11, least=4, most=10_000)  # largest jug, litres
+    # largest jug, litres; the generator takes no more than 250
+    c.water_jugs.max_capacity = Whole(11, least=4, most=10_000)
     c.water_jugs.jugs = Whole(2, least=2, most=4)  # most jugs in a problem
     c.water_jugs.max_moves = Whole(16, least=1, most=1000)  # moves allowed
     # random play: how much likelier a pour is than a fill or an emptying
@@ -112,9 +113,8 @@ def _task() -> Section:
     )
     c.arithmetic.terms = Whole(3, least=2, most=100)  # numbers in a problem
     c.arithmetic.largest = Whole(50, least=2, most=10**9)  # of them
-    c.arithmetic.signs = Text(
-        "+-*", "[-+*]{1,100}", "some of the signs +-* are expected"
-    )  # between them
+    # between them
+    c.arithmetic.signs = Text("+-*", "[-+*]{1,100}", "some of the signs +-* are expected")
     c.sorting = Section()
     c.sorting.system = Text("Sort the numbers from smallest to largest.")
     c.sorting.prompt = Text("Sort: {question}", **QUESTION)
@@ -134,9 +134,7 @@ def _task() -> Section:
     # grader: "math" ([math] extra), "gsm8k" (numbers), or MODULE:FUNCTION (gold, response) -> bool
     c.math.kind = Text("math", r"math|gsm8k|[^:]+:[^:]+", "one of math, gsm8k, MODULE:FUNCTION")
     # of a row: the first of these that it has
-    c.math.question_field = Text(
-        "problem,question", ".+", "names of fields are expected, parted by commas"
-    )
+    c.math.question_field = Text("problem,question", ".+", NAMES)
     # likewise: the gold answer, or a worked solution that ends in #### and the answer
     c.math.answer_field = Text("answer", ".+", NAMES)
     c.math.workers = Whole(2, least=1, most=1024)  # grading processes
