@@ -54,6 +54,7 @@ class Run:
         workdir = self.workdir
         on_primary(workdir.records.check)  # again, now that no other process writes here
         on_primary(write_json, workdir.path / "config.json", workdir.config.to_dict())
+        on_primary(workdir.remember_checks)
         _tell_left_out(workdir)
         with jax.set_mesh(workdir.settings.mesh):
             for name in names:

@@ -8,6 +8,7 @@ from chat_folder import write_chat_folder
 from prefixrl_jax.config import get_config
 from prefixrl_jax.tasks.math import Math, MathSettings
 from prefixrl_jax.tasks.sources import candidates, fitting, read_problems
+from prefixrl_jax.tasks.task import Problem
 from prefixrl_jax.tasks.water_jugs import WaterJugs
 
 ROW = {"question": "How many?", "answer": "#### 4"}
@@ -154,3 +155,10 @@ def test_an_id_in_both_sets_is_named(task, tmp_path):
     )
     with pytest.raises(ValueError, match="'same'"):
         candidates(task, data_section(path=train, heldout_path=heldout), 0)
+
+
+def test_many_problems_are_rendered_as_each_of_them(task):
+    questions = ["How many?", "<eos> is text", "", "né\u2028e", "[assistant]" * 3, "<pad>"]
+    problems = [Problem(str(i), {"question": q}) for i, q in enumerate(questions)]
+    assert task.render_all(problems) == [task.render(problem) for problem in problems]
+    assert task.render_all([]) == []
