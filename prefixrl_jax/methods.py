@@ -10,13 +10,13 @@ sets.
 from __future__ import annotations
 
 import ast
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from prefixrl_jax.config import flatten, get_config
+from prefixrl_jax.config import FIELDS, check_fields, get_config
+from prefixrl_jax.fields import check_values, hint, is_number, shown
 
 _PLAIN = {"prefix.share": 0.0, "collect.cap": 0}  # no corpus is made, and none is charged
 _SFT = {"prefix.share": 0.0, "sft.enabled": True}
@@ -100,14 +100,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "refill": {"train.filter": "refill"},
 }
 PRESETS = METHODS | SCHEDULES | LOSSES | OPTIONS
-_DEFAULTS = flatten(get_config())
 
 
 def preset(method: str) -> dict[str, Any]:
     """Return the fields that a method sets, by dotted name.
 
-    Raises ValueError for an unknown name, an unknown field, or a value that does not fit its field.
+    Raises ValueError for an unknown name, an unknown field, or a value that its field refuses.
     """
+    FIELDS["method"].check("method", method)
     fields: dict[str, Any] = {}
     for name in method.split("+"):
         if "=" in name:
@@ -116,8 +116,8 @@ def preset(method: str) -> dict[str, Any]:
             fields |= PRESETS[name]
         else:
             raise ValueError(
-                f"method={method!r}: {name!r} is none of the {_preset_names()}; several are joined"
-                " by +"
+                f"method={shown(method)}: {shown(name)} is none of the {_preset_names()}; several"
+                " are joined by +"
             )
     return fields
 
@@ -128,31 +128,45 @@ def _preset_names() -> str:
 
 
 def _single_field(field: str, text: str) -> dict[str, Any]:
-    """A field and its value as they are written in a method's name."""
-    if field not in _DEFAULTS:
-        near = ", ".join(difflib.get_close_matches(field, _DEFAULTS, 3))
-        hint = f"near it: {near}" if near else "all are named in prefixrl_jax/config.py"
-        raise ValueError(f"method: there is no field {field!r}; {hint}")
-    default = _DEFAULTS[field]
+    """Return a field and its value as they are written in a method's name.
+
+    Raises ValueError, naming the field, if there is none of this name or it refuses the value.
+    """
+    if field not in FIELDS:
+        raise ValueError(f"method: there is no field {shown(field)}; {hint(field, FIELDS)}")
+    if field == "method":
+        raise ValueError("method: a method cannot set the field 'method'; join methods by +")
+    declared = FIELDS[field]
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    # A word; or numbers too long, or brackets too deep, to be read.
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = text
-    wanted = tuple if isinstance(default, list) else type(default)
-    if wanted is float and isinstance(value, int):
+    if isinstance(declared.default, str) and not isinstance(value, str):
+        value = text  # which looks like a number
+    if isinstance(declared.default, float) and is_number(value):
         value = float(value)
-    if not isinstance(value, wanted):
-        raise ValueError(f"method: {field}={text}: a value like {default!r} is expected")
+    if isinstance(declared.default, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if not declared.accepts(value):
+        raise ValueError(f"method: {field}={shown(value)}: {declared.expected}")
     return {field: value}
 
 
 def configure(config: ConfigDict, method: str, overrides: Mapping[str, Any]) -> ConfigDict:
     """Return a copy of the configuration with the method's fields.
 
-    overrides: fields by dotted name that win over the method's, such as the command line's.
+    Args:
+        config: the experiment's.
+        method: presets and fields, joined by +.
+        overrides: fields by dotted name that win over the method's, such as the command line's.
+
+    Raises:
+        ValueError: the configuration, the method or an override has a field that is not accepted.
     """
-    out = ConfigDict(config.to_dict())
-    out.method = method
-    with out.unlocked():
-        out.update_from_flattened_dict({**preset(method), **overrides, "method": method})
+    check_fields(config)
+    check_values(FIELDS, overrides)
+    out = get_config()
+    out.update(config.to_dict())
+    out.update_from_flattened_dict({**preset(method), **overrides, "method": method})
     return out

@@ -254,10 +254,11 @@ class PartWriter:
 
     def release(self) -> None:
         """Close the file that is open; the next write begins another part."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file = self._file
+        self._file = None
         self._end = 0
+        if file is not None:
+            file.close()
 
     def _begin(self, store: AppendingStore) -> None:
         self._create(self._header_line)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from prefixrl_jax.config import FIELDS
 from prefixrl_jax.experiment import tuning
 from prefixrl_jax.experiment.build import resolve
 from prefixrl_jax.experiment.checks import needs_corpus
@@ -21,6 +22,7 @@ from prefixrl_jax.experiment.stages import (
     SHARED_STAGES,
     fields_of,
 )
+from prefixrl_jax.fields import INT32_MAX, Number
 from prefixrl_jax.flops import Costs, format_flops
 from prefixrl_jax.methods import configure
 
@@ -90,12 +92,20 @@ def parse_methods(text: str) -> list[str]:
 def parse_seeds(texts: list[str]) -> list[int]:
     """Parse --seeds; raise ValueError for a seed that is no whole number, or is given twice."""
     written = f"--seeds={','.join(texts)}"
-    seeds = [int(text) for text in texts if text.strip().isdigit()]
+    seeds = [int(text) for text in texts if re.fullmatch(r"\s*[0-9]{1,19}\s*", text)]
     if not texts or len(seeds) < len(texts) or len(set(seeds)) < len(seeds):
         raise ValueError(f"{written}: different whole numbers are expected, e.g. 0,1,2")
+    for seed in seeds:
+        FIELDS["train.seed"].check("--seeds", seed)
     if tuning.SEED in seeds:
         raise ValueError(f"{written}: {tuning.SEED} is the seed that --tune chooses with")
     return seeds
+
+
+def check_numbers(budget: float, level: float) -> None:
+    """Raise ValueError for --flops or --level that is no number; absl lets NaN through."""
+    FIELDS["train.flops_budget"].check("--flops", budget)
+    Number(0.0, most=1).check("--level", level)
 
 
 def budget_fields(shared: Run, arm: Arm, budget: float) -> dict[str, Any]:
@@ -110,8 +120,9 @@ def budget_fields(shared: Run, arm: Arm, budget: float) -> dict[str, Any]:
         budget: total FLOPs, paper accounting.
 
     Raises:
-        ValueError: the budget is spent before training begins.
+        ValueError: the budget is spent before training begins, or is no number.
     """
+    FIELDS["train.flops_budget"].check("--flops", budget)
     if not budget:
         return {}
     workdir = shared.workdir
@@ -129,6 +140,11 @@ def budget_fields(shared: Run, arm: Arm, budget: float) -> dict[str, Any]:
             " more is needed"
         )
     steps = max(round((budget - spent) / _step_flops(shared, config, cost)), 1)
+    if SLACK * steps > INT32_MAX:
+        raise ValueError(
+            f"--flops={budget:g}: {arm.method} would train for {steps:.2g} steps; a smaller budget"
+            " is expected"
+        )
     return {
         "train.flops_budget": budget,
         "train.schedule_steps": steps,

@@ -8,13 +8,14 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from prefixrl_jax.experiment.checks import check
+from prefixrl_jax.experiment.checks import check, check_batches, check_model
 from prefixrl_jax.flops import Costs
 from prefixrl_jax.model.config import ModelConfig, model_config
 from prefixrl_jax.model.hf import pretrained_config
 from prefixrl_jax.model.hf_config import hf_config
 from prefixrl_jax.model.hub import find_model
 from prefixrl_jax.model.sharding import param_shardings
+from prefixrl_jax.model.vocabulary import IdRanges, absent_ids
 from prefixrl_jax.model.weights import Params, flop_costs
 from prefixrl_jax.rl.step import OptimizerSettings
 from prefixrl_jax.rl.surrogate import LossSettings
@@ -83,18 +84,21 @@ def resolve(config: ConfigDict) -> Settings:
 
     Raises ValueError naming the field, its value and what would be accepted.
     """
-    task_fields = dict(config.task.get(config.task.name, {}))
-    task = make_task(config.task.name, task_fields, config.model.path)
+    check(config)
+    task = make_task(config.task.name, dict(config.task[config.task.name]), config.model.path)
     model = _model(config, task)
+    check_model(config, model)
     hf_config(model, task.tokenizer)  # refuses now what could not be exported at the end
     mesh = make_mesh(**config.mesh)
-    check(config, mesh)
+    check_batches(config, mesh)
+    absent = absent_ids(task.tokenizer, model.vocab_size)
     sampling = Sampling(
         max_new_tokens=config.sampling.max_new_tokens,
         stop_ids=task.stop_ids,
         temperature=config.sampling.temperature,
         top_k=config.sampling.top_k,
         top_p=config.sampling.top_p,
+        absent_ids=absent,
     )
     cost = flop_costs(model)
     engine = Engine(
@@ -106,9 +110,7 @@ def resolve(config: ConfigDict) -> Settings:
         chunk=config.sampling.chunk,
         buckets=tuple(config.sampling.context_buckets),
     )
-    settings = Settings(config, task, model, mesh, cost, engine, sampling, _loss(config))
-    _ = settings.eval_sampling  # raises for a temperature that cannot be
-    return settings
+    return Settings(config, task, model, mesh, cost, engine, sampling, _loss(config, absent))
 
 
 def _model(config: ConfigDict, task: Task) -> ModelConfig:
@@ -120,7 +122,7 @@ def _model(config: ConfigDict, task: Task) -> ModelConfig:
     return pretrained_config(find_model(config.model.path), **overrides)
 
 
-def _loss(config: ConfigDict) -> LossSettings:
+def _loss(config: ConfigDict, absent: IdRanges) -> LossSettings:
     train = config.train
     return LossSettings(
         kind=train.loss,
@@ -135,5 +137,6 @@ def _loss(config: ConfigDict) -> LossSettings:
         prefix_coef=train.prefix_coef,
         drop_uniform=train.filter != "none",
         temperature=config.sampling.temperature,
+        absent_ids=absent,
         logprob_chunk=train.logprob_chunk,
     )

@@ -1,115 +1,102 @@
-"""Checks of a configuration that no single object can make, before anything is computed.
+"""Checks of a configuration as a whole, before anything is computed.
 
-Every error names the field, its value, and what would be accepted.
+What a single field accepts is declared in prefixrl_jax/config.py; here are the fields that must fit
+each other, the model and the devices. Every error names the field, its value, and what would be
+accepted.
 """
 
 from __future__ import annotations
 
-import math
 import operator
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from prefixrl_jax.prefixes.cuts import CONTENTS, PLACES
-from prefixrl_jax.prefixes.schedules import SCHEDULES as PREFIX_SCHEDULES
-from prefixrl_jax.rl.advantage import KINDS
-from prefixrl_jax.rl.step import SCHEDULES as RATE_SCHEDULES
+from prefixrl_jax.config import check_fields
+from prefixrl_jax.fields import INT32_MAX, shown
+from prefixrl_jax.model.config import ModelConfig
+from prefixrl_jax.model.weights import count_params
 from prefixrl_jax.runtime.mesh import batch_divisor
-from prefixrl_jax.training.evaluate import PARTS
 
-FILTERS = ("none", "drop", "refill")
-BEHAVIOURS = ("sampled", "acceptance")
-CHOICES = {
-    "prefix.schedule": PREFIX_SCHEDULES,
-    "prefix.content": CONTENTS,
-    "prefix.place": PLACES,
-    "eval.heldout_part": tuple(PARTS),
-    "train.filter": FILTERS,
-    "train.behaviour": BEHAVIOURS,
-    "train.advantage": KINDS,
-    "base.schedule": RATE_SCHEDULES,
-    "sft.schedule": RATE_SCHEDULES,
-    "train.schedule": RATE_SCHEDULES,
-}
-LEAST = {
-    "base.steps": 1,
-    "select.samples": 0,
-    "select.train_problems": 1,
-    "collect.cap": 0,
-    "rounds": 1,
-    "prefix.cuts": 1,
-    "prefix.anneal_steps": 0,
-    "sft.epochs": 1,
-    "sft.batch": 1,
-    "train.steps": 0,
-    "train.schedule_steps": 0,
-    "train.refills": 1,
-    "train.max_logp_diff": 0,
-    "train.min_entropy": 0,
-    "checkpoint.every": 0,
-    "checkpoint.keep": 1,
-    "eval.samples": 1,
-    "eval.every": 0,
-    "eval.every_samples": 1,
-    "eval.fraction_samples": 1,
-    "sampling.slots": 1,
-    "sampling.chunk": 1,
-}
+# Ten times the largest models that there are.
+PARAMETERS_MAX = 10**13
 
 
-def check(config: ConfigDict, mesh: Mesh) -> None:
-    """Raise ValueError for the first field that does not fit the others or the mesh."""
-    _check_values(config)
-    _check_batches(config, mesh)
+def check(config: ConfigDict) -> None:
+    """Raise ValueError for the first field that is wrong by itself or does not fit the others."""
+    check_fields(config)
+    _check_sizes(config)
     _check_groups(config)
-    _check_fractions(config)
+    _check_measurements(config)
     _check_method(config)
+    _check_corpus(config)
 
 
-def _check_values(config: ConfigDict) -> None:
-    for field, choices in CHOICES.items():
+def check_model(config: ConfigDict, model: ModelConfig) -> None:
+    """Raise ValueError for a model that no machine holds, or of a precision that is switched off.
+
+    config: the configuration that the model was made from.
+    """
+    parameters = count_params(model)["total"]
+    if parameters > PARAMETERS_MAX:
+        sizes = ("hidden_size", "num_layers", "num_heads", "head_dim", "intermediate_size")
+        named = ", ".join(f"model.{size}={getattr(model, size)}" for size in sizes)
+        raise ValueError(
+            f"{named}: these make {parameters:.3g} parameters; at most {PARAMETERS_MAX:.0e} are"
+            " expected"
+        )
+    for field in ("model.param_dtype", "model.dtype"):
         value = operator.attrgetter(field)(config)
-        if value not in choices:
-            raise ValueError(f"{field}={value!r}: one of {', '.join(choices)}")
-    for field, least in LEAST.items():
-        value = operator.attrgetter(field)(config)
-        if value < least:
-            raise ValueError(f"{field}={value}: must be at least {least}")
-    _check_numbers(config)
+        if value == "float64" and not jax.config.read("jax_enable_x64"):
+            raise ValueError(
+                f"{field}={value!r}: JAX would compute in float32; set JAX_ENABLE_X64=1, or use"
+                " 'float32' or 'bfloat16'"
+            )
 
 
-def _check_numbers(config: ConfigDict) -> None:
-    """Learning rates, ends of bands, and lists of sizes."""
-    for section in ("base", "sft", "train"):
-        rate = config[section].learning_rate
-        if not math.isfinite(rate) or rate <= 0:
-            raise ValueError(f"{section}.learning_rate={rate}: must be positive")
-    for field in ("prefix.band", "select.band", "data.filter_band"):
-        band = tuple(operator.attrgetter(field)(config))
-        if len(band) != 2:
-            raise ValueError(f"{field}={band}: two numbers are expected, the ends of the band")
-    for field in ("sampling.context_buckets", "eval.k"):
-        sizes = tuple(operator.attrgetter(field)(config))
-        if not sizes or not all(isinstance(n, int) and n > 0 for n in sizes):
-            raise ValueError(f"{field}={sizes}: whole numbers from 1 on are expected")
+def check_batches(config: ConfigDict, mesh: Mesh) -> None:
+    """Raise ValueError for a batch that the devices cannot share.
 
-
-def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
-    """Sizes against the mesh: groups are not divided, and every device gets as many."""
+    Groups are not divided, and every device gets as many of them.
+    """
     devices = batch_divisor(mesh)
     for field in ("train.batch", "base.batch", "sft.batch", "sampling.rows"):
         value = operator.attrgetter(field)(config)
-        if value < 1 or value % devices:
+        if value % devices:
             raise ValueError(
                 f"{field}={value}: must be a positive multiple of the mesh's data x fsdp ="
                 f" {devices}"
             )
     batch, micro_batches = config.train.batch, config.train.micro_batches
-    if micro_batches < 1 or batch % (micro_batches * devices):
+    if batch % (micro_batches * devices):
         raise ValueError(
             f"train.micro_batches={micro_batches}: train.batch={batch} must be a multiple of"
             f" micro_batches x {devices} devices, since groups are not divided"
+        )
+
+
+def _check_sizes(config: ConfigDict) -> None:
+    """The tokens of a batch, which int32 counts, and the number of generated problems."""
+    sampling, train = config.sampling, config.train
+    for rows, samples in (("sampling.rows", "sampling.slots"), ("train.batch", "train.group")):
+        sizes = [operator.attrgetter(field)(config) for field in (rows, samples)]
+        tokens = sizes[0] * sizes[1] * sampling.max_new_tokens
+        if tokens > INT32_MAX:
+            raise ValueError(
+                f"{rows}={sizes[0]}, {samples}={sizes[1]},"
+                f" sampling.max_new_tokens={sampling.max_new_tokens}: a batch of {tokens:,} tokens;"
+                f" at most {INT32_MAX:,} are expected"
+            )
+    if train.steps * train.updates_per_batch > INT32_MAX:
+        raise ValueError(
+            f"train.steps={train.steps}, train.updates_per_batch={train.updates_per_batch}: more"
+            f" than {INT32_MAX:,} updates"
+        )
+    if not config.data.path and not config.data.train_candidates:
+        raise ValueError(
+            "data.train_candidates=0 and no data.path: there is no problem to train on; generate"
+            " at least 1, or name a set of problems"
         )
 
 
@@ -132,26 +119,12 @@ def _check_groups(config: ConfigDict) -> None:
         )
 
 
-def _check_fractions(config: ConfigDict) -> None:
-    low, high = config.prefix.band
-    if not 0 < low <= high < 1:
+def _check_measurements(config: ConfigDict) -> None:
+    """What is reported at the end must be measured."""
+    if min(config.eval.k) > config.eval.samples:
         raise ValueError(
-            f"prefix.band=({low}, {high}): fractions of a trace with 0 < low <= high < 1 are"
-            " expected"
-        )
-    if not 0 <= config.prefix.share <= 1:
-        raise ValueError(
-            f"prefix.share={config.prefix.share}: a fraction from 0 (plain RL) to 1 is expected"
-        )
-    low, high = config.select.band
-    if not 0 <= low <= high <= 1:
-        raise ValueError(
-            f"select.band=({low}, {high}): pass rates with 0 <= low <= high <= 1 are expected"
-        )
-    if not all(0 <= fraction < 1 for fraction in config.eval.fractions):
-        raise ValueError(
-            f"eval.fractions={tuple(config.eval.fractions)}: fractions from 0 to below 1 are"
-            " expected"
+            f"eval.k={shown(config.eval.k)}: pass@k needs k samples, and there are"
+            f" eval.samples={config.eval.samples}; at least one k up to that is expected"
         )
 
 
@@ -169,11 +142,28 @@ def _check_method(config: ConfigDict) -> None:
             f"train.prefix_coef={train.prefix_coef} with prefix.place='user': only a prefix inside"
             " the answer has a likelihood to raise"
         )
-    if needs_corpus(config) and not config.collect.cap and not config.collect.traces_path:
+
+
+def _check_corpus(config: ConfigDict) -> None:
+    """What is trained on must be in the corpus; an imported one has traces and nothing else."""
+    collect, prefix, train = config.collect, config.prefix, config.train
+    if needs_corpus(config) and not collect.cap and not collect.traces_path:
         raise ValueError(
             "collect.cap=0 and no collect.traces_path: there is no corpus, which"
             f" prefix.share={prefix.share}, sft.enabled={config.sft.enabled} or"
             f" train.off_policy={train.off_policy!r} needs"
+        )
+    if not collect.traces_path:
+        return
+    if prefix.content == "wrong":
+        raise ValueError(
+            f"prefix.content='wrong' with collect.traces_path={collect.traces_path!r}: a file of"
+            " traces has no wrong responses; sample the corpus here, or use own or unrelated"
+        )
+    if train.steps and train.off_policy == "importance":
+        raise ValueError(
+            f"train.off_policy='importance' with collect.traces_path={collect.traces_path!r}:"
+            " imported traces have no log-probs; sample the corpus here, or use shaped"
         )
 
 

@@ -81,7 +81,11 @@ def fit_text(
     omit: tuple[str, ...] = ("sampler_trainer/", "clip_ratio/", "groups/")
     if phase == "base":
         omit += ("flops/",)
-    loss = LossSettings(temperature=1.0, logprob_chunk=settings.loss.logprob_chunk)
+    loss = LossSettings(
+        temperature=1.0,
+        absent_ids=settings.loss.absent_ids,
+        logprob_chunk=settings.loss.logprob_chunk,
+    )
     # Without a baseline the advantage is the reward, which is 1.
     fit = Fit(section, directory, steps, steps, UpdateSettings(loss, advantage="none"))
     return fit.run(

@@ -115,6 +115,13 @@ class StageRecords:
             raise ValueError(f"{self._path(stage)}: the {stage} stage is not complete")
         return record["result"]
 
+    def is_complete(self, stage: str) -> bool:
+        """Return whether a stage is complete with the fields it has now."""
+        record = self.record(stage)
+        if record is None:
+            return False
+        return record["complete"] and record["fields"] == self._fields[stage]
+
     def params(self, stage: str) -> dict[str, Any] | None:
         """Return step and checksum of the parameters that a complete stage ended with.
 
@@ -228,7 +235,7 @@ class StageRecords:
         begun: Record = {"complete": False, "fields": fields, "inputs": self._inputs(stage)}
         if record is not None:
             made_from_these = self._check_inputs(stage, record) or not self._binds(stage, record)
-            if record["complete"] and record["fields"] == fields and made_from_these:
+            if self.is_complete(stage) and made_from_these:
                 lost = missing_or_damaged(self._workdir, stage, record)
                 if not lost:
                     return record["result"]

@@ -129,10 +129,12 @@ def _behaviour_logprobs(trace: Trace, kind: str, behaviour: str) -> np.ndarray:
 
 def reference_logprobs(settings: Settings, params: Params) -> Callable[[Group], jax.Array]:
     """Return a function from a batch to its tokens' log-probs [P, G, T] under fixed parameters."""
-    temperature, chunk = settings.loss.temperature, settings.loss.logprob_chunk
+    loss = settings.loss
 
     @jax.jit
     def score(params: Params, group: Group) -> jax.Array:
-        return token_logprobs(params, settings.model, group, temperature, chunk)
+        return token_logprobs(
+            params, settings.model, group, loss.temperature, loss.logprob_chunk, loss.absent_ids
+        )
 
     return lambda group: score(params, group)

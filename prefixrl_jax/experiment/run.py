@@ -25,6 +25,7 @@ from prefixrl_jax.experiment.stages import STAGES
 from prefixrl_jax.experiment.summary import summary
 from prefixrl_jax.experiment.workdir import Workdir
 from prefixrl_jax.flops import Ledger
+from prefixrl_jax.model.export_folder import check_target
 from prefixrl_jax.model.hf import export_hf
 from prefixrl_jax.model.weights import init_params
 from prefixrl_jax.prefixes.cuts import CutSettings, draw_cuts, write_cuts
@@ -53,6 +54,8 @@ class Run:
         """Run just these stages; what they build on must be there. Complete ones are reused."""
         workdir = self.workdir
         on_primary(workdir.records.check)  # again, now that no other process writes here
+        if "export" in names and not on_primary(workdir.records.is_complete, "export"):
+            on_primary(check_target, workdir.path / "hf")  # now, not after hours of training
         on_primary(write_json, workdir.path / "config.json", workdir.config.to_dict())
         on_primary(workdir.remember_checks)
         _tell_left_out(workdir)

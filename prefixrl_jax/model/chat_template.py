@@ -13,7 +13,6 @@ Conversations that spell no control token get the ids that `apply_chat_template`
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 from collections.abc import Sequence
@@ -23,16 +22,15 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from prefixrl_jax.model.encoding import encode_all
+from prefixrl_jax.model.templates import render_chat
 
 # The day that Llama 3's templates name when they cannot ask for the present one.
-DATE = datetime.datetime(2024, 7, 26)
-DATE_CODES = (*"aAwdbBmyYHIpMSfzZjUWcxXGuVeDFTR", *(f"-{code}" for code in "dmHIMSj"))
+DATE = "2024-07-26"
 
 # Characters that Unicode keeps free for use within programs mark texts on their way.
 MARKS = "\ufdd0\ufdd1\ufdd2\ufdd3"
 LITERAL = "\ufdd0{}\ufdd1"  # a control token that a text spells, by its number
 WRITTEN = "\ufdd2{}\ufdd3"  # one that the template writes
-PERCENT = "\ufdd4"
 BRACKETED = re.compile(r"[<\[{].+[>\]}]", re.DOTALL)
 
 Message = dict[str, str]  # {"role": "user", "content": ...}
@@ -49,13 +47,11 @@ class ChatTemplate:
                 " as texts"
             )
         self._tokenizer = tokenizer
-        source = tokenizer.get_chat_template()
-        if re.search(r"\|\s*random\b|\blipsum\s*\(", source):
+        if re.search(r"\|\s*random\b|\blipsum\s*\(", tokenizer.get_chat_template()):
             raise ValueError(
                 "the chat template draws random texts (random, lipsum): prompts would not be the"
                 " same twice; a template without them is accepted"
             )
-        self._source = _constant_date() + source if "strftime_now" in source else source
         self._controls = {} if tokenizer.split_special_tokens else _control_tokens(tokenizer)
         longest_first = sorted(self._controls, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
@@ -92,22 +88,7 @@ class ChatTemplate:
 
     def text(self, messages: Sequence[Message]) -> str:
         """Return the conversation as the template renders it; marks stay in it."""
-        try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    list(messages),
-                    chat_template=self._source,
-                    add_generation_prompt=True,
-                    tokenize=False,
-                )
-            )
-        # A template is a program that may fail in any way.
-        except Exception as error:
-            roles = ", ".join(str(message["role"]) for message in messages)
-            raise ValueError(
-                f"the chat template cannot render messages of the roles {roles}"
-                f" ({type(error).__name__}: {' '.join(str(error).split())})"
-            ) from error
+        return render_chat(self._tokenizer, messages, today=DATE)
 
     def _ids_of_marked(self, text: str) -> list[int]:
         """Return the token ids of a rendered text in which control tokens are marked as text."""
@@ -169,16 +150,3 @@ def _control_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
         if token.content
         and (token.special or (BRACKETED.fullmatch(token.content) and token.content in template))
     }
-
-
-def _constant_date() -> str:
-    """Return the beginning of a template in which `strftime_now` tells the time `DATE`.
-
-    It is a macro, which hides the function of that name. Its last line break is dropped with the
-    block, and leaves the template at the beginning of a line, where it stood.
-    """
-    changes = [("%%", PERCENT)]
-    changes += [(f"%{code}", DATE.strftime(f"%{code}")) for code in DATE_CODES]
-    changes += [(PERCENT, "%")]
-    calls = "".join(f".replace({old!r}, {new!r})" for old, new in changes)
-    return "{% macro strftime_now(format) %}{{ format" + calls + " }}{% endmacro %}\n"

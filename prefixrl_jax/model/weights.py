@@ -18,6 +18,7 @@ import numpy as np
 
 from prefixrl_jax.flops import Costs, costs
 from prefixrl_jax.model.config import ModelConfig
+from prefixrl_jax.seeds import seed_key
 
 Params = dict[str, Any]  # nested dict of arrays, in Flax layout
 
@@ -190,7 +191,7 @@ def init_params(config: ModelConfig, seed: int, shardings: Params | None = None)
 
     The values are those of `init_from_key`. No device ever holds more than its part.
     """
-    return jax.jit(partial(init_from_key, config), out_shardings=shardings)(jax.random.key(seed))
+    return jax.jit(partial(init_from_key, config), out_shardings=shardings)(seed_key(seed))
 
 
 @partial(jax.jit, static_argnames=("config",))

@@ -18,6 +18,7 @@ import numpy as np
 from prefixrl_jax.corpus.traces import Trace
 from prefixrl_jax.runtime.files import read_json_lines, write_text
 from prefixrl_jax.sampling.noise import words
+from prefixrl_jax.seeds import generator
 from prefixrl_jax.tasks.prompt import Prompt
 from prefixrl_jax.tasks.task import Problem, Task
 
@@ -90,7 +91,7 @@ def _unrelated(traces: Sequence[Trace], seed: int) -> list[Source]:
             "prefix.content='unrelated': there is one trace only, and no other to take prefixes"
             " from"
         )
-    rng = np.random.default_rng([seed, *words("unrelated").tolist()])
+    rng = generator(seed, *words("unrelated").tolist())
     circle = rng.permutation(len(traces)).tolist()
     neighbour = dict(zip(circle, [*circle[1:], *circle[:1]]))
     return [(t.problem_id, traces[neighbour[i]].token_ids) for i, t in enumerate(traces)]
@@ -164,7 +165,7 @@ def _draw(
     task: Task, problem: Problem, trace: list[int], cut: int, settings: CutSettings
 ) -> tuple[Prompt | None, int]:
     """Draw one cut; return it, or None, and how often it was drawn again."""
-    rng = np.random.default_rng([settings.seed, cut, *words(f"prefix {problem.id}").tolist()])
+    rng = generator(settings.seed, cut, *words(f"prefix {problem.id}").tolist())
     for redraws in range(1 + MAX_REDRAWS):
         fraction = float(rng.uniform(*settings.band))
         prefix = tuple(trace[: fraction_cut(len(trace), fraction)])

@@ -18,10 +18,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
 from prefixrl_jax.prefixes.cuts import cut_before
 from prefixrl_jax.sampling.noise import walk, words
+from prefixrl_jax.seeds import generator
 from prefixrl_jax.tasks.prompt import Prompt
 from prefixrl_jax.tasks.task import Problem, Task
 
@@ -116,7 +115,7 @@ class Annealed:
         """Return the next traces of a walk, cut as the step says, but for those cut to nothing."""
         name = attempt_name("prefixed", attempt)
         places = walk(self.seed, name, len(self), step * count, count)
-        rng = np.random.default_rng([self.seed, step, attempt, *words("fractions").tolist()])
+        rng = generator(self.seed, step, attempt, *words("fractions").tolist())
         scales = rng.uniform(self.spread, 1.0, count)
         largest = self.fraction(step)
         prompts = [self.traces.prompt(i, largest * scale) for i, scale in zip(places, scales)]
@@ -157,7 +156,7 @@ class Adaptive:
         ]
         if not needed:
             return []
-        rng = np.random.default_rng([self.seed, step, attempt, *words("prefixed").tolist()])
+        rng = generator(self.seed, step, attempt, *words("prefixed").tolist())
         order = rng.permutation(len(needed))
         chosen = [needed[order[k % len(order)]] for k in range(count)]
         return [self.traces.prompt(i, self._fraction(i, memory)) for i in chosen]

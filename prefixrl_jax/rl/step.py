@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 
 from prefixrl_jax.group import Group
 from prefixrl_jax.model.config import ModelConfig
+from prefixrl_jax.model.finite import finite_leaves
 from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.weights import Params, abstract_params
 from prefixrl_jax.rl.advantage import advantages
@@ -180,7 +181,8 @@ def make_train_step(
         norm = optax.tree.norm(total.grads)
         changes, opt_state = optimizer.update(total.grads, state.opt_state, state.params)
         new = TrainState(optax.apply_updates(state.params, changes), opt_state, state.step + 1)
-        finite = jnp.isfinite(total.loss) & jnp.isfinite(norm) & all_finite(new.params)
+        finite = jnp.isfinite(total.loss) & jnp.isfinite(norm)
+        finite &= jnp.stack(jax.tree.leaves(finite_leaves(new.params))).all()
         state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         return state, {
             "loss": total.loss,
@@ -193,12 +195,6 @@ def make_train_step(
 
     shards = state_shardings(config, optimizer, mesh)
     return jax.jit(update, donate_argnums=0, out_shardings=(shards, replicated(mesh)))
-
-
-def all_finite(tree: Params) -> jax.Array:
-    """Return whether every entry of every leaf is finite, bool []."""
-    leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
-    return jnp.stack(leaves).all()
 
 
 class _Total(NamedTuple):

@@ -1,7 +1,8 @@
 """The manifest of a set of closed parts: files that are never written again, with their checksums.
 
-It is one JSON file that is replaced as a whole. All that it says can be read off the parts again,
-except that one of them is missing or has changed. This module imports no jax.
+The manifest is one JSON file that is replaced as a whole. If it is lost it can be made anew from
+the parts; what is then no longer noticed is that a part is missing or has changed. This module
+imports no jax.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class Manifest:
             raise NewerFormat(f"{store.place(name)}: {error}") from error
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             self.damage = (
-                f"{store.place(name)}: not a manifest ({error}); the parts are read without it"
+                f"{store.place(name)}: not a manifest ({error}); the parts are read without it, and"
+                f" the next writer keeps it as {name}.damaged and makes another"
             )
 
     def add(self, parts: Iterable[Part], header: Mapping[str, Any]) -> None:
@@ -96,8 +98,9 @@ class Manifest:
             data = file.read()
         number = 1
         while True:
+            suffix = ".damaged" if number == 1 else f".damaged-{number}"
             try:
-                self._store.put_if_absent(f"{self._name}.damaged-{number}", data)
+                self._store.put_if_absent(self._name + suffix, data)
             except FileExistsError:
                 number += 1
             else:

@@ -10,12 +10,11 @@ from concurrent.futures import Future
 
 import numpy as np
 
+from prefixrl_jax.config import check_section
 from prefixrl_jax.tasks.chat import Chat
 from prefixrl_jax.tasks.grading.grader import Grader
 from prefixrl_jax.tasks.number_questions import NumberQuestions
 from prefixrl_jax.tasks.task import Problem, Verdict
-
-SIGNS = "+-*"
 
 
 class Arithmetic(NumberQuestions):
@@ -29,12 +28,8 @@ class Arithmetic(NumberQuestions):
     grades_aside = True
 
     def __init__(self, model_path: str, prompt: str, terms: int, largest: int, signs: str):
-        if terms < 2 or largest < 2:
-            raise ValueError(
-                f"task.arithmetic: terms={terms} and largest={largest} must be at least 2"
-            )
-        if not signs or set(signs) - set(SIGNS):
-            raise ValueError(f"task.arithmetic.signs={signs!r}: some of {SIGNS}")
+        sizes = {"terms": terms, "largest": largest}
+        check_section("task.arithmetic", sizes | {"prompt": prompt, "signs": signs})
         super().__init__(model_path, Chat(prompt))
         self._terms = terms
         self._largest = largest

@@ -23,11 +23,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from prefixrl_jax.config import check_section
 from prefixrl_jax.tasks.game import Game
 from prefixrl_jax.tasks.task import Problem
 
-MOST_NUMBERS = 8
-TRIES = 20_000  # sets of numbers looked at before a band is called too narrow
+# Sets of numbers looked at before a band is called too narrow: one to five minutes.
+TRIES = 20_000
+TRIES_OF_MANY_NUMBERS = {7: 10_000, 8: 4_000}  # which take longer to look at
 USED = -1
 Numbers = tuple[int, ...]  # by letter: the number, max_outcome + 1 for "over", or USED
 # The numbers, and what the last move wrote: its two numbers and the outcome.
@@ -73,12 +75,17 @@ class Countdown(Game):
         max_outcome: int = 30,
         band: Sequence[float] = (1e-3, 5e-3),
     ):
-        if not 2 <= numbers <= MOST_NUMBERS:
-            raise ValueError(f"task.countdown.numbers={numbers}: from 2 to {MOST_NUMBERS}")
-        if not 1 <= max_number <= max_outcome:
+        sizes = {"numbers": numbers, "max_number": max_number, "max_outcome": max_outcome}
+        check_section("task.countdown", sizes | {"band": band})
+        if max_number > max_outcome:
             raise ValueError(
-                f"task.countdown: max_number={max_number} must be at least 1 and at most"
-                f" max_outcome={max_outcome}"
+                f"task.countdown.max_number={max_number}: must be at most"
+                f" task.countdown.max_outcome={max_outcome}"
+            )
+        if (max_outcome + 1) ** (numbers - 1) > np.iinfo(np.int64).max:
+            raise ValueError(
+                f"task.countdown.max_outcome={max_outcome} with task.countdown.numbers={numbers}:"
+                " too many games to count; use less of one of them"
             )
         self.numbers = numbers
         self.max_number = max_number
@@ -117,7 +124,7 @@ class Countdown(Game):
 
     def candidates(self, rng: np.random.Generator) -> Iterator[Iterator[Problem]]:
         """Yield groups of problems with the same numbers."""
-        for _ in range(TRIES):
+        for _ in range(TRIES_OF_MANY_NUMBERS.get(self.numbers, TRIES)):
             numbers = self._random_numbers(rng)
             chance = random_play_outcomes(numbers, self.max_outcome)
             inside = np.flatnonzero((chance > self.band[0]) & (chance < self.band[1]))

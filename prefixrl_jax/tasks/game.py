@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from prefixrl_jax.model.tokenizer import word_tokenizer
+from prefixrl_jax.seeds import generator
 from prefixrl_jax.tasks.splits import SPLITS, split_of_family
 from prefixrl_jax.tasks.task import Problem, Verdict
 
@@ -123,7 +124,7 @@ class Game(abc.ABC):
 
         Raises ValueError if there are too few.
         """
-        rng = np.random.default_rng([seed, SPLITS.index(split)])
+        rng = generator(seed, SPLITS.index(split))
         problems: dict[str, Problem] = {}
         for group in self.candidates(rng):
             in_split = [p for p in group if self.split_of(p) == split]
@@ -132,8 +133,8 @@ class Game(abc.ABC):
                 return list(problems.values())[:count]
         raise ValueError(
             f"only {len(problems)} of {count} {split} problems lie in"
-            f" task.{self.name}.band={self.band}: ask for fewer, widen the band, or make the task's"
-            " sizes larger"
+            f" task.{self.name}.band={self.band}: ask for fewer by data.{split}_candidates, widen"
+            f" the band, or change the sizes of task.{self.name}"
         )
 
     def split_of(self, problem: Problem) -> str:

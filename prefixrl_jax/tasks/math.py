@@ -1,6 +1,6 @@
 """Math word problems for a pretrained model: any rows of questions and answers.
 
-Responses are graded by the answer they state, as written, by value or by computer algebra.
+Responses are graded by the answer they state (docs/grading.md), or by a function of the user's.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import Any
 
 from prefixrl_jax.tasks.chat import Chat, ChatTask
+from prefixrl_jax.tasks.grading.answers import check_gold
 from prefixrl_jax.tasks.grading.grader import Grader
 from prefixrl_jax.tasks.task import Problem, Verdict
 
@@ -42,6 +44,15 @@ class Math(ChatTask):
         self.question_fields = settings.question_field.split(",")
         self.answer_fields = settings.answer_field.split(",")
         self._grader = Grader(settings.kind, settings.workers, settings.timeout)
+
+    def parse(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the question and the gold answer of a row; ValueError if that is no answer."""
+        data = super().parse(row)
+        field = next(name for name in self.answer_fields if name in row)
+        # What a function of the user's takes for an answer is known to it alone, but for numbers.
+        if not self._grader.calls_function or not isinstance(row[field], str):
+            check_gold(data["answer"], f"field {field!r}")
+        return data
 
     def generate(self, split: str, count: int, seed: int) -> list[Problem]:
         """Raise ValueError: this task has no generator, its problems come from the user's files."""

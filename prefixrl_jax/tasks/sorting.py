@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from prefixrl_jax.config import check_section
 from prefixrl_jax.tasks.chat import Chat
 from prefixrl_jax.tasks.number_questions import NumberQuestions, integers
 from prefixrl_jax.tasks.task import Problem, Verdict
@@ -31,10 +32,12 @@ class Sorting(NumberQuestions):
     def __init__(
         self, model_path: str, system: str, prompt: str, opening: str, terms: int, largest: int
     ):
-        if terms < 2 or largest < terms:
+        texts = {"system": system, "prompt": prompt, "opening": opening}
+        check_section("task.sorting", texts | {"terms": terms, "largest": largest})
+        if terms > largest:
             raise ValueError(
-                f"task.sorting: terms={terms} must be at least 2, and largest={largest} at least as"
-                " large: the numbers of a list are different ones"
+                f"task.sorting.terms={terms}: must be at most task.sorting.largest={largest}, as"
+                " the numbers of a list are different ones"
             )
         super().__init__(model_path, Chat(prompt, system, opening))
         self._terms = terms

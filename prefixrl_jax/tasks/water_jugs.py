@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from prefixrl_jax.config import check_section
 from prefixrl_jax.tasks.game import Game
 from prefixrl_jax.tasks.jug_play import (
     JUGS,
@@ -35,6 +36,10 @@ from prefixrl_jax.tasks.search import distances_to_goal, share_nearer
 from prefixrl_jax.tasks.task import Problem
 
 Amounts = tuple[int, ...]  # litres in each jug: the game's state
+# Above it the chance of success is a table of too many states to look through thousands of them.
+MOST_GENERATED = 250
+# Entries of all tables together after which a band is called too narrow: about a minute.
+MOST_ENTRIES = 4 * 10**8
 
 
 class WaterJugs(Game):
@@ -56,15 +61,8 @@ class WaterJugs(Game):
         pour_weight: float = 5.0,
         band: Sequence[float] = (1e-3, 1e-2),
     ):
-        if not 2 <= jugs <= len(JUGS):
-            raise ValueError(f"task.water_jugs.jugs={jugs}: from 2 to {len(JUGS)}")
-        if max_capacity < 4 or max_moves < 1:
-            raise ValueError(
-                f"task.water_jugs: max_capacity={max_capacity} must be at least 4,"
-                f" max_moves={max_moves} at least 1"
-            )
-        if pour_weight <= 0:
-            raise ValueError(f"task.water_jugs.pour_weight={pour_weight}: must be positive")
+        sizes = {"max_capacity": max_capacity, "jugs": jugs, "max_moves": max_moves}
+        check_section("task.water_jugs", sizes | {"pour_weight": pour_weight, "band": band})
         self.max_capacity = max_capacity
         self.jugs = jugs
         self.max_moves = max_moves
@@ -116,17 +114,31 @@ class WaterJugs(Game):
 
     def candidates(self, rng: np.random.Generator) -> Iterator[Iterator[Problem]]:
         """Yield groups of problems with two jugs; a group has the same jugs and goal."""
-        sizes = range(3, self.max_capacity + 1)
-        combinations = [
-            (a, b, goal) for a in sizes for b in sizes if a != b for goal in range(1, max(a, b))
-        ]
-        for index in rng.permutation(len(combinations)):
-            a, b, goal = combinations[index]
+        if self.max_capacity > MOST_GENERATED:
+            raise ValueError(
+                f"task.water_jugs.max_capacity={self.max_capacity}: problems are generated with"
+                f" jugs of at most {MOST_GENERATED} litres; bring larger ones by data.path"
+            )
+        entries = 0
+        for a, b, goal in self._shuffled_goals(rng):
+            entries += (a + 1) * (b + 1) * self.max_moves
+            if entries > MOST_ENTRIES:
+                return
             chance = random_play_success((a, b), goal, self.max_moves, self.pour_weight)
             starts = np.argwhere((chance > self.band[0]) & (chance < self.band[1]))
             if len(starts):
                 shuffled = rng.permutation(starts).tolist()
                 yield (self._problem((a, b), start, goal) for start in shuffled)
+
+    def _shuffled_goals(self, rng: np.random.Generator) -> Iterator[tuple[int, int, int]]:
+        """Yield every two different jugs with every goal below the larger one, in random order."""
+        sizes = range(3, self.max_capacity + 1)
+        pairs = [(a, b) for a in sizes for b in sizes if a != b]
+        ends = np.cumsum([max(pair) - 1 for pair in pairs])  # of each pair's goals in one long list
+        for index in rng.permutation(ends[-1]):
+            pair = int(np.searchsorted(ends, index, side="right"))
+            a, b = pairs[pair]
+            yield a, b, max(a, b) - int(ends[pair] - index)
 
     def _problem(self, capacities: Sequence[int], start: Sequence[int], goal: int) -> Problem:
         name = "-".join(map(str, (*capacities, *start, goal)))

@@ -15,6 +15,7 @@ from prefixrl_jax.group import Context, Group, bucket, pad_rows
 from prefixrl_jax.runtime import mesh as meshes
 from prefixrl_jax.runtime.processes import local_slice
 from prefixrl_jax.sampling.noise import walk
+from prefixrl_jax.seeds import generator
 from prefixrl_jax.tasks.task import Task
 from prefixrl_jax.training.loop import Batch
 
@@ -84,7 +85,7 @@ class Supervised:
 
 def base_texts(task: Task, batch: int, seed: int) -> Callable[[int], list[Pair]]:
     """Return a function from a step to `batch` texts of the task's own."""
-    return lambda step: task.base_text(np.random.default_rng([seed, step, 0]), batch)
+    return lambda step: task.base_text(generator(seed, step, 0), batch)
 
 
 def trace_texts(traces: Sequence[Trace], batch: int, seed: int) -> Callable[[int], list[Pair]]:

@@ -199,6 +199,21 @@ def test_a_stage_killed_again_and_again_ends_as_one_that_was_not(
     assert all(record in killed_records for record in whole_records)
 
 
+def test_a_stage_goes_on_with_the_log_of_an_earlier_version(params, tmp_path):
+    """That log was one file beside the folder; it ends in the midst of a record."""
+    task = FirstToken(limit=3)
+    whole_ledger = Ledger()
+    whole = run_stage(params, tmp_path / "whole", "collect", 12, task, whole_ledger)
+    earlier = (tmp_path / "whole" / "log" / "part-000001.jsonl").read_bytes()
+    earlier = earlier[: 2 * len(earlier) // 3]
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "log.jsonl").write_bytes(earlier)
+    ledger = Ledger()
+    assert run_stage(params, tmp_path / "begun", "collect", 12, task, ledger) == whole
+    assert ledger.state == whole_ledger.state
+    assert (tmp_path / "begun" / "log.jsonl").read_bytes() == earlier
+
+
 @pytest.mark.parametrize("stage", ["select", "collect"])
 def test_the_samples_drawn_do_not_depend_on_how_long_grading_takes(params, tmp_path, stage):
     fast_task = Aside(3, delay=lambda i: 0.0)

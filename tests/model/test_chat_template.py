@@ -1,12 +1,10 @@
 """Chat templates: one date for every day, users' control tokens stay text, plain ids unchanged."""
 
-import datetime
-
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from prefixrl_jax.model.chat_template import DATE, ChatTemplate
+from prefixrl_jax.model.chat_template import ChatTemplate
 
 CHATML = (
     "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|end|>\n"
@@ -112,28 +110,14 @@ DATES = (
 def test_the_date_is_the_same_every_day():
     text = ChatTemplate(make("byte_level", DATES)).text([{"role": "user", "content": "x"}])
     assert text == "26 Jul 2024|Friday %d 26 July 00:00|x"
-    assert DATE.date() < datetime.date.today()
-
-
-@pytest.mark.parametrize("start", ["", "\n", "  {% if true %}\n", "\n\n  {#- #}", "  x"])
-def test_freezing_the_date_changes_nothing_else(start):
-    source = (
-        start + DATES.replace("strftime_now(", "str(") + ("{% endif %}" if "if" in start else "")
-    )
-    source = source.replace("str('%d %b %Y')", "'%d %b %Y'").replace("str(", "(")
-    frozen = make("byte_level", source + "{# strftime_now #}")
-    messages = [{"role": "user", "content": "x"}]
-    assert ChatTemplate(frozen).text(messages) == frozen.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True
-    )
 
 
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{{ raise_exception('no system role') }}", "roles system, user .*no system role"),
-        ("{{ messages[0].content.nothing.more }}", "roles system, user .*UndefinedError"),
-        ("{% if %}", "roles system, user .*TemplateSyntaxError"),
+        ("{{ raise_exception('no system role') }}", "the chat template failed: .*no system role"),
+        ("{{ messages[0].content.nothing.more }}", "the chat template failed: .*UndefinedError"),
+        ("{% if %}", "the chat template failed: .*TemplateSyntaxError"),
         ("{{ [1, 2] | random }}", "draws random texts"),
         (None, "no chat_template"),
     ],

@@ -58,11 +58,11 @@ def test_problems_are_asked_and_graded_as_word_problems_are(folder):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"terms": 1}, "terms=1 and largest=50 must be at least 2"),
-        ({"largest": 1}, "terms=3 and largest=1 must be at least 2"),
-        ({"signs": "+/"}, r"task\.arithmetic\.signs='\+/': some of \+-\*"),
+        ({"terms": 1}, "terms=1: a whole number from 2 to 100"),
+        ({"largest": 1}, "largest=1: a whole number from 2"),
+        ({"signs": "+/"}, r"task\.arithmetic\.signs='\+/': some of the signs \+-\*"),
         ({"signs": ""}, r"task\.arithmetic\.signs='': some of"),
-        ({"prompt": "Add."}, r"task\.arithmetic\.prompt='Add\.': the place of the question"),
+        ({"prompt": "Add."}, r"task\.arithmetic\.prompt='Add\.': a text with \{question\}"),
         ({"model_path": ""}, r"task\.name='arithmetic' needs model\.path"),
     ],
 )

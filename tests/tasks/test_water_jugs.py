@@ -468,7 +468,7 @@ def test_jug_rows_are_refused_with_the_field(change, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"jugs": 5}, r"jugs=5: from 2 to 4"),
+        ({"jugs": 5}, r"jugs=5: a whole number from 2 to 4"),
         ({"jugs": 1}, "jugs=1"),
         ({"band": (0.2, 0.1)}, r"band=\(0\.2, 0\.1\)"),
         ({"max_capacity": 3}, "max_capacity=3"),

@@ -1,169 +1,124 @@
-r"""Final answers: where a response states its answer, and when two answers are the same.
+r"""Where a response states its answer, and which gold answers are none.
 
-This is the exact layer: it compares strings and rational numbers, in time linear in the text, so it
-cannot hang. What it cannot decide (1/\sqrt{2} against \sqrt{2}/2) is for computer algebra, which
-runs elsewhere. No jax is imported here.
+`parse.py` reads the answer that is found here, `compare.py` compares it. All of it takes time that
+is linear in the text, so that it cannot hang. No jax is imported here.
 """
 
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
-LONGEST = 400  # characters of an answer; a longer one is compared as written
-DIGITS = 60  # most characters of a number that is compared by value: no answer needs more
+from prefixrl_jax.tasks.grading.parse import is_no_number
+from prefixrl_jax.tasks.grading.tokens import tokenize
 
-_BOXES = ("\\boxed", "\\fbox")
-_PHRASE = re.compile(r"answer\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE)
-_MATH = re.compile(r"\\[\[\]()]")  # \[ \] \( \)
-# Spaces of all kinds, $, %, degrees.
-_DROPPED = re.compile(
-    r"\\(?:left|right|displaystyle|limits|quad|qquad)(?![A-Za-z])"
-    r"|\\[,;:! ]|\\?[$%]|~|\^\{?\\circ\}?|\\degree|°"
+MOST_BOXES = 50  # that are one answer together
+LONGEST_CONNECTION = 40  # characters between two of them
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+# What may stand between boxes that are one answer: \boxed{1} and \boxed{2}.
+_CONNECTION = re.compile(
+    r"(?:\s|,|;|&|\$|\\[()\[\],;:! ]|\\q?quad(?![A-Za-z])|\\\\"
+    r"|\\text\s*\{[\s,]*(?:and|or)?\s*\}|\b(?:and|or)\b)*"
 )
-_SYNONYMS = {
-    "\\dfrac": "\\frac",
-    "\\tfrac": "\\frac",
-    "\\cfrac": "\\frac",
-    "\\leq": "\\le",
-    "\\geq": "\\ge",
-    "\\neq": "\\ne",
-    "\\lbrace": "\\{",
-    "\\rbrace": "\\}",
-    "\\cdots": "\\dots",
-    "\\ldots": "\\dots",
-    "\\times": "\\cdot",
-    "\u2212": "-",
-    "{,}": ",",
-}
-_SYNONYM = re.compile(
-    "|".join(re.escape(k) + (r"(?![A-Za-z])" if k[-1].isalpha() else "") for k in _SYNONYMS)
+_PHRASE = re.compile(r"answer(?:\*\*|__)?\s*(?:is|:|=)(?:\*\*|__)?\s*:?\s*", re.IGNORECASE)
+# Markdown's marks of emphasis around words; 2**3 keeps its sign.
+_EMPHASIS = re.compile(r"(?<![\w)*_])(\*\*|__|`|\*)(?=\S)([^*_`\n]+)(?<=\S)\1(?![\w(*])")
+_BOLD_NUMBER = re.compile(
+    r"\*\*\s*([-+−]?\s?[$€£]?\s?\d[\d,]*(?:\.\d+)?(?:/\d+)?\s?%?(?:\s[A-Za-z]+)?)[.:]?\s*\*\*"
 )
-# Words, of which the text stays.
-_WORDS = re.compile(
-    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"
-)
-# A unit behind a number, perhaps with an exponent.
-_UNIT = re.compile(
-    r"(?<=[\d}\)])\s*\\(?:text|textbf|textrm|mathrm|mbox)\s*\{[^{}]*\}(?:\^\{?\d\}?)?\s*$"
-)
-# Arguments and exponents of one character, with or without braces.
-_BARE_FRAC = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))")
-_BARE_SQRT = re.compile(r"\\sqrt\s*(\w)")
-_SINGLE = re.compile(r"([\^_])\{(\w)\}")
-_NAME = re.compile(r"^[A-Za-z](?:\([a-z]\))?=")  # x= or f(x)=
-_GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")  # 1,000
-_DECIMAL = re.compile(r"([-+]?)(\d+(?:\.\d*)?|\.\d+)(?:/(\d+))?")
-_FRACTION = re.compile(r"([-+]?)(\d*)\\frac\{([-+]?\d+)\}\{(\d+)\}")
-
-
-def boxed(text: str) -> str | None:
-    r"""Return the content of the last \boxed{...} (or \fbox, or \boxed 7), or None without one.
-
-    Braces inside it are balanced. A box that is never closed counts as none.
-    """
-    start = max(text.rfind(name) + len(name) if name in text else -1 for name in _BOXES)
-    if start < 0:
-        return None
-    rest = text[start:].lstrip()
-    if not rest.startswith("{"):
-        words = rest.split(None, 1)
-        return words[0].strip("$.") if words else None
-    depth = 0
-    for i, character in enumerate(rest):
-        if rest[i - 1 : i] == "\\" and character in "{}":
-            continue
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return rest[1:i]
-    return None
 
 
 def final_answer(text: str) -> str | None:
     r"""Return the answer that a response states, or None when it states none.
 
-    It is the content of the last \boxed{...}, else the text after the last "####", else the text
-    after the last "answer is".
+    It is the content of the last \boxed{...}, or of the last several that only "and", "or" and
+    commas part; else the text after the last "####"; else the text after the last "answer is"; else
+    the one bold number in the last line. A box that is never closed states nothing.
     """
-    in_box = boxed(text)
-    if in_box is not None:
-        return in_box.strip() or None
+    if _BOX.search(text):
+        return _boxed_answer(text)
     if "####" in text:
         line = text.rsplit("####", 1)[1].strip().split("\n", 1)[0]
-        return line.strip() or None
-    ends = [match.end() for match in _PHRASE.finditer(text)]
-    if not ends:
-        return None
-    line = text[ends[-1] :].split("\n", 1)[0].strip()
+        return _without_emphasis(line) or None
+    end = None
+    for match in _PHRASE.finditer(text):
+        end = match.end()
+    if end is None:
+        return _bold_number(text)
+    line = _without_emphasis(text[end:].split("\n", 1)[0])
     sentence = re.split(r"\.(?:\s|$)", line, maxsplit=1)[0].strip().rstrip(".,;")
-    return sentence or None
+    return _without_emphasis(sentence) or None
 
 
-def normalise(answer: str) -> str:
-    r"""Return an answer in a normal form, equal for answers that differ in layout only.
+def gold_answer(text: str) -> str:
+    """Return the gold answer in a text: what its box holds, if it has one."""
+    return (_boxed_answer(text) or text) if _BOX.search(text) else text
 
-    Layout is spaces, \left, \dfrac, \frac12, $, %, degrees, units, "x =", and boxes.
+
+def check_gold(answer: str, field: str = "answer") -> None:
+    """Raise ValueError, naming the field, unless a gold answer is one that a response can state."""
+    if not answer.strip():
+        raise ValueError(f"{field}: the gold answer is empty; no response could be graded by it")
+    if is_no_number(answer) or not tokenize(answer):
+        raise ValueError(
+            f"{field}={answer!r}: the gold answer is no answer; a finite number, an expression or"
+            " words are accepted"
+        )
+
+
+def _boxed_answer(text: str) -> str | None:
+    """Return what the last box holds, joined with those that belong to it."""
+    starts = [(match.start(), match.end()) for match in _BOX.finditer(text)]
+    start, end = starts.pop()
+    box = _content(text, end)
+    if box is None:
+        return None
+    contents = [box[0]]
+    separators: list[str] = []
+    for earlier, end in reversed(starts[-MOST_BOXES:]):
+        box = _content(text[:start], end)
+        if box is None:
+            break
+        connection = text[box[1] : start]
+        if len(connection) > LONGEST_CONNECTION or not _CONNECTION.fullmatch(connection):
+            break
+        if box[0] not in contents:
+            separators.append(" or " if "or" in connection else " ; ")
+            contents.append(box[0])
+        start = earlier
+    answer = contents[-1]
+    for separator, content in zip(reversed(separators), reversed(contents[:-1]), strict=True):
+        answer += separator + content
+    return answer or None
+
+
+def _content(text: str, position: int) -> tuple[str, int] | None:
+    r"""Return what the braces at a position hold, and where they end; None if they do not.
+
+    \boxed 7 holds the next word.
     """
-    s = _MATH.sub("", answer).strip()
-    in_box = boxed(s)
-    if in_box is not None:
-        s = in_box
-    if len(s) > LONGEST:
-        return s
-    s = _SYNONYM.sub(lambda m: _SYNONYMS[m.group()], s.strip("$ "))
-    s = _UNIT.sub("", s.rstrip("."))
-    s = _WORDS.sub(lambda m: m.group(1).strip(), s)
-    s = _DROPPED.sub("", s)
-    s = _BARE_FRAC.sub(lambda m: f"\\frac{{{m[1] or m[2] or ''}}}{{{m[3] or m[4] or ''}}}", s)
-    s = _BARE_SQRT.sub(r"\\sqrt{\1}", s)
-    s = _SINGLE.sub(r"\1\2", re.sub(r"\s+", "", s))
-    s = _NAME.sub("", s).rstrip(".")
-    while len(s) > 2 and s[0] == "{" and s[-1] == "}" and _closes_at_end(s):
-        s = s[1:-1]
-    return s.replace(",", "") if _GROUPED.fullmatch(s) else s
-
-
-def _closes_at_end(s: str) -> bool:
-    """Return whether the last character of a string closes the brace that it begins with."""
+    rest = re.compile(r"\s*").match(text, position)
+    begin = rest.end() if rest else position
+    if text[begin : begin + 1] != "{":
+        word = re.compile(r"\S+").match(text, begin)
+        return (word[0].strip("$."), word.end()) if word else None
     depth = 0
-    for i, character in enumerate(s):
-        depth += (character == "{") - (character == "}")
+    for brace in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, begin):
+        depth += (brace[0] == "{") - (brace[0] == "}")
         if depth == 0:
-            return i == len(s) - 1
-    return False
+            return text[begin + 1 : brace.start()].strip(), brace.end()
+    return None
 
 
-def rational(normalised: str) -> Fraction | None:
-    r"""Return the exact value of a normalised answer, or None when it is not a rational number.
-
-    It may be an integer, a decimal, a/b, \frac{a}{b} or a mixed number 2\frac{1}{2}.
-    """
-    if len(normalised) > DIGITS:
-        return None
-    if match := _DECIMAL.fullmatch(normalised):
-        sign, number, denominator = match.groups()
-        if denominator is not None and not int(denominator):
-            return None
-        value = Fraction(number) / int(denominator or 1)
-    elif match := _FRACTION.fullmatch(normalised):
-        sign, whole, numerator, denominator = match.groups()
-        if not int(denominator) or (whole and int(numerator) < 0):
-            return None
-        value = int(whole or 0) + Fraction(int(numerator), int(denominator))
-    else:
-        return None
-    return -value if sign == "-" else value
+def _without_emphasis(text: str) -> str:
+    """Return a text without Markdown's marks around words, and without one at either end."""
+    text = _EMPHASIS.sub(r"\2", text)
+    text = re.sub(r"^\s*(?:\*\*|__)(?=\s)", "", text)
+    return re.sub(r"(?:\*\*|__)\s*$", "", text).strip()
 
 
-def same(gold: str, answer: str) -> bool | None:
-    """Return whether two answers have the same normal form or the same rational value.
-
-    Returns None if the forms differ and one of them is not a rational number.
-    """
-    gold, answer = normalise(gold), normalise(answer)
-    if gold == answer:
-        return True
-    gold_value, value = rational(gold), rational(answer)
-    if gold_value is None or value is None:
-        return None
-    return gold_value == value
+def _bold_number(text: str) -> str | None:
+    """Return the number in bold in the last line, if there is one bold span and it is a number."""
+    line = text.rstrip().rsplit("\n", 1)[-1]
+    numbers = _BOLD_NUMBER.findall(line)
+    return str(numbers[0]).strip() if len(numbers) == 1 and line.count("**") == 2 else None

@@ -1,7 +1,7 @@
 """A verdict on a whole response.
 
-The answer that it states is compared with the gold answer by writing and value; what these cannot
-decide is left to computer algebra.
+The answer that it states is compared with the gold answer exactly; what that leaves open is left to
+high precision, in another process.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ import functools
 import importlib.util
 from concurrent.futures import Future
 
-from prefixrl_jax.tasks.grading.answers import final_answer, same
+from prefixrl_jax.tasks.grading.answers import check_gold, final_answer, gold_answer
+from prefixrl_jax.tasks.grading.compare import PLAIN_NUMBERS, RATIONALS, same
 from prefixrl_jax.tasks.grading.pool import Pool
-from prefixrl_jax.tasks.grading.worker import SYMBOLIC
+from prefixrl_jax.tasks.grading.worker import PRECISE
 from prefixrl_jax.tasks.task import Verdict
 
 KINDS = ("gsm8k", "math")
+MEMORY = 1 << 30  # bytes of a process that compares by high precision
 
 
 class Grader:
     """A grader of responses of one kind.
 
     Args:
-        kind: "gsm8k" (for numbers: writing and value alone), "math" (computer algebra decides what
-            they cannot), or "module:function" of (gold answer, whole response) -> bool or Verdict.
-        workers: processes that run computer algebra or the function; they are killed and replaced
-            when they misbehave.
+        kind: "gsm8k" (for numbers: only a number that is written out counts), "math" (any
+            expression of the same value), or "module:function" of (gold answer, whole response)
+            -> bool or Verdict.
+        workers: processes that compare by high precision or run the function; they are killed and
+            replaced when they misbehave.
         timeout: seconds that one answer may take them.
 
     Raises:
@@ -33,35 +36,38 @@ class Grader:
     """
 
     def __init__(self, kind: str, workers: int = 2, timeout: float = 5.0):
-        self._calls_function = ":" in kind
-        if kind not in KINDS and not self._calls_function:
+        self.calls_function = ":" in kind
+        if kind not in KINDS and not self.calls_function:
             raise ValueError(f"grader kind {kind!r}: one of {', '.join(KINDS)}, or MODULE:FUNCTION")
-        if kind == "math" and importlib.util.find_spec("math_verify") is None:
+        if kind == "math" and importlib.util.find_spec("mpmath") is None:
             raise ValueError(
                 "grader kind 'math' needs the [math] extra: pip install 'prefixrl_jax[math]'"
             )
+        self._scalars = PLAIN_NUMBERS if kind == "gsm8k" else RATIONALS
         self._pool: Pool | None = None
-        if self._calls_function:
+        if self.calls_function:
             self._pool = Pool(kind, workers, timeout)
             self._pool.check()
         elif kind == "math":
-            self._pool = Pool(SYMBOLIC, workers, timeout)
+            self._pool = Pool(PRECISE, workers, timeout, MEMORY)
 
     def submit(self, answer: str, response: str) -> Future[Verdict]:
         """Start grading a response and return a Future of the verdict.
 
         Args:
-            answer: the gold answer. Raises ValueError if it is empty.
+            answer: the gold answer. Raises ValueError if it is empty, NaN or infinite.
             response: the whole response.
         """
-        if not answer.strip():
-            raise ValueError("the gold answer is empty; no response could be graded against it")
-        if self._pool is not None and self._calls_function:
+        if self._pool is not None and self.calls_function:
+            if not answer.strip():
+                raise ValueError("the gold answer is empty; no response could be graded by it")
             return self._pool.submit(answer, response)
+        check_gold(answer)
         stated = final_answer(response)
         if stated is None:
             return _decided(Verdict.UNPARSED)
-        equal = same(answer, stated)
+        answer = gold_answer(answer)
+        equal = same(answer, stated, self._scalars)
         if equal is None and self._pool is not None:
             return self._pool.submit(answer, stated)
         return _decided(Verdict.CORRECT if equal else Verdict.WRONG)
@@ -87,6 +93,6 @@ def grade(kind: str, answer: str, text: str) -> Verdict:
         text: the response, which states an answer.
 
     Raises:
-        ValueError: the kind is another, or the gold answer is empty.
+        ValueError: the kind is another, or the gold answer is empty, NaN or infinite.
     """
     return _grader(kind).submit(answer, text).result()

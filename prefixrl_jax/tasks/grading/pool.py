@@ -17,10 +17,13 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from prefixrl_jax.tasks.grading.worker import READY, SYMBOLIC
+from prefixrl_jax.tasks.grading.worker import PRECISE, READY
 from prefixrl_jax.tasks.task import Verdict
 
 STARTUP = 60.0  # seconds a worker may take to import its grader
+# CPU seconds a worker may take for an answer, for each second of the timeout: a grader with threads
+# may use several, and one that nobody kills ends after them.
+CPU_PER_SECOND = 4
 
 
 class Pool:
@@ -34,22 +37,26 @@ class Pool:
     """
 
     def __init__(
-        self, grader: str = SYMBOLIC, workers: int = 2, timeout: float = 5.0, memory: int = 4 << 30
+        self, grader: str = PRECISE, workers: int = 2, timeout: float = 5.0, memory: int = 4 << 30
     ):
         self._grader = grader
         self._timeout = timeout
+        # Closed by the system when this process ends, however it ends: its workers end with it.
+        self._lifeline, self._held_open = os.pipe()
         command = [
             sys.executable,
             "-m",
             "prefixrl_jax.tasks.grading.worker",
             grader,
             str(memory),
+            str(CPU_PER_SECOND * timeout + 1),
+            str(self._lifeline),
         ]
         # A thread for each worker: it waits for the worker's answer.
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grading")
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for _ in range(workers):
-            self._idle.put(_Worker(command))
+            self._idle.put(_Worker(command, self._lifeline))
 
     def submit(self, gold: str, response: str) -> Future[Verdict]:
         """Start grading in the background; return a Future that never raises."""
@@ -80,6 +87,8 @@ class Pool:
         self._threads.shutdown()
         while not self._idle.empty():
             self._idle.get().kill()
+        os.close(self._lifeline)
+        os.close(self._held_open)
 
     def __enter__(self) -> Pool:
         return self
@@ -94,8 +103,9 @@ class _Worker:
     The process is started when it is first asked, and again after it had to be killed.
     """
 
-    def __init__(self, command: list[str]):
+    def __init__(self, command: list[str], lifeline: int):
         self._command = command
+        self._lifeline = lifeline
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
 
@@ -109,14 +119,14 @@ class _Worker:
             assert process.stdin is not None
             process.stdin.write(json.dumps(question).encode() + b"\n")
             process.stdin.flush()
-            line = self._read_line(process, timeout)
+            return Verdict(json.loads(self._read_line(process, timeout))[0])
         except TimeoutError:
             self.kill()
             return Verdict.TIMEOUT
-        except (OSError, EOFError):
+        # A line that is no verdict was written by a grader that found the pipe.
+        except (OSError, EOFError, ValueError, LookupError, TypeError):
             self.kill()
             return Verdict.ERROR
-        return Verdict(json.loads(line)[0])
 
     def _start(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
@@ -125,6 +135,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=[self._lifeline],
         )
         self._process = process
         self._buffer = b""

@@ -1,0 +1,285 @@
+"""Comparison of numbers and expressions by high precision, for processes that may be killed.
+
+Two constants count as equal if they agree to a precision far beyond what expressions of their size
+can differ by: it grows with the digits and the magnitudes of all numbers in them, so that 1 - e^-k
+is not 1 + e^-k, whatever k. Expressions with variables must agree at many points of either sign and
+of several scales. What needs more than MOST_BITS, or is not analytic in its variables, is not
+decided, and earns nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import mpmath
+
+from prefixrl_jax.tasks.grading.compare import same
+from prefixrl_jax.tasks.grading.rational import (
+    CONSTANTS,
+    Point,
+    Rationals,
+    UndecidedError,
+    children,
+    symbols,
+)
+from prefixrl_jax.tasks.grading.values import Call, Number, Power, Product, Scalar, Sum, Symbol
+
+FEWEST_BITS = 512
+MOST_BITS = 1 << 18  # of working precision
+LARGEST_POWER = 1 << 17  # bits of magnitude of a value
+POINTS_PER_SCALE = 6
+MOST_SCALES = 10
+ENOUGH = 8  # points at which two expressions must be compared
+# \log without a base is the natural one for some and the decimal one for others: this one is
+# neither, so that only what holds for every base is equal.
+LOGARITHM_BASE = Fraction(53127, 9973)
+
+context = mpmath.mp.clone()
+
+
+def decide(gold: str, answer: str) -> bool:
+    """Return whether an answer is the gold answer, by all means there are."""
+    return same(gold, answer, Reals()) is True
+
+
+class Reals(Rationals):
+    """Comparisons of scalars by exact arithmetic, and by high precision where that decides not."""
+
+    def equal(self, a: Scalar, b: Scalar) -> bool | None:
+        """Return whether two scalars are equal, for all values of their variables."""
+        exact = super().equal(a, b)
+        if exact is not None:
+            return exact
+        names = sorted((symbols(a) | symbols(b)) - CONSTANTS)
+        if not names:
+            return _agree(a, b, {})
+        agreements = 0
+        for point in _points(names, a, b):
+            agree = _agree(a, b, point)
+            if agree is False:
+                return False
+            agreements += agree is True
+        return True if agreements >= ENOUGH else None
+
+    def less(self, a: Scalar, b: Scalar) -> bool | None:
+        """Return whether one real number is less than another."""
+        exact = super().less(a, b)
+        if exact is not None or (symbols(a) | symbols(b)) - CONSTANTS:
+            return exact
+        try:
+            x, y, tolerance = _values(a, b, {})
+        except UndecidedError:
+            return None
+        if context.im(x) or context.im(y) or abs(x - y) <= tolerance:
+            return None
+        return bool(x < y)
+
+
+def _agree(a: Scalar, b: Scalar, point: Point) -> bool | None:
+    """Return whether two scalars agree at a point; None if either has no value there."""
+    try:
+        x, y, tolerance = _values(a, b, point)
+    except UndecidedError:
+        return None
+    return bool(abs(x - y) <= tolerance)
+
+
+def _values(a: Scalar, b: Scalar, point: Point) -> tuple[Any, Any, Any]:
+    """Return the values of two scalars, and how far apart equal ones may be computed.
+
+    The first pass, at low precision, measures the magnitudes of everything that is computed.
+    """
+    context.prec = 64
+    measure = _Evaluation(point)
+    for tree in (a, b):
+        measure.value(tree)
+    bits = FEWEST_BITS + 4 * measure.bits * (1 + measure.roots)
+    if bits > MOST_BITS:
+        raise UndecidedError("the comparison takes too much precision")
+    context.prec = bits
+    x, y = (_Evaluation(point).value(tree) for tree in (a, b))
+    return x, y, context.ldexp(1 + abs(x) + abs(y), -bits // 2)
+
+
+def _points(names: list[str], *trees: Scalar) -> list[Point]:
+    """Return points of either sign, at the scales of the numbers in the expressions and beyond."""
+    scales = {Fraction(1, 8), Fraction(1), Fraction(16), Fraction(10) ** 4, Fraction(10) ** 9}
+    for tree in trees:
+        scales |= {abs(number) for number in _numbers(tree) if number}
+    chosen = sorted(scales)[:MOST_SCALES]
+    return [
+        {name: scale * _draw(f"{name} {scale} {i}") for name in names}
+        for scale in chosen
+        for i in range(POINTS_PER_SCALE)
+    ]
+
+
+def _numbers(tree: Scalar) -> set[Fraction]:
+    if isinstance(tree, Number):
+        return {tree.value}
+    return set().union(*(_numbers(child) for child in children(tree)))
+
+
+def _draw(seed: str) -> Fraction:
+    """Return a number between -4 and 4."""
+    digest = hashlib.blake2b(seed.encode(), digest_size=4).digest()
+    return Fraction(int.from_bytes(digest, "big") - 2**31, 2**29)
+
+
+class _Evaluation:
+    """Evaluates scalars at a point, and measures the numbers met on the way.
+
+    Attributes:
+        bits: digits of all numbers, and magnitudes of all values, in bits.
+        roots: how many roots were taken.
+    """
+
+    def __init__(self, point: Point):
+        self._point = point
+        self.bits = 0
+        self.roots = 0
+
+    def value(self, tree: Scalar) -> Any:
+        """Return the value of a scalar; UndecidedError if it has none or too large a one."""
+        value = self._compute(tree)
+        if not context.isfinite(value):
+            raise UndecidedError("no finite value")
+        magnitude = abs(context.mag(value)) if value else 0
+        if magnitude > LARGEST_POWER:
+            raise UndecidedError("the value is too large or too small")
+        self.bits += int(magnitude) + 2
+        return value
+
+    def _compute(self, tree: Scalar) -> Any:
+        if isinstance(tree, Number):
+            return self._rational(tree.value)
+        if isinstance(tree, Symbol):
+            return self._symbol(tree.name)
+        if isinstance(tree, Sum):
+            return context.fsum(self.value(term) for term in tree.terms)
+        if isinstance(tree, Product):
+            return context.fprod(self.value(factor) for factor in tree.factors)
+        if isinstance(tree, Power):
+            return self._power(tree)
+        return self._call(tree)
+
+    def _rational(self, number: Fraction) -> Any:
+        self.bits += number.numerator.bit_length() + number.denominator.bit_length()
+        return context.mpf(number.numerator) / number.denominator
+
+    def _symbol(self, name: str) -> Any:
+        constants = {"\\pi": context.pi, "e": context.e, "i": context.j}
+        if name in constants:
+            return +constants[name]
+        if name not in self._point:
+            raise UndecidedError(f"{name} has no value")
+        return self._rational(self._point[name])
+
+    def _power(self, tree: Power) -> Any:
+        base, exponent = self.value(tree.base), self.value(tree.exponent)
+        if not base:
+            if context.im(exponent) or exponent <= 0:
+                raise UndecidedError("0 has no such power")
+            return context.zero
+        magnitude = abs(exponent) * (abs(context.mag(base)) + 1)
+        if magnitude > LARGEST_POWER:
+            raise UndecidedError("the power is too large")
+        degree = _odd_degree(tree.exponent)
+        self.roots += tree.exponent != Number(Fraction(-1)) and not context.isint(exponent)
+        if degree and not context.im(base) and base < 0:
+            return -context.power(-base, exponent)  # the real root
+        return context.power(base, exponent)
+
+    def _call(self, tree: Call) -> Any:
+        arguments = [self.value(argument) for argument in tree.arguments]
+        if tree.name in _PIECEWISE and symbols(tree) <= CONSTANTS:
+            return _PIECEWISE[tree.name](*arguments)
+        if tree.name not in _ANALYTIC:
+            raise UndecidedError(f"{tree.name} is unknown, or not analytic")
+        if any(context.mag(argument) > 40 for argument in arguments if argument):
+            raise UndecidedError("the argument of a function is too large")
+        self.roots += 1
+        try:
+            return _ANALYTIC[tree.name](*arguments)
+        except (ValueError, ZeroDivisionError) as error:
+            raise UndecidedError(str(error)) from error
+
+
+def _odd_degree(exponent: Scalar) -> bool:
+    """Return whether an exponent is that of an odd root, as it is written: 1/3."""
+    if not isinstance(exponent, Power) or not isinstance(exponent.base, Number):
+        return False
+    degree = exponent.base.value
+    return exponent.exponent == Number(Fraction(-1)) and degree.denominator == 1 and degree % 2 == 1
+
+
+def _logarithm(argument: Any, base: Any = None) -> Any:
+    if base is None:
+        base = context.mpf(LOGARITHM_BASE.numerator) / LOGARITHM_BASE.denominator
+    return context.log(argument) / context.log(base)
+
+
+def _factorial(n: Any) -> Any:
+    if abs(n) > 1 << 20 or (context.isint(n) and n < 0):
+        raise UndecidedError("no factorial that is computed")
+    return context.factorial(n)
+
+
+def _binomial(n: Any, k: Any) -> Any:
+    if max(abs(n), abs(k)) > 1 << 20:
+        raise UndecidedError("no binomial that is computed")
+    return context.binomial(n, k)
+
+
+def _rounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return floor or ceil with a check that its argument is not next to an integer."""
+
+    def call(x: Any) -> Any:
+        near = context.nint(context.re(x))
+        if context.im(x) or abs(x - near) < context.ldexp(1, -context.prec // 4):
+            raise UndecidedError("which side of an integer a number lies on is not decided")
+        return function(x)
+
+    return call
+
+
+def _real(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        if any(context.im(argument) for argument in arguments):
+            raise UndecidedError("complex numbers have no order")
+        return function(*arguments)
+
+    return call
+
+
+# Functions with jumps or corners: agreement at points says nothing, so only of constants.
+_PIECEWISE: dict[str, Callable[..., Any]] = {
+    "abs": abs,
+    "floor": _rounded(context.floor),
+    "ceil": _rounded(context.ceil),
+    r"\max": _real(max),
+    r"\min": _real(min),
+}
+_ANALYTIC: dict[str, Callable[..., Any]] = {
+    r"\sin": context.sin,
+    r"\cos": context.cos,
+    r"\tan": context.tan,
+    r"\cot": context.cot,
+    r"\sec": context.sec,
+    r"\csc": context.csc,
+    r"\asin": context.asin,
+    r"\acos": context.acos,
+    r"\atan": context.atan,
+    r"\sinh": context.sinh,
+    r"\cosh": context.cosh,
+    r"\tanh": context.tanh,
+    r"\exp": context.exp,
+    r"\ln": context.log,
+    r"\log": _logarithm,
+    "log": _logarithm,
+    "factorial": _factorial,
+    "binomial": _binomial,
+}

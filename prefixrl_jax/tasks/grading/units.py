@@ -1,0 +1,155 @@
+"""Units behind a number and currencies around it: which words are one, and which change the number.
+
+A unit says what is counted. Words that would change the number (5 or 6, 3 dozen, 2 squared) are
+no units: an answer with them is compared as written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from prefixrl_jax.tasks.grading.numerals import is_number
+from prefixrl_jax.tasks.grading.tokens import QUOTE
+from prefixrl_jax.tasks.grading.values import UnreadableError
+from prefixrl_jax.tasks.grading.vocabulary import (
+    CHANGING_WORDS,
+    FUNCTIONS,
+    SHORT_UNITS,
+    UNIT_LETTERS,
+)
+
+CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "¢": "cent"}
+SCALES = {
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
+_SYNONYMS = {
+    "percent": "%",
+    "pct": "%",
+    "percentage": "%",
+    "°": "degree",
+    "deg": "degree",
+    "centimeter": "cm",
+    "centimetre": "cm",
+    "meter": "m",
+    "metre": "m",
+    "millimeter": "mm",
+    "millimetre": "mm",
+    "kilometer": "km",
+    "kilometre": "km",
+    "inche": "in",
+    "inch": "in",
+    "feet": "ft",
+    "foot": "ft",
+    "yard": "yd",
+    "mile": "mi",
+    "kilogram": "kg",
+    "gram": "g",
+    "pound": "lb",
+    "lbs": "lb",
+    "ounce": "oz",
+    "hour": "h",
+    "hr": "h",
+    "minute": "min",
+    "second": "s",
+    "sec": "s",
+    "liter": "l",
+    "litre": "l",
+    "usd": "dollar",
+    "mph": "mi/h",
+    "kph": "km/h",
+    "kmh": "km/h",
+}
+_PATTERN = re.compile(
+    r"(?:\((?P<bracketed>[TW]+)\)"
+    r"|(?P<degree>D[TW]?)"
+    r"|(?P<words>(?:[TW%](?:\^(?:N|\{N\}))?|[C])(?:/?[TW](?:\^(?:N|\{N\}))?)*))$"
+)
+
+
+def currency(tokens: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the currency that stands before a number ("" without one), and the other tokens."""
+    rest = list(tokens)
+    for position in (0, 1):
+        sign_first = position == 0 or rest[0] == "-"
+        if len(rest) > position + 1 and sign_first and rest[position] in CURRENCIES:
+            unit = CURRENCIES[rest.pop(position)]
+            return unit, rest
+    return "", rest
+
+
+def split_unit(tokens: Sequence[str]) -> tuple[list[str], str]:
+    """Return the tokens without the unit at their end, and the unit; "" if there is none.
+
+    Raises:
+        UnreadableError: the words at the end change the number before them.
+    """
+    match = _PATTERN.search("".join(map(_letter, tokens)))
+    if match is None or match.start() == 0:
+        return list(tokens), ""
+    left, behind = list(tokens[: match.start()]), tokens[match.start() :]
+    plain = [token for token in behind if token.isalpha()]
+    is_angle = match["degree"] is not None and FUNCTIONS & set(left)  # sin 80° is a number
+    is_product = plain and not (_is_constant(left) and all(map(_is_unit_word, plain)))
+    if is_angle or is_product:
+        return list(tokens), ""
+    unit = " ".join(token.removeprefix(QUOTE) for token in behind if token not in "()")
+    names = set(re.findall(r"[a-z]+", unit.lower()))
+    digits = re.search(r"[0-9]", re.sub(r"\^ \{? ?[0-9]", "", unit))
+    if digits or CHANGING_WORDS & names:
+        raise UnreadableError("words that change the number before them")
+    return left, "%" if unit.startswith("%") else unit_name(unit)
+
+
+def _letter(token: str) -> str:
+    """Return the class of a token, as one letter of _PATTERN."""
+    if token.startswith(QUOTE):
+        # An upright e is the number, an upright m the metre.
+        return "T" if len(token) > 2 or token[1:] in UNIT_LETTERS else "x"
+    if token in (r"\min", r"\sec"):
+        return "W"
+    if token.isalpha():
+        return "W" if len(token) > 1 else "x"
+    if token in CURRENCIES:
+        return "C"
+    if is_number(token):
+        return "N"
+    return {"°": "D"}.get(token, token if token in "^{}/()%" else "x")
+
+
+def _is_constant(tokens: Sequence[str]) -> bool:
+    """Return whether tokens hold no letters, so that a word behind them is no factor."""
+    return bool(tokens) and not any(token.isalpha() for token in tokens)
+
+
+def _is_unit_word(word: str) -> bool:
+    # Four letters in alphabetical order look like a product of variables.
+    return word.lower() in SHORT_UNITS or (len(word) > 3 and list(word) != sorted(word))
+
+
+def unit_name(words: str) -> str:
+    """Return the one name of a unit: "square inches" and "in ^ 2" are "in^2"."""
+    words = re.sub(r"\s*([/^{}])\s*", r"\1", words.lower().replace("\\", ""))
+    words = re.sub(r"[{}.,]", "", words)
+    words = re.sub(r"\s+(?:per|an?)\s+", "/", words)
+    if words.startswith("°"):
+        return "degree " + words[1:].strip() if words[1:].strip() else "degree"
+    power = re.match(r"(square|sq|cubic|cu)\s+", words)
+    exponent = ""
+    if power:
+        words = words[power.end() :]
+        exponent = "^2" if power[1].startswith("s") else "^3"
+    parts = [_singular(part) for part in words.split("/")]
+    return "/".join(parts) + exponent
+
+
+def _singular(words: str) -> str:
+    name, caret, exponent = words.strip().partition("^")
+    name = CURRENCIES.get(name, name)
+    if name not in _SYNONYMS and len(name) > 2:
+        name = name.removesuffix("s")
+    return _SYNONYMS.get(name, name) + caret + exponent
