@@ -16,6 +16,8 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from prefixrl_jax.runtime.locale import use_utf8
+
 Rewrite = Callable[[str], str]
 
 
@@ -34,6 +36,7 @@ def start(
         required: names of flags that must be there.
         rewrite: is applied to every argument before it is parsed; may raise OSError.
     """
+    use_utf8()
 
     def parse(argv: list[str]) -> list[str]:
         if {"--help", "-h", "-help"} & set(argv[1:]):
