@@ -7,7 +7,7 @@ export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 # Containers often set it; every process would compile anew what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-thorough quick test-newer kills bench bench-peers bench-losses peers lint clean
+.PHONY: demo test test-thorough quick test-newer kills faults soak bench bench-peers bench-losses peers lint clean
 
 # Two CPU devices: on two cores a device a core samples and updates faster than one device that uses both.
 demo: export JAX_NUM_CPU_DEVICES ?= 2
@@ -40,9 +40,16 @@ test-newer:
 	$(COVER) .venv-newer/bin/python $(PYTEST) -m "(not slow or pipeline) and not thorough" --cov --cov-report=
 	.venv-newer/bin/python -m tests.reached
 
-# Not in .ci/run, for want of time there: the demo killed at 30 drawn moments.
+# Not in .ci/run, for want of time there: the smoke run killed at 60 drawn moments, with every call
+# failing once that touches a file, and on two processes through 200 rounds of signals.
 kills: .venv/stamp
 	$(RUN) -m tests.kills runs/kills
+
+faults: .venv/stamp
+	PYTHONPATH=tests/without_torch $(RUN) -m tests.faults runs/faults
+
+soak: .venv/stamp
+	$(RUN) -m tests.soak runs/soak
 
 bench: .venv/stamp
 	$(RUN) -m benchmarks.run

@@ -17,6 +17,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from prefixrl_jax.runtime.locale import use_utf8
+from prefixrl_jax.runtime.streams import printable
 
 Rewrite = Callable[[str], str]
 
@@ -107,7 +108,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _leave(problem: object, status: int) -> NoReturn:
     logging.debug("refused", exc_info=True)
-    print(f"error: {problem}", file=sys.stderr)
+    print(printable(f"error: {problem}"), file=sys.stderr)
     sys.exit(status)
 
 
@@ -123,3 +124,24 @@ def _quieten_libraries() -> None:
     )
     standard_logging.getLogger("asyncio").setLevel(standard_logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+    sys.unraisablehook = _show_unraisable
+    # Messages and warnings quote file names, models and problems.
+    standard_logging.setLogRecordFactory(_PrintableRecord)
+    format_warning = warnings.formatwarning
+    warnings.formatwarning = lambda *args, **kwargs: printable(format_warning(*args, **kwargs))
+
+
+class _PrintableRecord(standard_logging.LogRecord):
+    """A log record whose message has its control characters escaped."""
+
+    def getMessage(self) -> str:
+        return printable(super().getMessage())
+
+
+def _show_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Print what a destructor raises, unless it is what Orbax leaves behind of a failed save.
+
+    Its event loop is closed by then, and every object that still waits in it says so.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)

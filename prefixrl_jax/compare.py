@@ -13,6 +13,11 @@ run again.
 
 from __future__ import annotations
 
+from prefixrl_jax.runtime import startup
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    startup.begin(startup.RESUMABLE)
+
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -8,6 +8,11 @@ of a training step which is kept, on any number of devices. The run may go on be
 
 from __future__ import annotations
 
+from prefixrl_jax.runtime import startup
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    startup.begin(startup.UNFINISHED)
+
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -8,6 +8,11 @@ fields are named and explained in prefixrl_jax/config.py.
 
 from __future__ import annotations
 
+from prefixrl_jax.runtime import startup
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    startup.begin(startup.RESUMABLE)
+
 from pathlib import Path
 
 from absl import flags

@@ -272,7 +272,7 @@ def import_traces(
         problem = problem_of[line.number]
         if problem is None:
             reasons[line.number] = (
-                f"no problem of the hard set has the id or question {line.problem!r}"
+                f"no problem of the hard set has the id or question {excerpt(line.problem, 200)}"
             )
         elif len(line.token_ids) > longest:
             reasons[line.number] = (

@@ -130,6 +130,7 @@ def _guarded(command: Callable[[Path], None]) -> None:
 
     from prefixrl_jax.runtime import interrupt, processes
     from prefixrl_jax.runtime.console import say
+    from prefixrl_jax.runtime.streams import printable
     from prefixrl_jax.training.health import Unhealthy
     from prefixrl_jax.training.loop import Diverged
 
@@ -137,6 +138,9 @@ def _guarded(command: Callable[[Path], None]) -> None:
     try:
         if MULTIHOST.value:
             processes.join()
+            # JAX has installed a handler of its own, and a process that ends without the others
+            # leaves them waiting.
+            interrupt.listen()
         command(workdir)
     except interrupt.Interrupted:
         say(
@@ -144,9 +148,9 @@ def _guarded(command: Callable[[Path], None]) -> None:
             " from there"
         )
     except ValueError as error:
-        processes.leave(f"error: {error}", 2)
+        processes.leave(printable(f"error: {error}"), 2)
     except (OSError, Diverged, Unhealthy) as error:
-        processes.leave(f"error: {error}", 3)
+        processes.leave(printable(f"error: {error}"), 3)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise

@@ -6,6 +6,7 @@ from typing import Any
 
 from prefixrl_jax.flops import si_unit
 from prefixrl_jax.report.plotting import finite
+from prefixrl_jax.runtime.streams import printable
 
 SHOWN_CHARACTERS = 4000  # of a problem, prefix or continuation
 ABSENT = "–"
@@ -70,15 +71,15 @@ def number(value: Any) -> str:
 
 
 def visible(text: Any) -> str:
-    """Return `text` with control characters as symbols, cut after SHOWN_CHARACTERS."""
+    """Return `text` with control characters shown and not obeyed, cut after SHOWN_CHARACTERS."""
     text = "" if text is None else str(text)
     hidden = len(text) - SHOWN_CHARACTERS
     if hidden > 0:
         text = f"{text[:SHOWN_CHARACTERS]} … [{hidden:,} more characters]"
-    return "".join(map(_symbol, text))
+    return printable("".join(map(_symbol, text)))
 
 
 def _symbol(character: str) -> str:
     is_control = ord(character) < 32 and character not in "\n\t"
-    # Unicode has a picture of each control character from U+2400 on.
+    # Unicode has a picture of each C0 control character from U+2400 on.
     return chr(0x2400 + ord(character)) if is_control else character

@@ -38,6 +38,7 @@ DEPTHS = {
 }
 # Parts whose innermost keys are numbers.
 CURVES = ("pass_at_k", "success_by_prefix_fraction")
+MOST_NOTED = 10  # bad lines of a file that are named one by one
 LARGEST_INT = 2**1000  # a larger one is no number of a run, and has no float
 
 
@@ -94,8 +95,10 @@ def _is_number(text: str) -> bool:
 def read_lines(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects of a file that has one a line.
 
-    A line that is none, such as a write cut short, is noted and passed over.
+    A line that is none, such as a write cut short, is noted and passed over; of many, only the
+    first MOST_NOTED are named.
     """
+    bad = 0
     for number, value in read_json_lines(path):
         try:
             record = _bounded(value)
@@ -103,5 +106,9 @@ def read_lines(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
             record = None
         if isinstance(record, dict):
             yield record
-        else:
+            continue
+        bad += 1
+        if bad <= MOST_NOTED:
             notes.append(f"{path.name}, line {number} is not a JSON object and was left out.")
+    if bad > MOST_NOTED:
+        notes.append(f"{path.name}: {bad - MOST_NOTED:,} more lines are not JSON objects.")

@@ -183,7 +183,7 @@ def _read_samples(paths: Sequence[Path], notes: list[str]) -> Iterator[_Timed]:
 
 
 def contradictions(run: Run) -> Iterator[str]:
-    """Yield sentences about FLOPs that ought to agree and do not."""
+    """Yield sentences about FLOPs and steps that ought to agree and do not."""
     for accounting, phases in (run.find("flops") or {}).items():
         parts = sum(value for name in flops.PHASES if finite(value := dig(phases, name)))
         total = dig(phases, "total")
@@ -192,6 +192,10 @@ def contradictions(run: Run) -> Iterator[str]:
                 f"summary.json: the {accounting} total is {amount(total, 'FLOP')} but its parts"
                 f" add up to {amount(parts, 'FLOP')}."
             )
+    had = run.find("steps")
+    written = run.rows[-1]["step"] if run.rows else 0
+    if finite(had) and written < had:
+        yield f"metrics.jsonl ends at step {written:g}, and the run has had {had:g} steps."
     spent = series(run.rows, "step", "flops/total")[1]
     total = run.find("flops", "paper", "total")
     if spent and finite(total) and _disagree(spent[-1], total):

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +23,7 @@ from rich.progress import (
 from rich.progress import Progress as LiveBar
 
 from prefixrl_jax.runtime.processes import primary
+from prefixrl_jax.runtime.streams import printable
 
 QUIET_SECONDS = 25.0  # longest silence of a stage without a terminal
 PAUSE_SECONDS = 10.0  # least time between two lines that nobody asked for
@@ -34,12 +34,19 @@ _current: Progress | None = None  # the innermost progress that is going on
 
 
 def say(message: str) -> None:
-    """Print one line, from process 0."""
+    """Print a message, from process 0, with control characters escaped.
+
+    Its newlines are kept. In a command printing never fails, see `streams`.
+    """
     global _last_line
     if primary():
         with _lock:
             _last_line = time.monotonic()
-            Console(file=sys.stdout, highlight=False, soft_wrap=True).print(message, markup=False)
+            print(printable(message), flush=True)
+
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 @contextlib.contextmanager
@@ -48,7 +55,7 @@ def heartbeat(stage: str) -> Iterator[None]:
 
     Without a terminal only: a live bar moves by itself.
     """
-    if not primary() or sys.stdout.isatty():
+    if not primary() or _is_terminal():
         yield
         return
     started, over = time.monotonic(), threading.Event()
@@ -76,7 +83,7 @@ class Progress:
     """
 
     def __init__(self, stage: str, total: int, done: int = 0):
-        self._stage = stage
+        self._stage = printable(stage)
         self._total = total
         self._first, self._started = done, time.monotonic()  # a resumed stage begins at `done`
         self._done = done
@@ -86,9 +93,9 @@ class Progress:
         self._outer: Progress | None = None
         self._printed = float("-inf")
         self._live: LiveBar | None = None
-        if primary() and sys.stdout.isatty():
+        if primary() and _is_terminal():
             self._live = _live_bar()
-            self._task = self._live.add_task(stage, total=total, completed=done, note="")
+            self._task = self._live.add_task(self._stage, total=total, completed=done, note="")
 
     def update(self, done: int, note: str = "", line: bool = False) -> None:
         """Take over how much is done.
@@ -101,9 +108,9 @@ class Progress:
         if self._rated_from is None:
             self._rated_from = (done, time.monotonic())
         self._done = done
-        self._note = note
+        self._note = printable(note)
         if self._live is not None:
-            self._live.update(self._task, completed=done, note=note)
+            self._live.update(self._task, completed=done, note=self._note)
         elif line or (done > self._first and self._pause() >= PAUSE_SECONDS):
             self._printed = time.monotonic()
             say(self.line())
@@ -140,11 +147,11 @@ class Progress:
 
 def _live_bar() -> LiveBar:
     return LiveBar(
-        TextColumn("{task.description:>9}"),
+        TextColumn("{task.description:>9}", markup=False),
         BarColumn(24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )

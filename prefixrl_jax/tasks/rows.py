@@ -86,16 +86,14 @@ def read_rows(name: str, split: str, field: str) -> Iterator[Row]:
         is_file, is_directory = path.is_file(), path.is_dir()
         has_features = is_directory and (path / "features.json").is_file()
     except (OSError, ValueError) as error:  # a name that is too long, or not readable
-        raise ValueError(
-            f"{field}={excerpt(name)}: {one_line(error)}; accepted: {KINDS}"
-        ) from error
+        raise ValueError(f"{field}={name!r}: {one_line(error)}; accepted: {KINDS}") from error
     if has_features:
         return _tfds(name, lambda tfds: tfds.builder_from_directory(name), split, field)
     if is_directory:
         return _hugging_face(name, split, field)
     if not is_file:
         reason = "neither a file nor a folder" if path.exists() else "no such file"
-        raise ValueError(f"{field}={excerpt(name)}: {reason}; accepted: {KINDS}")
+        raise ValueError(f"{field}={name!r}: {reason}; accepted: {KINDS}")
     return _parquet(name, field) if path.suffix == ".parquet" else _jsonl(path, field)
 
 

@@ -7,6 +7,11 @@ and status 2.
 
 from __future__ import annotations
 
+from prefixrl_jax.runtime import startup
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    startup.begin(startup.UNFINISHED)
+
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -11,13 +11,12 @@ import random
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from runs import ROOT, SMOKE, Growth, completed, count_lines, differences, kill_repeatedly
+from runs import SMOKE, Growth, completed, count_lines, differences, kill_repeatedly
 
 pytestmark = pytest.mark.slow
 
@@ -36,11 +35,17 @@ def kill(child: subprocess.Popen) -> None:
     child.communicate()
 
 
-def terminate(child: subprocess.Popen) -> None:
-    """Asks the run to stop, which it says it has done."""
-    child.send_signal(signal.SIGTERM)
-    output = completed(child)
-    assert "stopped as asked" in output and "the same command goes on" in output
+def ask_to_stop(number: signal.Signals) -> Callable[[subprocess.Popen], None]:
+    """Sends a signal to the run, which says that it has stopped."""
+
+    def ask(child: subprocess.Popen) -> None:
+        child.send_signal(number)
+        output = completed(child)
+        last = output.splitlines()[-1]
+        assert last.startswith("stopped as asked") and "the same command goes on" in last, output
+        assert "Traceback" not in output
+
+    return ask
 
 
 def fill_disk(message: str, size: int) -> Callable[[subprocess.Popen], None]:
@@ -61,12 +66,12 @@ def fill_disk(message: str, size: int) -> Callable[[subprocess.Popen], None]:
 
 INTERRUPTIONS = (
     (BASE, 20, kill),
-    (BASE, 40, terminate),
+    (BASE, 40, ask_to_stop(signal.SIGTERM)),
     (CORPUS, 1, fill_disk("were not saved in the log", 5_000)),
     (CORPUS, 100, kill),
-    (CORPUS, 300, terminate),
+    (CORPUS, 300, ask_to_stop(signal.SIGINT)),
     (TRAIN, 3, fill_disk("the checkpoint of step", 20_000)),
-    (TRAIN, 5, terminate),
+    (TRAIN, 5, ask_to_stop(signal.SIGINT)),
     (TRAIN, 7, kill),
 )
 
@@ -110,22 +115,6 @@ def test_killed_at_drawn_moments(smoke_run, tmp_path):
     assert (tally.kills, tally.lost, tally.different) == (10, 0, []) and tally.runs >= 1
     SMOKE.finish(tmp_path / "alone")
     assert differences(tmp_path / "alone", smoke_run) == []
-
-
-TWICE = """
-import os, signal
-from prefixrl_jax.runtime import interrupt
-interrupt.listen()
-os.kill(os.getpid(), signal.SIGTERM)
-print(interrupt.received(), flush=True)
-os.kill(os.getpid(), signal.SIGTERM)
-print("still here", flush=True)
-"""
-
-
-def test_a_second_sigterm_ends_it_at_once():
-    done = subprocess.run([sys.executable, "-c", TWICE], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "True\n" and done.returncode == -signal.SIGTERM, done.stderr
 
 
 def test_a_directory_that_cannot_be_written_is_named_before_anything_is_computed(tmp_path):

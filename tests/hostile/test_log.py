@@ -203,8 +203,8 @@ NO_SAMPLES = [
     ({"trace": []}, "not the record of a"),
     ({"trace": {"a": 1}}, "missing fields"),
     ({"trace": trace(3, 2) | {"logprobs": [0.5]}}, "has 1 logprobs for 2"),
-    ({"trace": trace(3, 2) | {"token_ids": [1, None]}}, "not the record of a sample"),
-    ({"trace": trace(3, 2) | {"token_ids": 5}}, "not the record of a sample"),
+    ({"trace": trace(3, 2) | {"token_ids": [1, None]}}, "field 'token_ids' is"),
+    ({"trace": trace(3, 2) | {"token_ids": 5}}, "field 'token_ids' is"),
     ({"trace": trace(3, 2) | {"finish_reason": ["stop"]}}, "finish_reason"),
 ]
 

@@ -274,6 +274,14 @@ def test_odd_lines_of_metrics_are_told(tmp_path, content, words):
     assert any(words in note for note in read_run(tmp_path).notes)
 
 
+def test_of_many_bad_lines_the_first_are_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + b"x\n" * 5000)
+    notes = read_run(tmp_path).notes
+    assert "metrics.jsonl, line 2 is not a JSON object and was left out." in notes
+    assert "metrics.jsonl: 4,990 more lines are not JSON objects." in notes
+    assert len(notes) < 20
+
+
 PARTS = ["flops", "pass_at_k", "plain_pass_at_1", "success_by_prefix_fraction", "seconds", "model"]
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import pytest
 from synthetic import CORPUS, make_run, summary
@@ -29,9 +30,11 @@ def test_contradictions_are_told(tmp_path):
     assert read_run(tmp_path).notes == []
     wrong = summary()
     wrong["flops"]["paper"]["total"] = 1.3e12
+    wrong["steps"] = 299
     (tmp_path / "summary.json").write_text(json.dumps(wrong))
     notes = " ".join(read_run(tmp_path).notes).replace("\u00a0", " ")
     assert "the paper total is 1.30 TFLOP but its parts add up to 1.20 TFLOP" in notes
+    assert re.search(r"metrics.jsonl ends at step \d+, and the run has had 299 steps", notes)
     assert "metrics.jsonl has 1.20 TFLOP spent, summary.json has a total of 1.30 TFLOP" in notes
 
 

@@ -6,8 +6,10 @@ import pytest
 from chat_folder import write_chat_folder
 
 from prefixrl_jax.config import get_config
+from prefixrl_jax.model.tokenizer import word_tokenizer
+from prefixrl_jax.runtime.memo import Memo
 from prefixrl_jax.tasks.math import Math, MathSettings
-from prefixrl_jax.tasks.sources import candidates, fitting, read_problems
+from prefixrl_jax.tasks.sources import Sets, candidates, fitting, read_problems
 from prefixrl_jax.tasks.task import Problem
 from prefixrl_jax.tasks.water_jugs import WaterJugs
 
@@ -162,3 +164,58 @@ def test_many_problems_are_rendered_as_each_of_them(task):
     problems = [Problem(str(i), {"question": q}) for i, q in enumerate(questions)]
     assert task.render_all(problems) == [task.render(problem) for problem in problems]
     assert task.render_all([]) == []
+
+
+class Counting:
+    """A task that renders a problem to as many tokens as its number says, and counts."""
+
+    tokenizer = word_tokenizer(["a"])
+
+    def __init__(self, added: int = 0):
+        self.added = added
+        self.rendered = 0
+
+    def render(self, problem):
+        self.rendered += 1
+        return [1] * (problem.data["size"] + self.added)
+
+
+def sized_sets(sizes):
+    problems = [Problem(f"p{i}", {"size": size}) for i, size in enumerate(sizes)]
+    return Sets({"train": problems, "heldout": problems[:2]}, [], [])
+
+
+def test_only_the_prompts_that_will_be_used_are_rendered():
+    sets = sized_sets([2, 9, 3, 9, 4, 9, 2])
+    task = Counting()
+    kept = fitting(sets, task, 5, 0, True, used={"train": 2, "heldout": 0})
+    assert [p.id for p in kept.problems["train"]] == ["p0", "p2", "p3", "p4", "p5", "p6"]
+    assert len(kept.skipped) == 1 and task.rendered <= 5
+    assert len(fitting(sets, task, 5, 0, True).problems["train"]) == 4
+    # A problem that is not used may be too long.
+    assert fitting(sets, Counting(), 5, 0, False, used={"train": 1, "heldout": 1}) == sets
+    with pytest.raises(ValueError, match="'p1' renders to 9 tokens"):
+        fitting(sets, Counting(), 5, 0, False, used={"train": 2, "heldout": 0})
+
+
+def test_the_sizes_of_a_large_set_are_remembered(tmp_path):
+    sets = sized_sets([2 + (i % 50 == 7) for i in range(1500)])
+    memo = Memo(tmp_path / "memo.json")
+    first = fitting(sets, Counting(), 2, 0, True, memo=memo)
+    assert len(first.problems["train"]) == 1470 and len(first.skipped) == 30
+    memo.save()
+
+    def again(sets, added=0, room=2):
+        task = Counting(added)
+        kept = fitting(sets, task, room, 0, True, memo=Memo(tmp_path / "memo.json"))
+        return kept, task.rendered < 100
+
+    assert again(sets) == (first, True)
+    # Nothing is taken from another content, another rendering or another size.
+    assert again(sized_sets([2] * 1500))[1] is False
+    with pytest.raises(ValueError, match="no problem is left"):
+        again(sets, added=1)
+    assert again(sets, added=1, room=3)[1] is False
+    assert again(sets, room=3)[0].skipped == []
+    longer = sized_sets([2 + (i % 50 == 7) for i in range(1501)])
+    assert again(longer)[1] is False

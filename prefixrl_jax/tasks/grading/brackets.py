@@ -50,3 +50,12 @@ def split(tokens: Tokens, separators: frozenset[str]) -> tuple[list[Tokens], lis
             present.append(token)
             start = position + 1
     return [*parts, tokens[start:]], present
+
+
+def deepest(tokens: Tokens) -> int:
+    """Return how many brackets the innermost token stands in."""
+    depth = largest = 0
+    for token in tokens:
+        depth += (token in OPENING) - (token in CLOSING)
+        largest = max(largest, depth)
+    return largest

@@ -13,15 +13,16 @@ from fractions import Fraction
 from prefixrl_jax.tasks.grading.brackets import (
     OPENING,
     Tokens,
+    deepest,
     end_of_group,
     outside,
     split,
     unwrapped,
 )
-from prefixrl_jax.tasks.grading.expression import read_expression
+from prefixrl_jax.tasks.grading.expression import DEEPEST, read_expression
 from prefixrl_jax.tasks.grading.names import is_name
 from prefixrl_jax.tasks.grading.rational import constant
-from prefixrl_jax.tasks.grading.tokens import QUOTE, tokenize
+from prefixrl_jax.tasks.grading.tokens import LONGEST, QUOTE, tokenize
 from prefixrl_jax.tasks.grading.units import SCALES, currency, split_unit
 from prefixrl_jax.tasks.grading.values import (
     Based,
@@ -61,9 +62,13 @@ def read(text: str) -> Value:
     Raises:
         UnreadableError: the answer has no reading, or more than one.
     """
+    if len(text.strip()) > LONGEST:
+        raise UnreadableError("the answer is too long")
     tokens = unwrapped(tokenize(text))
     if r"\dots" in tokens:
         raise UnreadableError("what an ellipsis stands for is not decidable")
+    if deepest(tokens) > DEEPEST:
+        raise UnreadableError("brackets are nested too deeply")
     return _whole(tokens)
 
 

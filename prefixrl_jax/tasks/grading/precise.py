@@ -3,13 +3,14 @@
 Two constants count as equal if they agree to a precision far beyond what expressions of their size
 can differ by: it grows with the digits and the magnitudes of all numbers in them, so that 1 - e^-k
 is not 1 + e^-k, whatever k. Expressions with variables must agree at many points of either sign and
-of several scales. What needs more than MOST_BITS, or is not analytic in its variables, is not
-decided, and earns nothing.
+of several scales, or at whole ones if they count something. What needs too many bits, or is not
+analytic in its variables, is not decided, and earns nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -29,9 +30,13 @@ from prefixrl_jax.tasks.grading.values import Call, Number, Power, Product, Scal
 
 FEWEST_BITS = 512
 MOST_BITS = 1 << 18  # of working precision
+MOST_BITS_AT_A_POINT = 1 << 15
 LARGEST_POWER = 1 << 17  # bits of magnitude of a value
 POINTS_PER_SCALE = 6
 MOST_SCALES = 10
+LARGEST_FACTORIAL = 1 << 14
+WHOLE_POINTS = 24
+LARGEST_WHOLE = 300  # of a variable at such a point
 ENOUGH = 8  # points at which two expressions must be compared
 # \log without a base is the natural one for some and the decimal one for others: this one is
 # neither, so that only what holds for every base is equal.
@@ -97,7 +102,7 @@ def _values(a: Scalar, b: Scalar, point: Point) -> tuple[Any, Any, Any]:
     for tree in (a, b):
         measure.value(tree)
     bits = FEWEST_BITS + 4 * measure.bits * (1 + measure.roots)
-    if bits > MOST_BITS:
+    if bits > (MOST_BITS_AT_A_POINT if point else MOST_BITS):
         raise UndecidedError("the comparison takes too much precision")
     context.prec = bits
     x, y = (_Evaluation(point).value(tree) for tree in (a, b))
@@ -105,7 +110,18 @@ def _values(a: Scalar, b: Scalar, point: Point) -> tuple[Any, Any, Any]:
 
 
 def _points(names: list[str], *trees: Scalar) -> list[Point]:
-    """Return points of either sign, at the scales of the numbers in the expressions and beyond."""
+    """Return points of either sign, at the scales of the numbers in the expressions and beyond.
+
+    With a factorial or a binomial of a variable the points are whole.
+    """
+    if any(_counts(tree) for tree in trees):
+        return [
+            {
+                name: Fraction(abs(int(_draw(f"{name} {i}") * 2**29)) % LARGEST_WHOLE)
+                for name in names
+            }
+            for i in range(WHOLE_POINTS)
+        ]
     scales = {Fraction(1, 8), Fraction(1), Fraction(16), Fraction(10) ** 4, Fraction(10) ** 9}
     for tree in trees:
         scales |= {abs(number) for number in _numbers(tree) if number}
@@ -115,6 +131,14 @@ def _points(names: list[str], *trees: Scalar) -> list[Point]:
         for scale in chosen
         for i in range(POINTS_PER_SCALE)
     ]
+
+
+def _counts(tree: Scalar) -> bool:
+    """Return whether a factorial or binomial of a variable is in an expression."""
+    counts = isinstance(tree, Call) and tree.name in ("factorial", "binomial")
+    if counts and symbols(tree) - CONSTANTS:
+        return True
+    return any(_counts(child) for child in children(tree))
 
 
 def _numbers(tree: Scalar) -> set[Fraction]:
@@ -201,7 +225,6 @@ class _Evaluation:
             raise UndecidedError(f"{tree.name} is unknown, or not analytic")
         if any(context.mag(argument) > 40 for argument in arguments if argument):
             raise UndecidedError("the argument of a function is too large")
-        self.roots += 1
         try:
             return _ANALYTIC[tree.name](*arguments)
         except (ValueError, ZeroDivisionError) as error:
@@ -223,15 +246,18 @@ def _logarithm(argument: Any, base: Any = None) -> Any:
 
 
 def _factorial(n: Any) -> Any:
-    if abs(n) > 1 << 20 or (context.isint(n) and n < 0):
-        raise UndecidedError("no factorial that is computed")
-    return context.factorial(n)
+    return context.mpf(math.factorial(_whole(n)))
 
 
 def _binomial(n: Any, k: Any) -> Any:
-    if max(abs(n), abs(k)) > 1 << 20:
-        raise UndecidedError("no binomial that is computed")
-    return context.binomial(n, k)
+    return context.mpf(math.comb(_whole(n), _whole(k)))
+
+
+def _whole(n: Any) -> int:
+    """Return a number as an integer, if its factorial is one that is computed."""
+    if not context.isint(n) or not 0 <= n <= LARGEST_FACTORIAL:
+        raise UndecidedError("no factorial that is computed")
+    return int(n)
 
 
 def _rounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -80,6 +80,7 @@ class PlainNumbers(Rationals):
 
 def is_plain(tree: Scalar) -> bool:
     """Return whether a scalar is written as a number or as a quotient of two numbers."""
+    tree = canonical(tree)
     if not isinstance(tree, Product):
         return isinstance(tree, Number)
     numbers = [factor for factor in tree.factors if isinstance(factor, Number)]

@@ -16,6 +16,7 @@ from prefixrl_jax.tasks.grading.vocabulary import (
     CHANGING_WORDS,
     FUNCTIONS,
     SHORT_UNITS,
+    UNIT_FILLERS,
     UNIT_LETTERS,
 )
 
@@ -74,11 +75,9 @@ _PATTERN = re.compile(
 def currency(tokens: Sequence[str]) -> tuple[str, list[str]]:
     """Return the currency that stands before a number ("" without one), and the other tokens."""
     rest = list(tokens)
-    for position in (0, 1):
-        sign_first = position == 0 or rest[0] == "-"
-        if len(rest) > position + 1 and sign_first and rest[position] in CURRENCIES:
-            unit = CURRENCIES[rest.pop(position)]
-            return unit, rest
+    position = 1 if rest[:1] == ["-"] else 0
+    if len(rest) > position + 1 and rest[position] in CURRENCIES:
+        return CURRENCIES[rest.pop(position)], rest
     return "", rest
 
 
@@ -88,13 +87,14 @@ def split_unit(tokens: Sequence[str]) -> tuple[list[str], str]:
     Raises:
         UnreadableError: the words at the end change the number before them.
     """
-    match = _PATTERN.search("".join(map(_letter, tokens)))
+    match = _PATTERN.search("".join(_letter(tokens, i) for i in range(len(tokens))))
     if match is None or match.start() == 0:
         return list(tokens), ""
     left, behind = list(tokens[: match.start()]), tokens[match.start() :]
     plain = [token for token in behind if token.isalpha()]
     is_angle = match["degree"] is not None and FUNCTIONS & set(left)  # sin 80° is a number
-    is_product = plain and not (_is_constant(left) and all(map(_is_unit_word, plain)))
+    nouns = [word for word in plain if word not in UNIT_FILLERS]
+    is_product = plain and not (_is_constant(left) and all(map(_is_unit_word, nouns)))
     if is_angle or is_product:
         return list(tokens), ""
     unit = " ".join(token.removeprefix(QUOTE) for token in behind if token not in "()")
@@ -105,20 +105,21 @@ def split_unit(tokens: Sequence[str]) -> tuple[list[str], str]:
     return left, "%" if unit.startswith("%") else unit_name(unit)
 
 
-def _letter(token: str) -> str:
+def _letter(tokens: Sequence[str], position: int) -> str:
     """Return the class of a token, as one letter of _PATTERN."""
+    token = tokens[position]
     if token.startswith(QUOTE):
         # An upright e is the number, an upright m the metre.
         return "T" if len(token) > 2 or token[1:] in UNIT_LETTERS else "x"
-    if token in (r"\min", r"\sec"):
-        return "W"
-    if token.isalpha():
-        return "W" if len(token) > 1 else "x"
-    if token in CURRENCIES:
-        return "C"
     if is_number(token):
         return "N"
-    return {"°": "D"}.get(token, token if token in "^{}/()%" else "x")
+    per_letter = token in UNIT_LETTERS and position > 1 and tokens[position - 1] == "/"
+    if per_letter and tokens[position - 2] in SHORT_UNITS:
+        return "W"  # km/h
+    if (token.isalpha() and len(token) > 1) or token == r"\sec":
+        return "W"
+    classes = dict.fromkeys(CURRENCIES, "C") | {"°": "D"} | {mark: mark for mark in "^{}/()%"}
+    return classes.get(token, "x")
 
 
 def _is_constant(tokens: Sequence[str]) -> bool:
@@ -128,7 +129,9 @@ def _is_constant(tokens: Sequence[str]) -> bool:
 
 def _is_unit_word(word: str) -> bool:
     # Four letters in alphabetical order look like a product of variables.
-    return word.lower() in SHORT_UNITS or (len(word) > 3 and list(word) != sorted(word))
+    return word.lower() in SHORT_UNITS | UNIT_LETTERS or (
+        len(word) > 3 and list(word) != sorted(word)
+    )
 
 
 def unit_name(words: str) -> str:

@@ -35,6 +35,8 @@ SHORT_UNITS = words(
     "cm mm km kg mg lb lbs oz ft in yd mi ml hr hrs min sec deg pct mph kph kmh usd men day cup box"
     " bag ton way pie car pen toy egg"
 )
+# Words that may stand between the words of a unit: dollars per day, % of the students.
+UNIT_FILLERS = words("per of the each for by an at on")
 UNIT_LETTERS = words("m g s h l L N J W V A K C F")  # as units they stand in \text
 # Words that make another number, or none, of what stands before them.
 CHANGING_WORDS = words(

@@ -1,20 +1,10 @@
-"""Where answers stand, which writings are one answer, which values are equal."""
-
-import itertools
-from fractions import Fraction
+"""Where a response states its answer, and which gold answers are none."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from prefixrl_jax.tasks.grading.answers import (
-    LONGEST,
-    boxed,
-    final_answer,
-    normalise,
-    rational,
-    same,
-)
+from prefixrl_jax.tasks.grading.answers import check_gold, final_answer, gold_answer
 
 
 @pytest.mark.parametrize(
@@ -27,12 +17,31 @@ from prefixrl_jax.tasks.grading.answers import (
         (r"\boxed 7$", "7"),
         (r"\boxed{ }", None),
         (r"cut off: \boxed{\frac{1}{2", None),
+        (r"\boxed{5}, no, \boxed{\frac{1}{2", None),
         ("He sold 48/2 = <<48/2=24>>24 in May.\nThat is 48 + 24 = 72 in all.\n#### 72", "72"),
         ("#### 1\nno: #### 1,234 \nbye", "1,234"),
+        ("#### **$24**", "$24"),
+        ("#### `24`", "24"),
+        ("#### 2**3", "2**3"),
+        ("#### 2**3**4", "2**3**4"),
         ("The answer is 12.", "12"),
         ("The final answer is: $x = 3.5$. I hope it is correct.", "$x = 3.5$"),
         ("Answer: 1/2", "1/2"),
+        ("**Final Answer**: 24", "24"),
+        ("**Answer: 24**", "24"),
+        ("the answer is **24 apples**.", "24 apples"),
         (r"#### 5 but \boxed{6}", "6"),
+        (r"\boxed{1}\boxed{2}", "1 ; 2"),
+        (r"\(\boxed{1}\) and \(\boxed{-2}\).", "1 ; -2"),
+        (r"\boxed{x<1} \text{ or } \boxed{x>3}", "x<1 or x>3"),
+        (r"\[\boxed{(1, 2)}, \boxed{(2, 1)}\]", "(1, 2) ; (2, 1)"),
+        (r"\boxed{7}" + "\n\n" + r"\boxed{7}", "7"),
+        (r"\boxed{5} or was it \boxed{7}", "7"),
+        (r"\boxed{\boxed{7}}", "7"),
+        ("so **24**", "24"),
+        ("**Step 2.**", None),
+        ("**1** or **2**", None),
+        ("**24**\nor not", None),
         ("I do not know", None),
         ("", None),
     ],
@@ -43,114 +52,25 @@ def test_the_last_stated_answer_is_found(text, answer):
 
 @given(st.lists(st.sampled_from(["{", "}", "a", "\\boxed{", " "]), max_size=30).map("".join))
 def test_what_a_box_holds_is_balanced(text):
-    content = boxed(text)
-    if content is not None and "{" in text[text.rfind("\\boxed") + 6 :][:1]:
+    content = final_answer(text)
+    if content is not None:
         assert content.count("{") == content.count("}")
 
 
 @pytest.mark.parametrize(
-    "writings",
-    [
-        [
-            r"\frac{1}{2}",
-            r"\dfrac12",
-            r"\tfrac{1}2",
-            r"\frac 12",
-            r"$\frac{1}{2}$",
-            "1/2",
-            "0.5",
-            ".5",
-            "0.50",
-        ],
-        [
-            "1000",
-            "1,000",
-            r"1{,}000",
-            r"1,\!000",
-            r"\$1,000",
-            "1000.0",
-            r"1000\text{ cm}",
-            r"1000\text{ cm}^2",
-            "x=1000",
-            r"\boxed{1000}",
-        ],
-        ["-3", "\u22123", "- 3", "-3.", r"-3^\circ", r"-3^{\circ}"],
-        ["50", r"50\%", "50%"],
-        [r"\left( 3, \frac{\pi}{2} \right)", r"(3,\frac{\pi}{2})", r"(3,\dfrac{\pi}{2})"],
-        [r"\text{Evelyn}", "Evelyn", r"\textbf{Evelyn}"],
-        ["2\\frac{1}{2}", "5/2", "2.5"],
-        [r"x \leq 3", r"x\le3"],
-        [r"\sqrt2", r"\sqrt{2}", r"\sqrt 2"],
-        [r"x^{2}", "x^2"],
-    ],
+    "answer", ["", "  ", "nan", "NaN", "-inf", "inf", "Infinity", r"\text{nan}", "$nan$", "."]
 )
-def test_writings_of_one_answer(writings):
-    for a, b in itertools.product(writings, writings):
-        assert same(a, b) is True, (a, b, normalise(a), normalise(b))
+def test_what_is_no_answer_is_refused_as_a_gold_answer(answer):
+    with pytest.raises(ValueError, match="field 'answer'"):
+        check_gold(answer, "field 'answer'")
 
 
-@pytest.mark.parametrize(
-    ("gold", "answer", "verdict"),
-    [
-        ("1/2", "1/3", False),
-        ("10", "100", False),
-        ("-1", "1", False),
-        ("1,2", "12", None),
-        ("(1,000)", "1000", None),
-        (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}", None),
-        ("3", "3^{400000000}", None),
-        ("1e400000000", "1", None),
-        ("1/0", "1", None),
-        ("", "", True),
-    ],
-)
-def test_what_writing_and_value_decide_and_what_they_leave_open(gold, answer, verdict):
-    assert same(gold, answer) is verdict
+@pytest.mark.parametrize("answer", ["0", r"\infty", "none", r"\text{Nancy}", "1e999", "Inform"])
+def test_what_is_an_answer_is_accepted_as_a_gold_answer(answer):
+    check_gold(answer)
 
 
-FORMS = st.sampled_from(["{0}/{1}", r"\frac{{{0}}}{{{1}}}", r"\dfrac{{{0}}}{{{1}}}"])
-
-
-@given(st.integers(-(10**9), 10**9), st.integers(1, 10**6), FORMS)
-def test_fractions_keep_their_exact_value(numerator, denominator, form):
-    assert rational(normalise(form.format(numerator, denominator))) == Fraction(
-        numerator, denominator
-    )
-
-
-@given(st.decimals(-(10**12), 10**12, places=4))
-def test_decimals_keep_their_exact_value_with_and_without_separators(number):
-    assert (
-        rational(normalise(str(number)))
-        == rational(normalise(f"{number:,}"))
-        == Fraction(str(number))
-    )
-
-
-@settings(max_examples=200)
-@given(st.text(st.sampled_from("\\{}$^_,.- 0123456789abfrcdxo#"), max_size=80))
-def test_any_text_is_itself_and_raises_nothing(text):
-    assert same(text, text) is True
-    final_answer(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "\\boxed{" * 20_000,
-        "{" * 100_000 + "}" * 100_000,
-        "\\boxed{" + "9" * 100_000 + "}",
-        "####" * 50_000,
-        "answer is " * 20_000,
-        "\\frac" * 40_000,
-        "1," * 100_000,
-        " " * 200_000,
-        "\\text{" * 30_000,
-        "9" * 5_000 + "/" + "9" * 5_000,
-    ],
-)
-def test_no_text_takes_long(text):
-    """Milliseconds: with a pattern that is quadratic in the text this test would take minutes."""
-    stated = final_answer(text)
-    same("7", text if stated is None else stated)
-    same(text[:LONGEST], text[1:LONGEST])
+def test_a_gold_answer_may_stand_in_a_box():
+    assert gold_answer(r"It is \(\boxed{6}\).") == "6"
+    assert gold_answer(r"\boxed{6") == r"\boxed{6"
+    assert gold_answer("6") == "6"
