@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from prefixrl_jax.runtime.locale import use_utf8
 from prefixrl_jax.runtime.streams import printable
 
 Rewrite = Callable[[str], str]
@@ -36,6 +37,7 @@ def start(
         required: names of flags that must be there.
         rewrite: is applied to every argument before it is parsed; may raise OSError.
     """
+    use_utf8()
 
     def parse(argv: list[str]) -> list[str]:
         if {"--help", "-h", "-help"} & set(argv[1:]):

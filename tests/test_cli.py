@@ -44,3 +44,10 @@ def test_a_bad_command_line_ends_with_one_line_and_status_2(arguments, message):
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and message in line
+
+
+def test_names_beyond_ascii_in_the_c_locale():
+    c_locale = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = python("-m", "prefixrl_jax.main", "--config=Prüfung/é.py", **c_locale)
+    assert done.returncode == 2
+    assert "--config=Prüfung/é.py: no such file here" in done.stderr

@@ -101,6 +101,9 @@ class _CorpusStage:
         hard = {}
         for name, count in wanted.items():
             problems = list(candidates[name].values())
+            if not select.samples:  # all candidates count as hard, and only these are rendered
+                hard[name] = problems[:count]
+                continue
             screened = self._sample("select", problems, select.samples, f"select {name}")
             hard[name] = corpus_attempts.hard_set(screened, tuple(select.band), count)
         if not hard["train"]:
@@ -152,7 +155,7 @@ class _CorpusStage:
         longest = int(room / workdir.longest_fraction)
         rejected = workdir.corpus_path / "rejected.jsonl"
         attempts, flops = import_traces(
-            workdir.imported_lines, hard, task, longest, self._sampler.log, rejected
+            workdir.trace_file.lines, hard, task, longest, self._sampler.log, rejected
         )
         for accounting in ("paper", "actual", "hardware"):
             self._ledger.add(accounting, "collect", flops)

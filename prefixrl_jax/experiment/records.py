@@ -26,6 +26,7 @@ from prefixrl_jax.experiment.stages import (
     STAGES,
     compared,
     fields_of,
+    name_of_difference,
     with_inputs,
 )
 from prefixrl_jax.flops import Ledger, format_flops
@@ -163,7 +164,8 @@ class StageRecords:
                 if now.get(name) != then.get(name):
                     before = repr(then[name]) if name in then else ABSENT
                     after = repr(now[name]) if name in now else ABSENT
-                    line = f"  {name}: {before} there, {after} now (stage {stage})"
+                    shown = name_of_difference(name, then.get(name), now.get(name))
+                    line = f"  {shown}: {before} there, {after} now (stage {stage})"
                     lines.setdefault(name, line)
         if lines:
             self._refuse(lines)

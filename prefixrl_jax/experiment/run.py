@@ -57,6 +57,7 @@ class Run:
         if "export" in names and not on_primary(workdir.records.is_complete, "export"):
             on_primary(check_target, workdir.path / "hf")  # now, not after hours of training
         on_primary(write_json, workdir.path / "config.json", workdir.config.to_dict())
+        on_primary(workdir.remember_checks)
         _tell_left_out(workdir)
         with jax.set_mesh(workdir.settings.mesh):
             for name in names:

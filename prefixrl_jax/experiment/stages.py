@@ -102,6 +102,17 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
 }
 # What the files that a stage reads hold, as a person is told.
 FILES = {"corpus": "data (content of the problems)"}
+TRACES_FILE = "collect.traces_path (content of the traces)"
+
+
+def name_of_difference(name: str, then: Any, now: Any) -> str:
+    """Return the name of what differs between two values of a field, as a person is told.
+
+    The content of the traces is a second word behind that of the problems.
+    """
+    words_then, words_now = str(then).split(), str(now).split()
+    same_problems = words_then[:1] == words_now[:1] and words_then[1:2] != words_now[1:2]
+    return TRACES_FILE if name == FILES["corpus"] and same_problems else name
 
 
 def with_inputs(stage: str) -> set[str]:

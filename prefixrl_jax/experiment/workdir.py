@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from prefixrl_jax.corpus.import_traces import ImportedLine, lines_fingerprint, read_lines
+from prefixrl_jax.corpus.import_traces import TraceFile
 from prefixrl_jax.corpus.saved import load_corpus
 from prefixrl_jax.corpus.traces import Trace
 from prefixrl_jax.experiment.build import Settings, resolve
@@ -26,6 +26,7 @@ from prefixrl_jax.rl.step import abstract_state, make_optimizer
 from prefixrl_jax.runtime.checkpoint import Checkpoints, check_path
 from prefixrl_jax.runtime.files import read_json
 from prefixrl_jax.runtime.fingerprint import tree_fingerprint
+from prefixrl_jax.runtime.memo import Memo
 from prefixrl_jax.runtime.processes import on_primary
 from prefixrl_jax.tasks.sources import Sets, candidates, fingerprint, fitting
 from prefixrl_jax.tasks.task import Problem
@@ -64,6 +65,7 @@ class Workdir:
         self.shared: Path = shared or (previous.shared if previous else path)
         self.round: int = previous.round + 1 if previous else 1
         self.settings: Settings = resolve(config)
+        self._memo = Memo(self.shared / "checked.json")
         self.sets: Sets = self._find_problems()
         self.candidates = {
             name: {p.id: p for p in problems} for name, problems in self.sets.problems.items()
@@ -78,18 +80,27 @@ class Workdir:
         longest_prefix = 0
         if config.collect.cap and not config.collect.traces_path:
             longest_prefix = int(self.longest_fraction * config.sampling.max_new_tokens)
+        select = config.select
+        used = {"train": select.train_problems, "heldout": select.heldout_problems}
         return fitting(
             candidates(task, config.data, config.seed),
             task,
             max(config.sampling.context_buckets),
             longest_prefix,
             config.data.skip_bad,
+            used=None if select.samples else used,  # without screening the first are the hard ones
+            memo=self._memo,
         )
+
+    def remember_checks(self) -> None:
+        """Keep what the checks of the user's files came to, for the next start."""
+        if self.shared == self.path:
+            self._memo.save()
 
     def _open_records(self, shared: Path | None) -> StageRecords:
         problems = fingerprint(self.sets.problems)
         if self.config.collect.traces_path:
-            problems += f" {lines_fingerprint(self.imported_lines)}"
+            problems += f" {self.trace_file.fingerprint}"
         if self.previous:
             before = self.previous.records.result("train")["line"]
             problems += f" round {self.round}, after {before}"
@@ -136,9 +147,9 @@ class Workdir:
         return self.path / "prefixes" / "prefixes.jsonl"
 
     @cached_property
-    def imported_lines(self) -> list[ImportedLine]:
-        """The lines of `collect.traces_path`."""
-        return read_lines(self.config.collect.traces_path, self.settings.task)
+    def trace_file(self) -> TraceFile:
+        """The file that `collect.traces_path` names."""
+        return TraceFile(self.config.collect.traces_path, self.settings.task, self._memo)
 
     def noise_name(self, stage: str) -> str:
         """Return the name of a stage's noise: no two rounds have any in common."""

@@ -21,6 +21,7 @@ from functools import cached_property
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from prefixrl_jax.model.encoding import encode_all
 from prefixrl_jax.model.templates import render_chat
 
 # The day that Llama 3's templates name when they cannot ask for the present one.
@@ -77,6 +78,13 @@ class ChatTemplate:
             return self._ids_of_marked(text)
         # as `apply_chat_template` does
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def ids_of_all(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """Return what `ids` does for each conversation; the tokenizer gets them all at once."""
+        texts = [self.text(messages) for messages in conversations]
+        plain = [text for text in texts if MARKS[0] not in text]
+        encoded = iter(encode_all(self._tokenizer, plain))
+        return [self._ids_of_marked(t) if MARKS[0] in t else next(encoded) for t in texts]
 
     def text(self, messages: Sequence[Message]) -> str:
         """Return the conversation as the template renders it; marks stay in it."""

@@ -120,6 +120,13 @@ class ChatTask(abc.ABC):
         messages = self._messages(self._template.literal(problem.data["question"]))
         return [*self._template.ids(messages), *self._opening]
 
+    def render_all(self, problems: Sequence[Problem]) -> list[list[int]]:
+        """Return what `render` does for each problem; many at once take less time."""
+        conversations = [
+            self._messages(self._template.literal(problem.data["question"])) for problem in problems
+        ]
+        return [[*ids, *self._opening] for ids in self._template.ids_of_all(conversations)]
+
     def _messages(self, question: str) -> list[dict[str, str]]:
         messages = []
         if self._chat.system:

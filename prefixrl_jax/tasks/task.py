@@ -41,7 +41,8 @@ class Problem:
 class Task(Protocol):
     """The interface through which the pipeline uses a task.
 
-    A `response` is always prefix + continuation: token ids without the prompt.
+    A `response` is always prefix + continuation: token ids without the prompt. A task may also have
+    `render_all`, which renders a list of problems at once; large problem sets are checked with it.
 
     Attributes:
         name: the task's name in `task.name` and in error messages.

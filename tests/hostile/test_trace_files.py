@@ -8,6 +8,7 @@ from first_token import PROBLEMS, FirstToken
 
 from prefixrl_jax.corpus.import_traces import LARGEST_COST, TraceFile, read_lines
 from prefixrl_jax.corpus.traces import Trace, write_dataset
+from prefixrl_jax.experiment.stages import FILES, TRACES_FILE, name_of_difference
 from prefixrl_jax.model.tokenizer import fingerprint
 from prefixrl_jax.prefixes.cuts import Cuts, read_cuts, write_cuts
 from prefixrl_jax.report.records import read_run
@@ -308,3 +309,12 @@ def test_odd_samples_are_left_out(tmp_path):
     run = read_run(tmp_path)
     assert len(run.samples) == 1
     assert sum("train-00001.jsonl" in note for note in run.notes) == 3
+
+
+def test_a_changed_file_of_traces_is_told_from_changed_problems():
+    name = FILES["corpus"]
+    assert name_of_difference(name, "p1 t1", "p1 t2") == TRACES_FILE
+    assert name_of_difference(name, "p1 t1", "p2 t2") == name
+    assert name_of_difference(name, "p1", "p2") == name
+    assert name_of_difference(name, "p1 round 2, after 5", "p1 round 2, after 6") == name
+    assert name_of_difference("seed", 1, 2) == "seed"

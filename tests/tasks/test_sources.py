@@ -159,6 +159,13 @@ def test_an_id_in_both_sets_is_named(task, tmp_path):
         candidates(task, data_section(path=train, heldout_path=heldout), 0)
 
 
+def test_many_problems_are_rendered_as_each_of_them(task):
+    questions = ["How many?", "<eos> is text", "", "né\u2028e", "[assistant]" * 3, "<pad>"]
+    problems = [Problem(str(i), {"question": q}) for i, q in enumerate(questions)]
+    assert task.render_all(problems) == [task.render(problem) for problem in problems]
+    assert task.render_all([]) == []
+
+
 class Counting:
     """A task that renders a problem to as many tokens as its number says, and counts."""
 
