@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -46,7 +46,6 @@ class _SamplingJob(Job):
         on_success: Callable[[Problem, list[int]], None] = lambda problem, ids: None,
     ):
         self.name = logged.problem.id
-        self.context_ids = task.render(logged.problem)
         self.attempts = Attempts(logged.problem, logged.context)
         self._logged = logged
         self._task = task
@@ -56,6 +55,11 @@ class _SamplingJob(Job):
         self._ids = iter(range(limit))
         # By id, settles a sample that has arrived and whose verdict does not count yet.
         self._unsettled: dict[int, Callable[[], None]] = {}
+
+    @cached_property
+    def context_ids(self) -> list[int]:  # type: ignore[override]
+        """Token ids of the problem, rendered once its turn has come."""
+        return self._task.render(self._logged.problem)
 
     def deliver(self, sample: Sample) -> None:
         """Have a fresh sample graded."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from pathlib import Path
@@ -25,6 +24,7 @@ from prefixrl_jax.experiment.stages import (
 from prefixrl_jax.fields import INT32_MAX, Number
 from prefixrl_jax.flops import Costs, format_flops
 from prefixrl_jax.methods import configure
+from prefixrl_jax.runtime.files import read_json
 
 # At most, on the way of an arm that is as long as estimated, unless eval.every=0.
 EVALUATIONS = 12
@@ -156,7 +156,7 @@ def budget_fields(shared: Run, arm: Arm, budget: float) -> dict[str, Any]:
 def _step_flops(shared: Run, config: ConfigDict, cost: Costs) -> float:
     """Estimated paper FLOPs of one step of RL."""
     workdir, train = shared.workdir, config.train
-    statistics = json.loads((workdir.corpus_path / "problems.json").read_text()).values()
+    statistics = read_json(workdir.corpus_path / "problems.json").values()
     samples = sum(problem["samples"] for problem in statistics)
     response = config.sampling.max_new_tokens
     if samples:

@@ -146,10 +146,10 @@ def _named_tokens(path: Path, proto: Any) -> dict[str, str]:
             named[f"{name}_token"] = proto.pieces[piece_id].piece
     config = path / "tokenizer_config.json"
     if config.is_file():
-        for name, value in json.loads(config.read_text()).items():
+        for name, value in json.loads(config.read_text(encoding="utf-8")).items():
             if name in CONFIG_FIELDS and value:
                 named[name] = value["content"] if isinstance(value, dict) else value
     template = path / "chat_template.jinja"
     if template.is_file():
-        named["chat_template"] = template.read_text()
+        named["chat_template"] = template.read_text(encoding="utf-8")
     return named

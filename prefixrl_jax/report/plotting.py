@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard, cast
 
@@ -110,7 +110,9 @@ DARK = Theme(
 
 def finite(value: Any) -> TypeGuard[float]:
     """Return whether `value` is a finite real number, which a boolean is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # an int may be larger than any float
 
 
 def series(rows: Sequence[Row], x: str, y: str) -> Points:

@@ -71,7 +71,7 @@ def _started(pid: int) -> str:
             return ""
         stat = Path(f"/proc/{pid}/stat")
         if stat.exists():  # in ticks since the machine's start, which no change of its clock moves
-            return stat.read_text().rpartition(")")[2].split()[19]
+            return stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
         return f"{process.create_time():.2f}"
     except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return ""
@@ -80,7 +80,9 @@ def _started(pid: int) -> str:
 def _machine() -> str:
     """What must agree for two processes to see each other: machine, its start, pid namespace."""
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    started = boot.read_text().strip() if boot.exists() else f"{psutil.boot_time():.0f}"
+    started = (
+        boot.read_text(encoding="utf-8").strip() if boot.exists() else f"{psutil.boot_time():.0f}"
+    )
     numbered_in = os.readlink(namespace) if namespace.is_symlink() else ""
     return " ".join(filter(None, (platform.node(), started, numbered_in)))
 
