@@ -7,7 +7,6 @@ one that was made from other parameters than those there are now.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict
 
 from prefixrl_jax.config import REMOVED_TASKS, flatten, get_config
 from prefixrl_jax.experiment.products import listing, missing_or_damaged
+from prefixrl_jax.experiment.record_file import Record, read_record, write_record
 from prefixrl_jax.experiment.stages import (
     FILES,
     KEPT,
@@ -31,10 +31,8 @@ from prefixrl_jax.experiment.stages import (
 )
 from prefixrl_jax.flops import Ledger, format_flops
 from prefixrl_jax.runtime.console import say
-from prefixrl_jax.runtime.files import write_json
 
 ABSENT = "not on record"
-Record = dict[str, Any]
 _DEFAULTS = flatten(get_config())
 
 
@@ -100,7 +98,7 @@ class StageRecords:
         path = self._path(stage)
         if not path.exists():
             return None
-        record = _read(path, stage)
+        record = read_record(path, stage)
         defaults = {
             name: value
             for name, value in _DEFAULTS.items()
@@ -313,33 +311,7 @@ class StageRecords:
         return float(record.get("seconds", 0.0)) if record else 0.0
 
     def _write(self, stage: str, record: Record) -> None:
-        # As it will be read: lists for tuples, text for numbers that are keys.
-        record = json.loads(json.dumps({**record, "machine": self._machine}))
-        record.pop("checksum", None)
-        write_json(self._path(stage), {**record, "checksum": _checksum(record)})
-
-
-def _checksum(record: Record) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _read(path: Path, stage: str) -> Record:
-    """Return the record in a file; raise ValueError if it is none, or not as it was written."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not isinstance(record.get("fields"), dict):
-            raise ValueError("it has no fields")
-        if not isinstance(record.get("complete"), bool):
-            raise ValueError("it does not say whether the stage is complete")
-        checksum = record.pop("checksum", None)
-        if checksum not in (None, _checksum(record)):
-            raise ValueError("its checksum is another")
-        return record
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: not the record of a stage as it was written ({error}); put it back from a"
-            f" copy, or move it away: the {stage} stage then goes on from what it has left"
-        ) from error
+        write_record(self._path(stage), {**record, "machine": self._machine})
 
 
 def _essence(stage: str, record: Record) -> str:
