@@ -19,6 +19,17 @@ from absl import app, flags, logging
 from prefixrl_jax.runtime.locale import use_utf8
 from prefixrl_jax.runtime.streams import printable
 
+# What absl and ml_collections raise for a flag or a configuration file that they cannot take.
+PARSING_ERRORS = (
+    flags.Error,
+    ArithmeticError,
+    AttributeError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+)
+
 Rewrite = Callable[[str], str]
 
 
@@ -95,7 +106,7 @@ def _parse(argv: list[str]) -> list[str]:
     """Parse the flags; an unknown or ill-typed one ends with a line that names the nearest."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except PARSING_ERRORS as error:
         message = str(error)
         if message[:1] in ("'", '"') and message.endswith(message[0]):  # a KeyError quotes its own
             message = message[1:-1]

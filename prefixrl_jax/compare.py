@@ -62,7 +62,7 @@ LEVEL = flags.DEFINE_float(
 
 def compare(directory: Path) -> None:
     """Run what is not finished yet, then write the report."""
-    from prefixrl_jax.experiment.arms import Arm, parse_methods, parse_seeds
+    from prefixrl_jax.experiment.arms import Arm, check_numbers, parse_methods, parse_seeds
     from prefixrl_jax.experiment.run import Run
     from prefixrl_jax.experiment.tuning import Grid, check_grids
     from prefixrl_jax.experiment.workdir import Workdir
@@ -70,6 +70,7 @@ def compare(directory: Path) -> None:
     from prefixrl_jax.runtime import interrupt
 
     # Everything is checked before anything is computed.
+    check_numbers(FLOPS.value, LEVEL.value)
     grids = [Grid.parse(text) for text in TUNE.value]
     part = {"eval.heldout_part": "test"} if grids else {}
     base = configure(command.CONFIG.value, "prefixrl", part)  # with the command line's fields

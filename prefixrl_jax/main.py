@@ -39,7 +39,9 @@ def run(workdir: Path) -> None:
     from prefixrl_jax.runtime import interrupt
     from prefixrl_jax.runtime.console import say
 
-    config = configure(command.CONFIG.value, command.CONFIG.value.method, command.given_fields())
+    config = configure(
+        command.CONFIG.value, command.CONFIG.value.get("method"), command.given_fields()
+    )
     if STAGE.value not in STAGES:
         raise ValueError(f"--stage={STAGE.value!r}: one of {', '.join(STAGES)}")
     if DRY_RUN.value:

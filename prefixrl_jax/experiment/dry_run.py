@@ -36,17 +36,25 @@ def estimate(workdir: Workdir) -> Ledger:
         ("select", candidates, config.select.samples),
         ("collect", hard, config.collect.cap),
     ):
-        for _ in range(problems):
-            ledger.add_group(cost, (phase, phase), prompt, [new_tokens] * samples)
-    for _ in range(0 if config.model.path else config.base.batch):
-        ledger.add_training(cost, "base", prompt, [new_tokens] * config.base.steps)
-    for _ in range(config.sft.epochs * hard if config.sft.enabled else 0):
-        ledger.add_training(cost, "train", prompt, [new_tokens])
-    groups = config.rounds * config.train.steps * config.train.batch
-    for accounting, phases in _one_group(workdir).state.items():
-        for phase, flops in phases.items():
-            ledger.add(accounting, phase, flops * groups)
+        one_problem = Ledger()
+        one_problem.add_group(cost, (phase, phase), prompt, [new_tokens] * samples)
+        _add(ledger, one_problem, problems)
+    texts = {
+        "base": 0 if config.model.path else config.base.steps * config.base.batch,
+        "train": config.sft.epochs * hard if config.sft.enabled else 0,
+    }
+    for phase, count in texts.items():
+        one_text = Ledger()
+        one_text.add_training(cost, phase, prompt, [new_tokens])
+        _add(ledger, one_text, count)
+    _add(ledger, _one_group(workdir), config.rounds * config.train.steps * config.train.batch)
     return ledger
+
+
+def _add(ledger: Ledger, part: Ledger, count: int) -> None:
+    for accounting, phases in part.state.items():
+        for phase, flops in phases.items():
+            ledger.add(accounting, phase, flops * count)
 
 
 def _one_group(workdir: Workdir) -> Ledger:

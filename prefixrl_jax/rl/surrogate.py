@@ -173,15 +173,15 @@ class LossSettings:
 
     def _check_ranges(self) -> None:
         """Raise ValueError if a number is out of its range."""
-        if not 0 < self.clip_low <= 1 or self.clip_high <= 0:
+        if not 0 < self.clip_low <= 1 or not self.clip_high > 0:
             raise ValueError(
                 f"train.clip_low={self.clip_low}, train.clip_high={self.clip_high}: in (0, 1] and"
                 " positive"
             )
         for name in ("truncate_ratio", "kl_coef", "prefix_coef"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 0 (off)")
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise ValueError(
                 f"sampling.temperature={self.temperature}: training needs a positive temperature"
             )
