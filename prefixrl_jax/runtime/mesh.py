@@ -35,8 +35,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
     fits = taken >= 1 and len(devices) % taken == 0 and (free or taken == len(devices))
     if len(free) > 1 or not fits:
         raise ValueError(
-            f"{' x '.join(f'mesh.{axis}' for axis in AXES)}={tuple(sizes.values())} does not fill {len(devices)}"
-            " device(s): the sizes must multiply to that number, and at most one may be -1"
+            f"{' x '.join(f'mesh.{axis}' for axis in AXES)}={tuple(sizes.values())} does not"
+            f" fill {len(devices)} device(s): the sizes must multiply to that number, and at most"
+            " one may be -1"
         )
     for name in free:
         sizes[name] = len(devices) // taken

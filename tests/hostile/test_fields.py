@@ -80,9 +80,8 @@ def refusal(config: ConfigDict, workdir: Path) -> str:
 
 
 def names(sentence: str, field: str) -> bool:
-    """Whether a sentence names a field; that of the mesh says mesh.data x fsdp x tensor."""
-    section, _, name = field.rpartition(".")
-    return field in sentence or (f"{section}." in sentence and name in sentence)
+    """Whether a sentence names a field."""
+    return field in sentence
 
 
 def check_odd_values(config: ConfigDict, field: str, workdir: Path) -> None:
@@ -105,7 +104,7 @@ def folder(tmp_path_factory) -> Path:
     """A tiny pretrained model, and problems in a file."""
     directory = tmp_path_factory.mktemp("pretrained")
     tokenizer = word_tokenizer(words(33))
-    tokenizer.chat_template = "{{ messages[0].content }}"
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }} {% endfor %}"
     export_hf(random_params(TINY), TINY, tokenizer, directory / "model")
     rows = [{"question": f"{i} + 1", "answer": str(i + 1), "level": i} for i in range(20)]
     text = "".join(json.dumps(row) + "\n" for row in rows)

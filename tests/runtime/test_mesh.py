@@ -189,7 +189,9 @@ def test_eight_devices_compute_what_one_does(tmp_path):
     "sizes", [(2, 1, 1), (-1, 2, 1), (-1, -1, 1), (0, 1, 1), (-1, 0, 1), (1, 1, -2)]
 )
 def test_a_mesh_that_does_not_fill_the_devices_is_refused(sizes):
-    with pytest.raises(ValueError, match=r"mesh\.data x fsdp x tensor=.*does not fill 1 device"):
+    with pytest.raises(
+        ValueError, match=r"mesh\.data x mesh\.fsdp x mesh\.tensor=.*does not fill 1 device"
+    ):
         meshes.make_mesh(*sizes, devices=jax.devices()[:1])
 
 
