@@ -196,7 +196,8 @@ def try_case(case: Case, out: Path, directory: Path, tally: Tally) -> Attempt:
         return
     files = json.loads((directory / "failed.fault").read_text())["files"]
     problems = ending(status, (directory / "failed.log").read_text())
-    problems += [f"lost {name}" for name in lost(files, workdir)]
+    if names := list(lost(files, workdir)):
+        problems.append(f"lost {len(names)} of {len(files)} files, the first {names[0]}")
     if status:
         again = yield start(workdir, directory / "again", None)
         if again:
