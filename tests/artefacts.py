@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,9 +24,9 @@ STAGES = (
     "report",
 )
 # Half written files, and files that programs rotate or write for themselves.
-UNFINISHED = (".partial", "orbax-checkpoint-tmp", "/events/", ".lock")
+UNFINISHED = (".partial", "orbax-checkpoint-tmp", "/events/", "/owner/", ".lock")
 # What a run may change after it was whole; the rest of a work directory is written once.
-APPENDED = ("log.jsonl", "metrics.jsonl")
+APPENDED = re.compile(r"part-\d+\.jsonl|metrics\.jsonl")
 REPLACED = (".html", ".png", ".md")
 
 
@@ -60,7 +61,7 @@ def lost(files: dict[str, str], workdir: Path) -> Iterator[str]:
                 json.loads(path.read_text())
             except ValueError:
                 yield f"{name} (not JSON)"
-        elif path.name not in APPENDED and path.suffix not in REPLACED:
+        elif not APPENDED.fullmatch(path.name) and path.suffix not in REPLACED:
             yield f"{name} (changed)"
 
 
@@ -87,13 +88,13 @@ def unlike(workdir: Path, expected: Path) -> list[str]:
 
 
 def _names(workdir: Path) -> set[str]:
-    """The files of a run, but for those inside checkpoints, and events, which have drawn names."""
+    """The files of a run, but for those inside checkpoints, and those that every start adds to."""
     names = set()
     for path in workdir.rglob("*"):
         name = str(path.relative_to(workdir))
         inside, _, rest = name.partition("checkpoints/")
         if rest:
             names.add(f"{inside}checkpoints/{rest.split('/')[0]}")
-        elif path.is_file() and path.parent.name != "events":
+        elif path.is_file() and path.parent.name not in ("events", "log", "owner"):
             names.add(name)
     return names

@@ -19,6 +19,7 @@ import argparse
 import collections
 import dataclasses
 import errno
+import faulthandler
 import hashlib
 import importlib
 import itertools
@@ -42,7 +43,7 @@ from tests.runs import SMOKE
 
 ERRORS = (errno.ENOSPC, errno.EIO)
 SECONDS = 300  # after which a run is taken to hang
-HUNG = 124  # its status then
+HUNG = f"Timeout (0:{SECONDS // 60:02}:{SECONDS % 60:02})!"  # its last words then
 PRELOADED = (
     "prefixrl_jax.experiment.command",
     "prefixrl_jax.experiment.run",
@@ -91,9 +92,8 @@ def start(workdir: Path, out: Path, fault: Fault | None, *flags: str) -> int:
     sys.argv = ["main", f"--config={SMOKE.config}", f"--workdir={workdir}", *SMOKE.flags, *flags]
     injector = Injector(workdir, Path(f"{out}.fault"), fault)
     injector.install()
-    hangs = threading.Timer(SECONDS, os._exit, (HUNG,))
-    hangs.daemon = True
-    hangs.start()
+    # Prints where every thread is.
+    faulthandler.dump_traceback_later(SECONDS, exit=True, file=os.dup(2))
     status = 1
     try:
         runpy.run_module("prefixrl_jax.main", run_name="__main__", alter_sys=True)
@@ -196,7 +196,8 @@ def try_case(case: Case, out: Path, directory: Path, tally: Tally) -> Attempt:
         return
     files = json.loads((directory / "failed.fault").read_text())["files"]
     problems = ending(status, (directory / "failed.log").read_text())
-    problems += [f"lost {name}" for name in lost(files, workdir)]
+    if names := list(lost(files, workdir)):
+        problems.append(f"lost {len(names)} of {len(files)} files, the first {names[0]}")
     if status:
         again = yield start(workdir, directory / "again", None)
         if again:
@@ -212,8 +213,8 @@ def try_case(case: Case, out: Path, directory: Path, tally: Tally) -> Attempt:
 
 def ending(status: int, output: str) -> list[str]:
     """Returns what is wrong with the status and the output of a run that had a fault."""
-    if status == HUNG:
-        return [f"it hung for {SECONDS} s"]
+    if HUNG in output:
+        return [f"it hung for {SECONDS} s; its log shows where"]
     problems = [f"shows {sign!r}" for sign in TRACES if sign in output]
     lines = output.splitlines()
     errors = [line for line in lines if line.startswith("error: ")]

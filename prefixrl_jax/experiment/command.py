@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import config_flags
 
 import prefixrl_jax.configs
 from prefixrl_jax import cli
+from prefixrl_jax.runtime.streams import printable
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -130,7 +132,6 @@ def _guarded(command: Callable[[Path], None]) -> None:
 
     from prefixrl_jax.runtime import interrupt, processes
     from prefixrl_jax.runtime.console import say
-    from prefixrl_jax.runtime.streams import printable
     from prefixrl_jax.training.health import Unhealthy
     from prefixrl_jax.training.loop import Diverged
 
@@ -150,12 +151,22 @@ def _guarded(command: Callable[[Path], None]) -> None:
     except ValueError as error:
         processes.leave(printable(f"error: {error}"), 2)
     except (OSError, Diverged, Unhealthy) as error:
-        processes.leave(printable(f"error: {error}"), 3)
+        _fail(f"error: {error}")
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        processes.leave(
+        _fail(
             f"error: process {jax.process_index()} has lost another one ({error}); start all again"
-            f" with the same command, and the run goes on from what is in {workdir}",
-            3,
+            f" with the same command, and the run goes on from what is in {workdir}"
         )
+
+
+def _fail(message: str) -> NoReturn:
+    """Print an error and end this process with status 3, without waiting for any thread.
+
+    After a save that failed, threads of Orbax wait ten minutes for one that is gone, and print
+    tracebacks when the interpreter ends below them. What is finished has been saved by now.
+    """
+    print(printable(message), file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(3)

@@ -191,7 +191,7 @@ def _text_field(row: dict[str, Any], names: Sequence[str]) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(
             f"field {name!r} is missing, empty or no text; the row has"
-            f" {', '.join(map(repr, row))} (task.math.question_field and task.math.answer_field name"
-            " them)"
+            f" {', '.join(map(repr, row))} (task.math.question_field and"
+            " task.math.answer_field name them)"
         )
     return value

@@ -13,17 +13,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from runs import SMOKE, Growth, completed, count_lines, differences, kill_repeatedly
+from kills import BASE, CORPUS, TRAIN, drawn_moment
+from runs import SMOKE, Growth, completed, differences, kill_repeatedly
 
 pytestmark = pytest.mark.slow
-
-# What is interrupted: the file, or folder of parts, that grows meanwhile, by one line a step or
-# sample.
-BASE, CORPUS, TRAIN = "base/metrics.jsonl", "corpus/log", "metrics.jsonl"
-
 
 MOMENTS = random.Random(0)
 
@@ -87,30 +82,12 @@ def test_interrupted_in_every_way_a_run_ends_as_if_it_had_not_been(smoke_run, tm
     assert differences(tmp_path / "run", smoke_run) == []
 
 
-def progress(workdir: Path, expected: Path) -> float:
-    """How far a run is: 0 at the beginning, 4 when it is what is expected of a finished one.
-
-    Base training, corpus, training, and stages begun count 1 each.
-    """
-
-    def share(name: str) -> float:
-        return count_lines(workdir / name) / count_lines(expected / name)
-
-    stages = [len(list((run / "stages").glob("*.json"))) for run in (workdir, expected)]
-    return share(BASE) + share(CORPUS) + share(TRAIN) + stages[0] / stages[1]
-
-
 @pytest.mark.thorough
 def test_killed_at_drawn_moments(smoke_run, tmp_path):
     """Ten kills, wherever they fall, and a run that is left alone."""
     workdir = tmp_path / "run"
 
-    def moment(child: subprocess.Popen) -> None:
-        aim = progress(workdir, smoke_run) + MOMENTS.uniform(0, 0.8)
-        while child.poll() is None and progress(workdir, smoke_run) < aim:
-            time.sleep(0.02)
-        time.sleep(MOMENTS.uniform(0, 0.2))
-
+    moment = drawn_moment(workdir, smoke_run, MOMENTS)
     tally = kill_repeatedly(SMOKE, workdir, smoke_run, 10, moment)
     assert (tally.kills, tally.lost, tally.different) == (10, 0, []) and tally.runs >= 1
     SMOKE.finish(tmp_path / "alone")
