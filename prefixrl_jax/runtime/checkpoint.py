@@ -103,13 +103,13 @@ class Checkpoints:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
-            enable_async_checkpointing=True,
-            create=not read_only,
-            read_only=read_only,
-        )
         with _without_warnings():  # Orbax warns that what is read only is read only
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
+                enable_async_checkpointing=True,
+                create=not read_only,
+                read_only=read_only,
+            )
             self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
         self._directory = directory
         self._read_only = read_only
