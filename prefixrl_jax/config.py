@@ -248,7 +248,7 @@ def _collect() -> Section:
     c = Section()
     # samples of a hard problem before it is given up (paper: 2,500). 0: no corpus
     c.cap = Whole(256, most=SAMPLES_MAX)
-    # traces instead of sampling: JSONL, or the corpus/dataset of a run; see corpus/import_traces.py
+    # traces instead of sampling: JSONL, or the corpus/dataset of a run; see corpus/trace_file.py
     c.traces_path = Location("")
     return c
 

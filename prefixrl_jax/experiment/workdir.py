@@ -12,8 +12,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from prefixrl_jax.corpus.import_traces import TraceFile
 from prefixrl_jax.corpus.saved import load_corpus
+from prefixrl_jax.corpus.trace_file import TraceFile
 from prefixrl_jax.corpus.traces import Trace
 from prefixrl_jax.experiment.build import Settings, resolve
 from prefixrl_jax.experiment.records import StageRecords
@@ -28,7 +28,8 @@ from prefixrl_jax.runtime.files import read_json
 from prefixrl_jax.runtime.fingerprint import tree_fingerprint
 from prefixrl_jax.runtime.memo import Memo
 from prefixrl_jax.runtime.processes import on_primary
-from prefixrl_jax.tasks.sources import Sets, candidates, fingerprint, fitting
+from prefixrl_jax.tasks.fitting import fitting
+from prefixrl_jax.tasks.sources import Sets, candidates, fingerprint
 from prefixrl_jax.tasks.task import Problem
 
 

@@ -6,8 +6,9 @@ import pytest
 from first_token import COST, HEADER, PROBLEMS, Aside, FirstToken
 
 from prefixrl_jax.corpus.attempts import first_traces
-from prefixrl_jax.corpus.import_traces import import_traces, lines_fingerprint, read_lines
+from prefixrl_jax.corpus.import_traces import import_traces
 from prefixrl_jax.corpus.shared_log import SharedLog
+from prefixrl_jax.corpus.trace_file import lines_fingerprint, read_lines
 from prefixrl_jax.corpus.traces import Trace, write_dataset
 from prefixrl_jax.model.tokenizer import fingerprint
 from prefixrl_jax.tasks.task import Problem

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from prefixrl_jax.config import get_config
-from prefixrl_jax.corpus.import_traces import lines_fingerprint, read_lines
+from prefixrl_jax.corpus.trace_file import lines_fingerprint, read_lines
 from prefixrl_jax.corpus.traces import Trace
 from prefixrl_jax.model.tokenizer import fingerprint
 from prefixrl_jax.prefixes.cuts import read_cuts

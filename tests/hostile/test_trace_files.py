@@ -6,7 +6,7 @@ import shutil
 import pytest
 from first_token import PROBLEMS, FirstToken
 
-from prefixrl_jax.corpus.import_traces import LARGEST_COST, TraceFile, read_lines
+from prefixrl_jax.corpus.trace_file import LARGEST_COST, TraceFile, read_lines
 from prefixrl_jax.corpus.traces import Trace, write_dataset
 from prefixrl_jax.experiment.stages import FILES, TRACES_FILE, name_of_difference
 from prefixrl_jax.model.tokenizer import fingerprint
@@ -116,11 +116,11 @@ def write_many(path, count=1500, last="a b"):
 @pytest.fixture
 def unread(monkeypatch):
     """Count how often a file of traces is read."""
-    from prefixrl_jax.corpus import import_traces
+    from prefixrl_jax.corpus import trace_file
 
     calls = []
-    read = import_traces.read_lines
-    monkeypatch.setattr(import_traces, "read_lines", lambda *a: calls.append(a) or read(*a))
+    read = trace_file.read_lines
+    monkeypatch.setattr(trace_file, "read_lines", lambda *a: calls.append(a) or read(*a))
     return calls
 
 

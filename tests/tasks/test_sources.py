@@ -8,8 +8,9 @@ from chat_folder import write_chat_folder
 from prefixrl_jax.config import get_config
 from prefixrl_jax.model.tokenizer import word_tokenizer
 from prefixrl_jax.runtime.memo import Memo
+from prefixrl_jax.tasks.fitting import fitting
 from prefixrl_jax.tasks.math import Math, MathSettings
-from prefixrl_jax.tasks.sources import Sets, candidates, fitting, read_problems
+from prefixrl_jax.tasks.sources import Sets, candidates, read_problems
 from prefixrl_jax.tasks.task import Problem
 from prefixrl_jax.tasks.water_jugs import WaterJugs
 
