@@ -203,10 +203,17 @@ def read_dataset(directory: str | os.PathLike[str]) -> list[Trace]:
         Damaged: a file of the dataset is missing, cut short or altered.
         OSError: a file could not be read this time, which says nothing about what it holds.
     """
-    import tensorflow_datasets as tfds
-
     if not _is_dataset(pathlib.Path(directory)):
         raise FileNotFoundError(f"{directory}: no dataset here (dataset_info.json is missing)")
+    try:
+        return _read_dataset(directory)
+    except Damaged:  # TFDS takes a reading error, which may pass, for damage
+        return _read_dataset(directory)
+
+
+def _read_dataset(directory: str | os.PathLike[str]) -> list[Trace]:
+    import tensorflow_datasets as tfds
+
     try:
         with _quiet():
             rows = tfds.builder_from_directory(directory).as_data_source("train")

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerFast
 
@@ -157,8 +158,11 @@ def _write_weights(
             if directory:
                 values[tensor.name] = np.ascontiguousarray(tensor.weight.to_hf(value).astype(dtype))
         if directory:
-            # transformers refuses a file without a format.
-            save_file(values, directory / name, metadata={"format": "pt"})
+            try:
+                # transformers refuses a file without a format.
+                save_file(values, directory / name, metadata={"format": "pt"})
+            except SafetensorError as error:  # which it makes of an error of the system
+                raise OSError(f"{directory / name}: could not be written: {error}") from error
     if directory and len(shards) > 1:
         files = {tensor.name: name for name, shard in shards.items() for tensor in shard}
         total = sum(tensor.bytes(dtype) for shard in shards.values() for tensor in shard)

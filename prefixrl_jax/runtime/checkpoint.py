@@ -26,6 +26,7 @@ from prefixrl_jax.runtime.fingerprint import tree_fingerprint
 from prefixrl_jax.runtime.processes import agree, on_primary
 
 CHECKSUM = "checksum"  # of the state, in the sidecar
+ATTEMPTS = 2  # to read a checkpoint before it is taken for damaged
 BEST = "score"  # name of the metric by which the best checkpoint is kept
 
 
@@ -201,34 +202,52 @@ class Checkpoints:
         return None
 
     def _restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
-        """State and sidecar of one checkpoint; raise Damaged, or OSError for what may pass."""
+        """State and sidecar of one checkpoint, which is tried twice.
+
+        Raises:
+            Damaged: all its files can be read, but not as what they should be.
+            OSError: one cannot be read now.
+        """
+        for _ in range(ATTEMPTS):
+            content, failure = self._attempt(step, abstract)
+            if content is not None:
+                return content
+            unreadable = on_primary(_first_unreadable, self._directory / str(step))
+            if unreadable:
+                break
+        # A failure of the system in one process is one of all.
+        passing = isinstance(failure, OSError) and not isinstance(failure, FileNotFoundError)
+        if unreadable or agree(int(passing), np.max):
+            raise OSError(
+                f"checkpoint {step} cannot be read now, nothing was changed; the same command goes"
+                f" on once it can be: {unreadable or failure}"
+            )
+        raise Damaged(" ".join(str(failure).split())[:200])
+
+    def _attempt(
+        self, step: int, abstract: Any
+    ) -> tuple[tuple[Any, dict[str, Any]] | None, BaseException]:
+        """State and sidecar of one checkpoint, or None and what went wrong."""
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), sidecar=ocp.args.JsonRestore()
         )
-        failure = ""
+        failure: BaseException = ValueError("another process could not read it")
+        restored = None
         try:
             restored = self._manager.restore(step, args=args)
-        except MemoryError:
+        except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:  # Orbax raises whatever its threads meet, some as Exception
-            if isinstance(error, jax.errors.JaxRuntimeError):
-                raise
-            failure = " ".join(str(error.__cause__ or error).split())[:200] or repr(error)
+            failure = error.__cause__ or error
         # A failure of one process is one of all.
-        if agree(int(not failure), np.min):
-            state, sidecar = restored["state"], restored["sidecar"]
-            # Checkpoints of version 0.1.0 have no checksum.
-            saved = sidecar.pop(CHECKSUM, None)
-            if saved in (None, tree_fingerprint(state)):
-                return state, sidecar
-            raise Damaged("its values are not those that were saved")
-        unreadable = on_primary(_first_unreadable, self._directory / str(step))
-        if unreadable:
-            raise OSError(
-                f"checkpoint {step} cannot be read now, nothing was changed; the same command goes"
-                f" on once it can be: {unreadable}"
-            )
-        raise Damaged(failure or "another process could not read it")
+        if not agree(int(restored is not None), np.min):
+            return None, failure
+        assert restored is not None
+        state, sidecar = restored["state"], restored["sidecar"]
+        # Checkpoints of version 0.1.0 have no checksum.
+        if sidecar.pop(CHECKSUM, None) not in (None, tree_fingerprint(state)):
+            return None, ValueError("its values are not those that were saved")
+        return (state, sidecar), failure
 
     def _set_aside(self, step: int, reason: str) -> None:
         """Rename a damaged checkpoint, which `save` would otherwise take for one that is there."""

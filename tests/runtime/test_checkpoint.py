@@ -155,6 +155,35 @@ def test_a_reading_error_that_may_pass_leaves_everything_as_it_is(tmp_path, monk
     assert content(tmp_path) == before
 
 
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), Exception("a thread")])
+def test_a_reading_error_that_has_passed_is_none(tmp_path, monkeypatch, error):
+    save(tmp_path, [None, None], keep=3)
+    with Checkpoints(tmp_path, 3) as checkpoints:
+        restore = checkpoints._manager.restore
+        failures = [error]
+
+        def fail_once(*args, **options):
+            if failures:
+                raise failures.pop()
+            return restore(*args, **options)
+
+        monkeypatch.setattr(checkpoints._manager, "restore", fail_once)
+        assert checkpoints.restore(abstract(make_state(0)))[0] == 2
+    assert not list(tmp_path.glob("*.damaged"))
+
+
+def test_an_error_of_the_system_that_stays_is_no_damage(tmp_path, monkeypatch):
+    save(tmp_path, [None, None], keep=3)
+
+    def fail(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with Checkpoints(tmp_path, 3) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "restore", fail)
+        with pytest.raises(OSError, match=r"cannot be read now, nothing was changed.*denied"):
+            checkpoints.restore(abstract(make_state(0)))
+
+
 def test_read_only_changes_nothing(tmp_path):
     save(tmp_path, [None, None], keep=3)
     damage(tmp_path / "2", "state")
