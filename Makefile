@@ -43,13 +43,13 @@ test-newer:
 # Not in .ci/run, for want of time there: the smoke run killed at 60 drawn moments, with every call
 # failing once that touches a file, and on two processes through 200 rounds of signals.
 kills: .venv/stamp
-	$(RUN) -m tests.kills runs/kills
+	PYTHONPATH=tests/without_torch $(RUN) -m tests.kills runs/kills
 
 faults: .venv/stamp
 	PYTHONPATH=tests/without_torch $(RUN) -m tests.faults runs/faults
 
 soak: .venv/stamp
-	$(RUN) -m tests.soak runs/soak
+	PYTHONPATH=tests/without_torch $(RUN) -m tests.soak runs/soak
 
 bench: .venv/stamp
 	$(RUN) -m benchmarks.run
