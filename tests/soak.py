@@ -1,6 +1,6 @@
 """Ends one or both processes of a run, again and again, and compares what comes of it.
 
-`python -m tests.soak OUT [--rounds=200]`: OUT/whole is the smoke run on two
+`python -m tests.soak OUT [--rounds=200] [--seed=0]`: OUT/whole is the smoke run on two
 processes, left alone (reused if it is finished). OUT/soaked is the same, begun or continued in
 every round. In a round, after a drawn time, one process or both get SIGKILL or SIGTERM; what is
 left of the run then ends by itself, or is killed after a drawn time as a scheduler would. A run
@@ -59,6 +59,7 @@ class Soak:
     Attributes:
         directory: holds `whole`, with which finished runs are compared, and `soaked`.
         longest: seconds that a run lives at most.
+        seed: of what is drawn.
         endings: rounds by how they ended.
         finished: runs that were finished and compared.
         problems: what was not as it should be.
@@ -66,13 +67,14 @@ class Soak:
 
     directory: Path
     longest: float
+    seed: int = 0
     endings: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     finished: int = 0
     problems: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._workdir = self.directory / "soaked"
-        self._random = random.Random(0)
+        self._random = random.Random(self.seed)
         self._files: dict[str, str] = {}
         self._samples: dict[tuple, str] = {}
 
@@ -138,6 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("out", type=Path)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     arguments = parser.parse_args()
     directory = arguments.out.absolute()
     directory.mkdir(parents=True, exist_ok=True)
@@ -150,7 +153,8 @@ def main() -> None:
             sys.exit(f"the run without signals ended with status {child.returncode}:\n{output}")
     print(f"whole run: {time.monotonic() - started:.0f} s", flush=True)
     stages = [json.loads(path.read_text()) for path in (directory / "whole/stages").glob("*.json")]
-    soak = Soak(directory, STARTING + sum(stage["seconds"] for stage in stages) / 4)
+    longest = STARTING + sum(stage["seconds"] for stage in stages) / 4
+    soak = Soak(directory, longest, arguments.seed)
     for number in range(1, arguments.rounds + 1):
         problems = len(soak.problems)
         ending = soak.round()
