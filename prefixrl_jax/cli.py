@@ -150,9 +150,12 @@ class _PrintableRecord(standard_logging.LogRecord):
 
 
 def _show_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
-    """Print what a destructor raises, unless it is what Orbax leaves behind of a failed save.
+    """Print what a destructor raises, unless it is what Orbax leaves of a failed save or restore.
 
-    Its event loop is closed by then, and every object that still waits in it says so.
+    The failure itself is told in one line. Coroutines that were cancelled by it repeat it, one
+    traceback each, and those that still wait find their event loop closed.
     """
-    if str(unraisable.exc_value) != "Event loop is closed":
+    code = getattr(unraisable.object, "cr_code", None)
+    of_orbax = code is not None and "orbax" in code.co_filename
+    if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)

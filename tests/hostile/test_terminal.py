@@ -147,6 +147,53 @@ def test_a_reader_that_goes_away_changes_nothing_else(pipe, tmp_path):
     assert b"Traceback" not in done.stderr and b"Broken" not in done.stderr
 
 
+# What is left of coroutines when they are dropped, as a failed save or restore leaves them.
+DROPPED = """
+import gc
+from prefixrl_jax import cli
+
+def command():
+    source = '''
+async def read():
+    try:
+        await Suspended()
+    finally:
+        raise RuntimeError(reason)
+
+class Suspended:
+    def __await__(self):
+        yield
+'''
+    for file, reason in (
+        ("site-packages/orbax/checkpoint/x.py", "an array"),
+        ("asyncio/events.py", "Event loop is closed"),
+        ("elsewhere.py", "a fault of ours"),
+    ):
+        names = {"reason": reason}
+        exec(compile(source, file, "exec"), names)
+        coroutine = names["read"]()
+        coroutine.send(None)
+        del coroutine
+        gc.collect()
+
+cli.start(command, "Help.")
+"""
+
+
+def test_what_a_failed_save_leaves_behind_is_not_shown_and_other_faults_are(tmp_path):
+    (tmp_path / "dropped.py").write_text(DROPPED)
+    done = subprocess.run(
+        [*PYTHON, str(tmp_path / "dropped.py")],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
+    )
+    assert done.returncode == 0
+    assert done.stderr.count("Traceback") == 1, done.stderr
+    assert "a fault of ours" in done.stderr
+
+
 def test_help_ends_quietly_when_nobody_reads_on(tmp_path):
     command = " ".join(PYTHON)
     done = subprocess.run(
