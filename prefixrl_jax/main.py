@@ -48,8 +48,8 @@ def run(workdir: Path) -> None:
         say(describe(Workdir(config, workdir)))
         return
     command.keep_compilations(workdir)
-    interrupt.listen()
     first = Workdir(config, workdir)  # is checked before anything is written
+    interrupt.listen()
     with command.owning(workdir):
         run_rounds(first, STAGE.value)
 

@@ -30,6 +30,7 @@ from prefixrl_jax.model.hf import export_hf
 from prefixrl_jax.model.weights import init_params
 from prefixrl_jax.prefixes.cuts import CutSettings, draw_cuts, write_cuts
 from prefixrl_jax.rl.step import UpdateSettings
+from prefixrl_jax.runtime import interrupt
 from prefixrl_jax.runtime.console import heartbeat, say
 from prefixrl_jax.runtime.files import write_json
 from prefixrl_jax.runtime.fingerprint import tree_fingerprint
@@ -61,6 +62,8 @@ class Run:
         _tell_left_out(workdir)
         with jax.set_mesh(workdir.settings.mesh):
             for name in names:
+                if interrupt.received():
+                    raise interrupt.Interrupted
                 if moved := on_primary(workdir.records.moved, name):
                     say(
                         f"{name} was begun elsewhere ({moved}): it goes on, but its last bits may"

@@ -47,7 +47,10 @@ def text_files(
         write_json(folder / CONFIG, fields)
         generation = special_ids(tokenizer) | extras.get("generation", {})
         write_json(folder / GENERATION, generation)
-        tokenizer.save_pretrained(folder)
+        try:
+            tokenizer.save_pretrained(folder)
+        except Exception as error:  # which the tokenizers library makes of an error of the system
+            raise OSError(f"the tokenizer could not be written: {error}") from error
         card = [CARD_HEADER, extras.get("card", "")]
         if not survives_auto_tokenizer(folder, tokenizer):
             card.append(TOKENIZER_NOTE)

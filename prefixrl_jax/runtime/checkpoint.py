@@ -201,6 +201,25 @@ class Checkpoints:
             )
         return None
 
+    def read_back(self, step: int, abstract: Any) -> Any:
+        """Wait for the checkpoint of a step, and return its state.
+
+        Orbax may take a directory whose arrays it could not write for finished. A damaged one is
+        renamed, so that the step is made again.
+
+        Raises OSError if it cannot be read back.
+        """
+        self.wait()
+        try:
+            state, _ = self._restore(step, abstract)
+            return state
+        except Damaged as error:
+            self._set_aside(step, str(error))
+            raise OSError(
+                f"the checkpoint of step {step} was not written to {self._directory} as it should"
+                f" be; those before it are intact: {error}"
+            ) from error
+
     def _restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
         """State and sidecar of one checkpoint, which is tried twice.
 

@@ -167,6 +167,7 @@ class Loop:
             Diverged: a step was not finite.
             Unhealthy: `check_health` refused to go on.
             Interrupted: the process was asked to stop.
+            OSError: a file could not be written, or the last checkpoint not be read back.
             In each case the last good state is saved first.
         """
         with Checkpoints(self.directory / "checkpoints", self.saving.keep) as checkpoints:
@@ -197,6 +198,11 @@ class Loop:
                         self._finish(now, step + 1, checkpoints)
             finally:
                 metrics.close()
+            if now.step > begin:
+                # What the next stages are made from is read back, while it can be made again. The
+                # arrays are let go first, as there may be no room for them twice.
+                now.state = abstract
+                now.state = checkpoints.read_back(now.step, abstract)
         return now
 
     def _step(self, now: LoopState, step: int, checkpoints: Checkpoints) -> None:

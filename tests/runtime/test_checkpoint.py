@@ -184,6 +184,16 @@ def test_an_error_of_the_system_that_stays_is_no_damage(tmp_path, monkeypatch):
             checkpoints.restore(abstract(make_state(0)))
 
 
+def test_a_checkpoint_that_was_written_without_its_arrays_is_noticed_and_set_aside(tmp_path):
+    save(tmp_path, [None, None], keep=3)
+    with Checkpoints(tmp_path, 3) as checkpoints:
+        assert same_bits(checkpoints.read_back(2, abstract(make_state(0))), make_state(2))
+        shutil.rmtree(tmp_path / "2" / "state" / "d")
+        with pytest.raises(OSError, match=r"step 2 was not written .* those before it are intact"):
+            checkpoints.read_back(2, abstract(make_state(0)))
+        assert checkpoints.restore(abstract(make_state(0)))[0] == 1
+
+
 def test_read_only_changes_nothing(tmp_path):
     save(tmp_path, [None, None], keep=3)
     damage(tmp_path / "2", "state")

@@ -70,6 +70,7 @@ class Pool:
             capture_output=True,
             text=True,
             timeout=STARTUP,
+            start_new_session=True,  # Ctrl-C is for this process, not for a grader
         )
         if process.returncode:
             last_line = process.stderr.strip().splitlines()[-1]
