@@ -155,7 +155,13 @@ class Checkpoints:
         self._last_step = step
 
     def steps(self) -> list[int]:
-        """Return the steps that have a finished checkpoint, in ascending order."""
+        """Return the steps that have a finished checkpoint, in ascending order.
+
+        Raises OSError if the directory cannot be read now.
+        """
+        names = os.listdir(self._directory) if self._directory.exists() else []
+        if {int(name) for name in names if name.isdigit()} - set(self._manager.all_steps()):
+            self._manager.reload()  # Orbax leaves out what it could not read when it was opened
         return sorted(self._manager.all_steps())
 
     def restore(
