@@ -160,8 +160,8 @@ def test_a_hint_stands_in_the_question_and_may_be_trained_at_the_plain_problem(s
         cut["hinted"] and wrong[cut["problem"]][: len(cut["token_ids"])] == cut["token_ids"]
         for cut in cuts
     )
-    rows = read_lines(tmp_path / "run" / "samples" / "train-00001.jsonl")
-    assert any(s["hinted"] and s["prefix"] for s in rows) and all(
+    written = read_lines(tmp_path / "run" / "samples" / "train-00001.jsonl")
+    assert any(s["hinted"] and s["prefix"] for s in written) and all(
         "reward/prefixed" in row for row in rows
     )
     # Sampled with the hint in the prompt, trained without: more is paid for the prompts of samples

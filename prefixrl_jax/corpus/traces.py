@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import math
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -126,7 +126,8 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    # An int may be larger than any float.
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _are_ids(values: Any) -> bool:

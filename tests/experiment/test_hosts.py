@@ -177,9 +177,9 @@ def test_a_checkpoint_goes_on_on_another_mesh_and_the_change_is_told(two, tmp_pa
     """
     shutil.copytree(two, tmp_path / "run")
     path = tmp_path / "run" / "stages" / "evaluate.json"
-    record = json.loads(path.read_text())
+    record = read_record(path, "evaluate")
     machine = record["machine"] | {"jax": "0.1", "mesh": "2x2x2"}
-    path.write_text(json.dumps(record | {"complete": False, "machine": machine}))
+    write_record(path, record | {"complete": False, "machine": machine})
     output = completed(start(tmp_path / "run", 1, "--config.train.steps=3"))
     assert "train 3/3" in output and "train 2/3" not in output
     assert "evaluate was begun elsewhere (jax 0.1 before, " in output

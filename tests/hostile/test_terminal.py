@@ -115,7 +115,6 @@ def test_messages_warnings_and_errors_are_escaped(tmp_path):
 @pytest.mark.parametrize(
     "environment",
     [
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
         {"PYTHONIOENCODING": "ascii:strict"},
         {"PYTHONIOENCODING": "latin-1:strict"},
     ],
