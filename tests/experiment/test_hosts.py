@@ -32,6 +32,8 @@ from runs import (
 )
 from safetensors import safe_open
 
+from prefixrl_jax.experiment.record_file import read_record, write_record
+
 pytestmark = pytest.mark.slow
 
 RUN = Command(
