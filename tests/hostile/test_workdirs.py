@@ -130,6 +130,7 @@ def test_beside_a_run_no_second_one_writes_and_an_export_changes_nothing(smoke_r
     assert differences(workdir, smoke_run) == []
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_killed_does_not_lock_the_next_one_out(tmp_path):
     first = SMOKE.start(tmp_path / "run")
     while not list((tmp_path / "run").glob("owner/*.json")):
@@ -141,6 +142,7 @@ def test_a_run_that_was_killed_does_not_lock_the_next_one_out(tmp_path):
     assert status == 0 and f"taken over from process {first.pid}" in output, output
 
 
+@pytest.mark.thorough
 def test_a_failed_measurement_does_not_settle_its_fields(copy):
     """As if it had been killed in the middle: the right value must be accepted afterwards."""
     for stage in ("evaluate", "baseline", "export", "report"):
@@ -163,6 +165,7 @@ def test_a_path_that_checkpoints_cannot_be_kept_in_is_refused_at_once(tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_a_disk_that_fails_for_a_moment_loses_nothing(copy):
     """The checkpoint is on a mount that is gone, and comes back."""
     last = newest(copy / "checkpoints")
