@@ -71,6 +71,7 @@ def compare(directory: Path) -> None:
 
     # Everything is checked before anything is computed.
     check_numbers(FLOPS.value, LEVEL.value)
+    command.refuse_other_kind(directory, command.RUN, "a run")
     grids = [Grid.parse(text) for text in TUNE.value]
     part = {"eval.heldout_part": "test"} if grids else {}
     base = configure(command.CONFIG.value, "prefixrl", part)  # with the command line's fields

@@ -15,17 +15,18 @@ if __name__ == "__main__":  # before the imports, which take seconds
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from prefixrl_jax import cli
-from prefixrl_jax.runtime.files import read_json
+from prefixrl_jax.runtime.files import read_object
 
 if TYPE_CHECKING:
     from prefixrl_jax.experiment.build import Settings
     from prefixrl_jax.model.weights import Params
 
+SETS = ("train", "heldout")
 ATTEMPTS = 3  # to read the newest checkpoint of a run that goes on, and replaces it
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of a run.")
@@ -116,14 +117,19 @@ def trained_params(workdir: Path, settings: Settings, step: int | None) -> tuple
 
 
 def _accuracy_lines(workdir: Path) -> str:
-    """Plain accuracy in the run's summary, which is of its last step."""
+    """Plain accuracy in the run's summary, which is of its last step; as far as it is there."""
     path = workdir / "summary.json"
-    summary: dict[str, Any] = read_json(path) if path.exists() else {}
-    lines = [
-        f"- plain pass@1 of the finished run, {name} hard set: {accuracy['before']:.4f} ->"
-        f" {accuracy['after']:.4f}"
-        for name, accuracy in summary.get("plain_pass_at_1", {}).items()
-    ]
+    summary = read_object(path) if path.exists() else {}
+    plain = summary.get("plain_pass_at_1")
+    lines = []
+    for name in SETS:
+        accuracy = plain.get(name) if isinstance(plain, dict) else None
+        values = accuracy if isinstance(accuracy, dict) else {}
+        before, after = values.get("before"), values.get("after")
+        if isinstance(before, float) and isinstance(after, float):
+            lines.append(
+                f"- plain pass@1 of the finished run, {name} hard set: {before:.4f} -> {after:.4f}"
+            )
     return "\n".join(lines)
 
 

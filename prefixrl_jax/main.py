@@ -49,6 +49,7 @@ def run(workdir: Path) -> None:
         return
     command.keep_compilations(workdir)
     first = Workdir(config, workdir)  # is checked before anything is written
+    command.refuse_other_kind(workdir, command.COMPARISON, "a comparison")
     interrupt.listen()
     with command.owning(workdir):
         run_rounds(first, STAGE.value)

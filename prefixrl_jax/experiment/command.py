@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,7 +34,8 @@ MULTIHOST = flags.DEFINE_bool(
 )
 
 # Directories that tell a run, or a comparison, from a folder of someone's own files.
-MARKS = ("owner", "stages", "shared/stages")
+RUN, COMPARISON = "stages", "shared/stages"
+MARKS = ("owner", RUN, COMPARISON)
 # What runs and comparisons write into their directories.
 WRITTEN = (
     "arms",
@@ -83,22 +85,55 @@ def owning(*workdirs: Path) -> Iterator[None]:
     Raises ValueError if another run is alive in one of them, or one holds files of the names that a
     run writes and that no run has made.
     """
+    from prefixrl_jax.runtime import interrupt
     from prefixrl_jax.runtime.console import say
     from prefixrl_jax.runtime.owner import owned
     from prefixrl_jax.runtime.processes import on_primary
 
     with contextlib.ExitStack() as stack:
 
-        def own() -> None:
-            for workdir in workdirs:
-                _refuse_files_of_others(workdir)
-                stack.enter_context(owned(workdir, say))
+        def pause(seconds: float) -> None:
+            time.sleep(seconds)
+            if interrupt.wanted():
+                raise interrupt.Interrupted
 
-        on_primary(own)
+        def own() -> bool:
+            """Return whether the run is to go on."""
+            try:
+                for workdir in workdirs:
+                    _refuse_files_of_others(workdir)
+                    stack.enter_context(owned(workdir, say, pause))
+            except interrupt.Interrupted:
+                return False
+            return True
+
+        if not on_primary(own):
+            raise interrupt.Interrupted
         yield
 
 
+def refuse_other_kind(workdir: Path, mark: str, kind: str) -> None:
+    """Raise ValueError for the directory of a comparison where a run is to be, or the reverse.
+
+    Args:
+        workdir: where the command is to write.
+        mark: RUN or COMPARISON, which must not be there.
+        kind: what such a directory is of, in words.
+    """
+    if (workdir / mark).is_dir():
+        raise ValueError(
+            f"--workdir={workdir}: is the directory of {kind}, whose report would be replaced; a"
+            " new directory, or one that this command has made, is accepted"
+        )
+
+
 def _refuse_files_of_others(workdir: Path) -> None:
+    for ancestor in workdir.absolute().parents:
+        if (ancestor / RUN).is_dir() and (ancestor / "config.json").is_file():
+            raise ValueError(
+                f"--workdir={workdir}: is inside the work directory of the run in {ancestor}; a"
+                " directory outside of it is accepted"
+            )
     if any((workdir / name).exists() for name in MARKS):
         return
     if others := [name for name in WRITTEN if os.path.lexists(workdir / name)]:

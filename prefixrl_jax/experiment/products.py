@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prefixrl_jax.experiment.stages import PRODUCTS, READ_BACK, READ_BACK_IF_ANY
+from prefixrl_jax.experiment.stages import METRICS, PRODUCTS, READ_BACK, READ_BACK_IF_ANY
 from prefixrl_jax.runtime.console import say
 from prefixrl_jax.runtime.files import checksum, set_aside
 
@@ -23,6 +23,8 @@ def listing(root: Path, stage: str) -> Listing:
     files: Listing = {}
     for path in _files(root, PRODUCTS.get(stage, ())):
         files[path.relative_to(root).as_posix()] = {"bytes": path.stat().st_size}
+    for path in _files(root, METRICS.get(stage, ())):
+        files[path.relative_to(root).as_posix()] = {"metrics": checksum(path)}
     for path in _files(root, READ_BACK.get(stage, ()) + READ_BACK_IF_ANY.get(stage, ())):
         entry = {"bytes": path.stat().st_size, "sha256": checksum(path)}
         files[path.relative_to(root).as_posix()] = entry
@@ -58,7 +60,13 @@ def missing_or_damaged(root: Path, stage: str, record: dict[str, Any]) -> list[s
     sentences = []
     for name, entry in files.items():
         path = root / name
-        if not path.is_file():
+        if "metrics" in entry:
+            if not path.is_file() or checksum(path) != entry["metrics"]:
+                say(
+                    f"{stage}: {path} is missing or not as it was written; reports show what is"
+                    " there"
+                )
+        elif not path.is_file():
             sentences.append(f"{path} is missing")
         elif "sha256" not in entry:
             if path.stat().st_size != entry["bytes"]:

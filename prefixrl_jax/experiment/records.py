@@ -7,6 +7,7 @@ one that was made from other parameters than those there are now.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -104,6 +105,8 @@ class StageRecords:
             for name, value in _DEFAULTS.items()
             if name in self._fields[stage] and name not in READS_OF_IMPORT
         }
+        if (model := FILES["base"]) in self._fields[stage]:  # not in records of version 0.1.0
+            defaults[model] = self._fields[stage][model]
         return record | {"fields": defaults | record["fields"]}
 
     def result(self, stage: str) -> dict[str, Any]:
@@ -133,6 +136,21 @@ class StageRecords:
         before = with_inputs(stage) - {stage}
         inputs = self._other_inputs | {name: self.params(name) for name in before}
         return {name: params for name, params in sorted(inputs.items()) if params}
+
+    def identity(self, stage: str) -> str:
+        """Return what tells the checkpoints of a stage from those of other settings.
+
+        A hash of the fields that must agree, where they are not at their defaults (so that a field
+        of a later version makes no difference), and of the parameters the stage starts from.
+        """
+        fields = self._fields[stage]
+        settled = {
+            name: fields[name]
+            for name in compared(fields, fields)
+            if name not in _DEFAULTS or fields[name] != _DEFAULTS[name]
+        }
+        text = json.dumps([settled, self._inputs(stage)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _binds(self, stage: str, record: Record) -> bool:
         """Whether the fields of a stage on record are settled: there is something made with them.

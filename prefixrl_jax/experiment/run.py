@@ -55,9 +55,9 @@ class Run:
         """Run just these stages; what they build on must be there. Complete ones are reused."""
         workdir = self.workdir
         on_primary(workdir.records.check)  # again, now that no other process writes here
+        on_primary(write_json, workdir.path / "config.json", workdir.config.to_dict())
         if "export" in names and not on_primary(workdir.records.is_complete, "export"):
             on_primary(check_target, workdir.path / "hf")  # now, not after hours of training
-        on_primary(write_json, workdir.path / "config.json", workdir.config.to_dict())
         on_primary(workdir.remember_checks)
         _tell_left_out(workdir)
         with jax.set_mesh(workdir.settings.mesh):
@@ -160,15 +160,24 @@ def train_base(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
     params = init_params(settings.model, config.seed, settings.shardings("train"))
     texts = base_texts(settings.task, config.base.batch, config.seed)
     directory = workdir.shared / "base"
-    fitted = fit_text(settings, "base", texts, config.base.steps, directory, params, ledger)
+    fitted = fit_text(
+        settings,
+        "base",
+        texts,
+        config.base.steps,
+        directory,
+        params,
+        ledger,
+        identity=on_primary(workdir.records.identity, "base"),
+    )
     return {
         "ledger": fitted.ledger.state,
         "line": _loss_line(fitted.metrics),
-        "params": _identity(fitted),
+        "params": _ending(fitted),
     }
 
 
-def _identity(fitted: LoopState) -> dict[str, Any]:
+def _ending(fitted: LoopState) -> dict[str, Any]:
     """Which parameters a loop ended with."""
     return {"step": fitted.step, "checksum": tree_fingerprint(fitted.state.params)}
 
@@ -217,9 +226,10 @@ def fine_tune(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
         workdir.start_params(),
         ledger,
         evaluation=Evaluation(steps, short_evaluation(workdir, "sft during")),
+        identity=on_primary(workdir.records.identity, "sft"),
     )
     line = f"{sft.epochs} epochs, {_loss_line(fitted.metrics)}"
-    return {"ledger": fitted.ledger.state, "line": line, "params": _identity(fitted)}
+    return {"ledger": fitted.ledger.state, "line": line, "params": _ending(fitted)}
 
 
 def _loss_line(metrics: dict[str, float]) -> str:
@@ -255,13 +265,14 @@ def train_policy(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
         omit=("sampler_trainer/",) if train.at_plain else (),
         note=progress_note,
         memory=workdir.source_memory(),
+        identity=on_primary(workdir.records.identity, "train"),
     )
     return {
         "ledger": trained.ledger.state,
         "last": trained.metrics,
         "line": progress_note(trained.metrics) if trained.metrics else "no step",
         "memory": trained.memory,
-        "params": _identity(trained),
+        "params": _ending(trained),
     }
 
 

@@ -92,16 +92,26 @@ KEPT: dict[str, tuple[str, ...]] = {
 READ_BACK: dict[str, tuple[str, ...]] = {
     "corpus": ("corpus/summary.json", "corpus/wrong.json", "corpus/problems.json"),
     "prefixes": ("prefixes/prefixes.jsonl",),
+    "report": ("summary.json",),  # of an arm, by the comparison
 }
 # The same, of stages that have it only if there is something to write.
 READ_BACK_IF_ANY: dict[str, tuple[str, ...]] = {"corpus": ("corpus/dataset",)}
 # What a user takes away.
 PRODUCTS: dict[str, tuple[str, ...]] = {
     "export": ("hf",),
-    "report": ("summary.json", "report.html", "figures"),
+    "report": ("report.html", "figures"),
+}
+# What cannot be made again, and is only missed in reports.
+METRICS: dict[str, tuple[str, ...]] = {
+    "base": ("base/metrics.jsonl",),
+    "sft": ("sft/metrics.jsonl",),
+    "train": ("metrics.jsonl",),
 }
 # What the files that a stage reads hold, as a person is told.
-FILES = {"corpus": "data (content of the problems)"}
+FILES = {
+    "base": "model.path (configuration, tokenizer and stop ids of the model)",
+    "corpus": "data (content of the problems)",
+}
 TRACES_FILE = "collect.traces_path (content of the traces)"
 
 

@@ -4,6 +4,9 @@ stages.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import math
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +20,7 @@ from prefixrl_jax.corpus.trace_file import TraceFile
 from prefixrl_jax.corpus.traces import Trace
 from prefixrl_jax.experiment.build import Settings, resolve
 from prefixrl_jax.experiment.records import StageRecords
+from prefixrl_jax.model import tokenizer as tokenizers
 from prefixrl_jax.model.hf import import_hf
 from prefixrl_jax.model.hub import find_model
 from prefixrl_jax.model.sharding import param_shardings
@@ -105,7 +109,7 @@ class Workdir:
         if self.previous:
             before = self.previous.records.result("train")["line"]
             problems += f" round {self.round}, after {before}"
-        files = {"corpus": problems}
+        files = {"base": self._model_fingerprint(), "corpus": problems}
         if not self.previous:
             return StageRecords(self.path, self.config, files, self._machine(), shared)
         return StageRecords(
@@ -117,6 +121,18 @@ class Workdir:
             shared_stages=("base", "baseline"),
             inputs={"the round before": self.previous.records.params("train")},
         )
+
+    def _model_fingerprint(self) -> str:
+        """What a pretrained model's folder holds besides weights; "" for a base trained here."""
+        if not self.config.model.path:
+            return ""
+        task, model = self.settings.task, dataclasses.asdict(self.settings.model)
+        of_config = ("param_dtype", "dtype", "remat", "unroll_layers")
+        # What is off may be new in a later version.
+        sizes = {k: v for k, v in model.items() if v and k not in of_config}
+        parts = [sizes, tokenizers.fingerprint(task.tokenizer), sorted(task.stop_ids)]
+        text = json.dumps(parts, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _machine(self) -> dict[str, Any]:
         """What the bits of a result depend on besides the configuration."""

@@ -27,6 +27,7 @@ from prefixrl_jax.runtime.processes import agree, on_primary
 
 CHECKSUM = "checksum"  # of the state, in the sidecar
 ATTEMPTS = 2  # to read a checkpoint before it is taken for damaged
+STEP = "step"  # likewise
 BEST = "score"  # name of the metric by which the best checkpoint is kept
 
 
@@ -145,7 +146,7 @@ class Checkpoints:
             return
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            sidecar=ocp.args.JsonSave({**sidecar, CHECKSUM: tree_fingerprint(state)}),
+            sidecar=ocp.args.JsonSave({**sidecar, CHECKSUM: tree_fingerprint(state), STEP: step}),
         )
         metrics = None
         if score is not None and math.isfinite(score):
@@ -269,7 +270,9 @@ class Checkpoints:
             return None, failure
         assert restored is not None
         state, sidecar = restored["state"], restored["sidecar"]
-        # Checkpoints of version 0.1.0 have no checksum.
+        # Checkpoints of version 0.1.0 have neither.
+        if sidecar.pop(STEP, step) != step:
+            return None, ValueError("it is of another step")
         if sidecar.pop(CHECKSUM, None) not in (None, tree_fingerprint(state)):
             return None, ValueError("its values are not those that were saved")
         return (state, sidecar), failure

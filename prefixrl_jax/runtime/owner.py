@@ -25,7 +25,7 @@ import psutil
 HEARTBEAT = 10.0  # seconds between two signs of life
 DEAD_AFTER = 60.0  # seconds without one, by the clock of the file system
 RELEASED = "released"
-_NAME = re.compile(r"[0-9]{8}\.json")
+_NAME = re.compile(r"[0-9]{8,18}\.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Owner:
         machine: identifies the machine since it was started, and what numbers its processes.
         pid: process id.
         process_started: when its process was, in the system's own words.
+        inode: of the directory it owns, which a copy of the directory does not have.
         state: "" while it lives, RELEASED once it has ended in order.
     """
 
@@ -46,13 +47,28 @@ class Owner:
     machine: str
     pid: int
     process_started: str
+    inode: int = 0
     state: str = ""
 
     @classmethod
-    def this_process(cls) -> Owner:
-        """Return this process as an owner."""
-        pid = os.getpid()
-        return cls(secrets.token_hex(8), platform.node(), _machine(), pid, _started(pid))
+    def this_process(cls, directory: Path) -> Owner:
+        """Return this process as the owner of a directory."""
+        pid, token = os.getpid(), secrets.token_hex(8)
+        inode = directory.stat().st_ino
+        return cls(token, platform.node(), _machine(), pid, _started(pid), inode)
+
+    @classmethod
+    def parse(cls, text: str) -> Owner:
+        """Return the owner that a file names; raise ValueError if it names none."""
+        fields = json.loads(text)
+        owner = cls(**fields) if isinstance(fields, dict) else UNKNOWN
+        for field in dataclasses.fields(cls):
+            value = getattr(owner, field.name)
+            if not isinstance(value, int if field.name in ("pid", "inode") else str):
+                raise ValueError(f"{field.name} is {value!r}")
+        if not 0 < owner.pid < 2**31 or isinstance(owner.pid, bool):
+            raise ValueError(f"pid is {owner.pid}")
+        return owner
 
     def on_this_machine(self) -> bool:
         """Return whether the process ids of the owner are those seen here."""
@@ -87,6 +103,9 @@ def _machine() -> str:
     return " ".join(filter(None, (platform.node(), started, numbered_in)))
 
 
+UNKNOWN = Owner("", "an unknown machine", "", 0, "")
+
+
 class InUse(ValueError):
     """Another process, which is alive, owns the directory."""
 
@@ -104,7 +123,9 @@ class Ownership:
         self._own: Owner | None = None
         self._number = 0
 
-    def acquire(self, tell: Callable[[str], None]) -> None:
+    def acquire(
+        self, tell: Callable[[str], None], pause: Callable[[float], None] = time.sleep
+    ) -> None:
         """Make this process the owner.
 
         An owner on this machine is taken over once its process has ended, at once; one elsewhere,
@@ -112,6 +133,7 @@ class Ownership:
 
         Args:
             tell: is called with a sentence if this has to wait, or takes over.
+            pause: waits for so many seconds; what it raises ends the waiting.
 
         Raises:
             InUse: the owner is alive; it is named.
@@ -121,50 +143,58 @@ class Ownership:
         while True:
             number, owner = self._newest()
             if owner is not None and owner.state != RELEASED:
-                self._require_dead(number, owner, tell)
+                self._require_dead(number, owner, tell, pause)
                 tell(f"{self._directory}: taken over from {_described(owner)}, which has ended")
             if self._create(number + 1):
                 return
 
-    def _require_dead(self, number: int, owner: Owner, tell: Callable[[str], None]) -> None:
+    def _require_dead(
+        self, number: int, owner: Owner, tell: Callable[[str], None], pause: Callable[[float], None]
+    ) -> None:
         """Raise InUse if the owner is alive; wait until that is certain."""
         advice = "wait until it has ended, stop it, or use another --workdir"
         if owner.on_this_machine():
-            if owner.runs():
+            # In a copy of a directory the owner is that of the original.
+            of_original = owner.inode not in (0, self._directory.stat().st_ino)
+            if owner.runs() and not of_original:
                 raise InUse(f"{self._directory} is in use by {_described(owner)}; {advice}")
             return
-        first = self._silence(number)
-        silence = first
-        told = False
-        while silence < DEAD_AFTER:
-            if not told:
-                tell(
-                    f"{self._directory} was in use {first:.0f} s ago by {_described(owner)};"
-                    f" waiting for {DEAD_AFTER - first:.0f} s to see whether it is alive"
-                )
-                told = True
-            time.sleep(min(1.0, HEARTBEAT / 4))
-            newest, _ = self._newest()
-            now = self._silence(number) if newest == number else 0.0
-            if now < silence:
+        silence = self._silence(number)
+        if silence >= DEAD_AFTER:
+            return
+        tell(
+            f"{self._directory} may be in use by {_described(owner)}; waiting for up to"
+            f" {DEAD_AFTER:.0f} s to see whether it is alive"
+        )
+        before = self._written(number)
+        began = time.monotonic()
+        # The second clock is for a file with a time that is yet to come.
+        while silence < DEAD_AFTER and time.monotonic() - began < DEAD_AFTER:
+            pause(min(1.0, HEARTBEAT / 4))
+            if self._newest()[0] != number or self._written(number) != before:
                 raise InUse(f"{self._directory} is in use by {_described(owner)}; {advice}")
-            silence = now
+            silence = self._silence(number)
+
+    def _written(self, number: int) -> float:
+        """When the file was written last, by the clock of the file system; 0 if it is gone."""
+        try:
+            return self._path(number).stat().st_mtime
+        except FileNotFoundError:  # another process has taken over
+            return 0.0
 
     def _silence(self, number: int) -> float:
         """Seconds since the owner's last sign of life, by the clock of the file system."""
         probe = self._files / f"clock-{secrets.token_hex(4)}"
         try:
             probe.touch()
-            return max(probe.stat().st_mtime - self._path(number).stat().st_mtime, 0.0)
-        except FileNotFoundError:  # the owner's file: another process has taken over
-            return 0.0
+            return probe.stat().st_mtime - self._written(number)
         finally:
             probe.unlink(missing_ok=True)
 
     def _create(self, number: int) -> bool:
         """Create the file of this number for this process; return whether it is the owner now."""
         self._number = number
-        self._own = Owner.this_process()
+        self._own = Owner.this_process(self._directory)
         content = json.dumps(dataclasses.asdict(self._own)).encode()
         try:
             file = os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -222,7 +252,7 @@ class Ownership:
 
     def _numbers(self) -> list[int]:
         names = (path.name for path in self._files.iterdir())
-        return sorted(int(name[:8]) for name in names if _NAME.fullmatch(name))
+        return sorted(int(name.removesuffix(".json")) for name in names if _NAME.fullmatch(name))
 
     def _newest(self) -> tuple[int, Owner | None]:
         """The newest file's number and owner; (0, None) if there is none.
@@ -234,10 +264,10 @@ class Ownership:
         if not numbers:
             return 0, None
         try:
-            fields = json.loads(self._path(numbers[-1]).read_text(encoding="utf-8"))
-            return numbers[-1], Owner(**fields)
-        except (FileNotFoundError, ValueError, TypeError):
-            return numbers[-1], Owner("", "an unknown machine", "", 0, "")
+            text = self._path(numbers[-1]).read_text(encoding="utf-8")
+            return numbers[-1], Owner.parse(text)
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
+            return numbers[-1], UNKNOWN
 
 
 def _described(owner: Owner) -> str:
@@ -245,7 +275,11 @@ def _described(owner: Owner) -> str:
 
 
 @contextlib.contextmanager
-def owned(directory: Path, tell: Callable[[str], None]) -> Iterator[None]:
+def owned(
+    directory: Path,
+    tell: Callable[[str], None],
+    pause: Callable[[float], None] = time.sleep,
+) -> Iterator[None]:
     """Own a directory while the body runs.
 
     Should another process take it over, which it does only if this one was halted for a minute,
@@ -253,10 +287,10 @@ def owned(directory: Path, tell: Callable[[str], None]) -> Iterator[None]:
 
     Args:
         directory: is created if it does not exist.
-        tell: as for `Ownership.acquire`.
+        tell, pause: as for `Ownership.acquire`.
     """
     ownership = Ownership(directory)
-    ownership.acquire(tell)
+    ownership.acquire(tell, pause)
     done = threading.Event()
 
     def give_signs_of_life() -> None:

@@ -138,6 +138,7 @@ class Loop:
         note: what the progress line says of a step.
         line_every: steps between lines where there is no terminal.
         memory: what the source remembers when the loop begins.
+        identity: of the settings that the checkpoints are of; "" accepts any.
     """
 
     name: str
@@ -154,6 +155,7 @@ class Loop:
     note: Callable[[Values], str] = lambda values: f"loss {values['loss']:.4f}"
     line_every: int = 1
     memory: dict[str, Any] = dataclasses.field(default_factory=dict)
+    identity: str = ""
 
     def run(self, state: TrainState, abstract: TrainState, ledger: Ledger) -> LoopState:
         """Run from the newest checkpoint (or from `state`) to the last step.
@@ -174,6 +176,7 @@ class Loop:
             now = LoopState(0, state, ledger, self.memory, {})
             if (saved := checkpoints.restore(abstract)) is not None:
                 step, state, sidecar = saved
+                self._check_identity(step, sidecar)
                 ledger = Ledger(sidecar["ledger"])
                 # The memory and the metrics are not in all checkpoints of version 0.1.0.
                 memory, last = sidecar.get("memory", {}), sidecar.get("metrics", {})
@@ -189,7 +192,7 @@ class Loop:
                 with Progress(self.name, self.steps, begin) as progress:
                     for step in range(begin, self.steps):
                         if self.stop(now.ledger):
-                            _save(checkpoints, now)
+                            self._save(checkpoints, now)
                             break
                         self._step(now, step, checkpoints)
                         metrics.write(step + 1, now.metrics)
@@ -205,6 +208,16 @@ class Loop:
                 now.state = checkpoints.read_back(now.step, abstract)
         return now
 
+    def _check_identity(self, step: int, sidecar: dict[str, Any]) -> None:
+        """Raise ValueError for a checkpoint that was made with other settings."""
+        # Checkpoints of version 0.1.0 have none.
+        if self.identity and sidecar.get("identity", self.identity) != self.identity:
+            raise ValueError(
+                f"{self.directory / 'checkpoints' / str(step)}: made with other settings, or from"
+                f" other parameters, than the {self.name} stage has now; set them back, move the"
+                " checkpoints away, or use another --workdir"
+            )
+
     def _step(self, now: LoopState, step: int, checkpoints: Checkpoints) -> None:
         """Batch, update and evaluation of one step; `now` is changed in place."""
         started = time.monotonic()
@@ -212,13 +225,13 @@ class Loop:
         try:
             batch = self.source(now.state.params, step, now.ledger, now.memory)
         except interrupt.Interrupted:  # the step is abandoned, and so is what it has cost
-            _save(checkpoints, dataclasses.replace(now, ledger=before))
+            self._save(checkpoints, dataclasses.replace(now, ledger=before))
             raise
         sampled = time.monotonic()
         now.state, values = self._update(now.state, batch, now.ledger)
         share_charges(now.ledger, before.state)
         if not values.pop("finite"):
-            _save(checkpoints, now)
+            self._save(checkpoints, now)
             raise Diverged(
                 f"{self.name} step {step + 1}: loss {values['loss']}, gradient norm"
                 f" {values['grad_norm']} on the batch {batch.description}, and new parameters that"
@@ -266,31 +279,31 @@ class Loop:
         """Save if it is time to, or if the run has to end after this step (from 1)."""
         stopping = interrupt.received()
         if stopping or step == self.steps or _is_due(step, self.saving.every):
-            _save(checkpoints, now, now.metrics.get(BEST_BY))
+            self._save(checkpoints, now, now.metrics.get(BEST_BY))
         if stopping:
             raise interrupt.Interrupted
         try:
             self.check_health(step, now.metrics)
         except Unhealthy:
-            _save(checkpoints, now)
+            self._save(checkpoints, now)
             raise
+
+    def _save(self, checkpoints: Checkpoints, now: LoopState, score: float | None = None) -> None:
+        """Save the state and, beside the arrays, ledger, memory and metrics.
+
+        They are copied: they are written while the next step changes them.
+        """
+        sidecar = {
+            "ledger": now.ledger.copy().state,
+            "memory": copy.deepcopy(now.memory),
+            "metrics": dict(now.metrics),
+            "identity": self.identity,
+        }
+        checkpoints.save(now.step, now.state, sidecar, score)
 
 
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _save(checkpoints: Checkpoints, now: LoopState, score: float | None = None) -> None:
-    """Save the state and, beside the arrays, ledger, memory and metrics.
-
-    They are copied: they are written while the next step changes them.
-    """
-    sidecar = {
-        "ledger": now.ledger.copy().state,
-        "memory": copy.deepcopy(now.memory),
-        "metrics": dict(now.metrics),
-    }
-    checkpoints.save(now.step, now.state, sidecar, score)
 
 
 def progress_note(values: Values) -> str:

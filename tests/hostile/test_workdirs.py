@@ -158,6 +158,46 @@ def test_a_failed_measurement_does_not_settle_its_fields(copy):
     assert status == 0, output
 
 
+def test_a_checkpoint_of_another_step_is_not_taken_for_one_of_this(copy):
+    checkpoints = copy / "checkpoints"
+    (checkpoints / "10").rename(checkpoints / "12")
+    status, output = run(copy, "--config.train.steps=12", "--stage=train")
+    assert status == 0 and "it is of another step" in output, output
+    assert len((copy / "metrics.jsonl").read_text().splitlines()) == 12
+    assert (checkpoints / "12.damaged").exists()
+
+
+@pytest.mark.parametrize("flag", ["--config.seed=77", "--config.base.learning_rate=0.1"])
+def test_without_its_records_a_run_still_has_the_settings_it_was_made_with(copy, flag):
+    shutil.rmtree(copy / "stages")
+    status, output = run(copy, "--stage=base", flag)
+    assert status == 2 and "made with other settings" in output, output
+    status, output = run(copy, "--stage=base")
+    assert status == 0, output
+
+
+def test_a_comparison_and_a_run_do_not_share_a_directory(copy, tmp_path):
+    report = (copy / "report.html").read_bytes()
+    compare = ("-m", "prefixrl_jax.compare", "--config=configs/smoke.py", "--methods=rl")
+    done = python(*compare, f"--workdir={copy}")
+    assert done.returncode == 2 and "is the directory of a run" in done.stderr, done.stderr
+    assert (copy / "report.html").read_bytes() == report
+    copy.rename(tmp_path / "shared")
+    status, output = run(tmp_path)
+    assert status == 2 and "is the directory of a comparison" in output, output
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "samples", "round-2"])
+def test_no_run_begins_inside_another(copy, folder):
+    status, output = run(copy / folder)
+    assert status == 2 and "is inside the work directory of the run" in output, output
+
+
+def test_rounds_by_one_command(copy):
+    status, output = run(copy, "--config.rounds=2")
+    assert status == 0 and (copy / "round-2" / "hf" / "config.json").exists(), output
+
+
 @pytest.mark.parametrize("name", ["run[1]", "run*"])
 def test_a_path_that_checkpoints_cannot_be_kept_in_is_refused_at_once(tmp_path, name):
     status, output = run(tmp_path / name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,7 +176,7 @@ def test_an_owner_that_was_taken_for_dead_ends_at_once(tmp_path):
     halted = start(tmp_path, heartbeat=0.3)
     assert halted.stdout.readline() == "owner\n"
     halted.send_signal(signal.SIGSTOP)
-    mine = Owner.this_process()
+    mine = Owner.this_process(tmp_path)
     content = json.dumps(dataclasses.asdict(mine))
     (tmp_path / "owner" / "00000002.json").write_text(content)
     halted.send_signal(signal.SIGCONT)
@@ -211,4 +212,53 @@ def test_other_files_in_the_folder_stay(tmp_path):
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "owner").write_text("a file")
     with pytest.raises(OSError):
+        acquire(tmp_path)
+
+
+def test_a_copy_of_a_directory_in_use_is_not_in_use(tmp_path):
+    first = start(tmp_path / "original")
+    first.stdout.readline()
+    shutil.copytree(tmp_path / "original", tmp_path / "copy")
+    acquire(tmp_path / "copy")
+    assert end(start(tmp_path / "original")).startswith("refused")
+    end(first)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_time_that_is_yet_to_come_does_not_make_an_owner_immortal(tmp_path):
+    acquire(tmp_path)
+    rewrite(tmp_path, machine="another")
+    path = tmp_path / "owner" / "00000001.json"
+    os.utime(path, (time.time() + 3600, time.time() + 3600))
+    _, sentences = acquire(tmp_path)
+    assert "taken over" in sentences[-1]
+
+
+def test_waiting_can_be_ended(tmp_path):
+    acquire(tmp_path)
+    rewrite(tmp_path, machine="another")
+
+    def pause(seconds):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Ownership(tmp_path).acquire(lambda sentence: None, pause)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("fields", [{"pid": "abc"}, {"pid": -5}, {"pid": True}, {"host": None}])
+def test_odd_owners_are_waited_for_and_taken_over(tmp_path, fields):
+    acquire(tmp_path)
+    rewrite(tmp_path, **fields)
+    _, sentences = acquire(tmp_path)
+    assert "a process that left no name" in sentences[-1]
+
+
+def test_numbers_go_on_beyond_eight_digits(tmp_path):
+    acquire(tmp_path)
+    path = tmp_path / "owner" / "00000001.json"
+    path.rename(path.with_name("99999999.json"))
+    rewrite(tmp_path, process_started="1")
+    acquire(tmp_path)
+    with pytest.raises(InUse):
         acquire(tmp_path)
