@@ -24,7 +24,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from prefixrl_jax.model.checkpoint_files import INDEX, SINGLE, read_object
+from prefixrl_jax.model.checkpoint_files import INDEX, SINGLE
+from prefixrl_jax.model.folder_files import read_object
 from prefixrl_jax.model.gguf import GGUF
 from prefixrl_jax.model.gguf_layout import check_layout
 from prefixrl_jax.model.hf import import_hf, pretrained_config
@@ -79,7 +80,7 @@ def refusal(action, *arguments) -> str:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rope_theta": None}, "rope_theta=None: a finite number above 0"),
+        ({"rope_theta": None}, "rope_theta=None: a number from 1 to 1e\\+12"),
         ({"rope_theta": "1e4"}, "rope_theta='1e4'"),
         ({"rope_theta": [1e4]}, r"rope_theta=\[10000.0\]"),
         ({"rope_theta": True}, "rope_theta=True"),
@@ -684,9 +685,8 @@ def test_a_template_that_fails_is_refused(template, message):
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{% set n = namespace(x=[0]) %}{% for i in range(99999) %}{% set n.x = n.x + n.x %}"
         "{% for j in n.x %}{% endfor %}{% endfor %}",
-        "{{ lipsum(n=10**9) }}",
     ],
-    ids=range(3),
+    ids=range(2),
 )
 def test_a_template_that_does_not_end_is_ended(template):
     start = time.monotonic()
