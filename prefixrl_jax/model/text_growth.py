@@ -57,18 +57,24 @@ def _length_after(step: Any, length: float) -> float:
     for steps in STEPS:
         for part in _list(step.get(steps)):
             length = _length_after(part, length)
-    kind = step.get("type")
-    if kind == "Replace":
-        return length * _replacement(step)
-    if kind == "Prepend":
+    if step.get("type") == "Prepend":
         return length + len(_text(step.get("prepend")))
-    if kind == "ByteLevel":
-        return length * 4
-    if kind == "Precompiled":
-        return length * _longest_of_charsmap(step.get("precompiled_charsmap"))
-    if kind == "TemplateProcessing":
-        return length * max(_copies(step.get("single")), _copies(step.get("pair")))
-    return length
+    return length * _factor(step)
+
+
+def _factor(step: dict[str, Any]) -> float:
+    """Return the characters, at most, that a step makes of one."""
+    match step.get("type"):
+        case "Replace":
+            return _replacement(step)
+        case "ByteLevel":
+            return 4
+        case "Precompiled":
+            return _longest_of_charsmap(step.get("precompiled_charsmap"))
+        case "TemplateProcessing":
+            return max(_copies(step.get("single")), _copies(step.get("pair")))
+        case _:
+            return 1
 
 
 def _replacement(step: dict[str, Any]) -> float:

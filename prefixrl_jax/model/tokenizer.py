@@ -118,9 +118,9 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
         if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
             tokenizer = from_sentencepiece(folder)
         else:
-            # Not AutoTokenizer: from transformers 5 on it rebuilds some families' pipeline (Qwen2's,
-            # for one) around the bare vocabulary. A tokenizer of another kind beside such a model
-            # would come back changed without a word.
+            # Not AutoTokenizer: from transformers 5 on it rebuilds some families' pipeline
+            # (Qwen2's, for one) around the bare vocabulary. A tokenizer of another kind beside such
+            # a model would come back changed without a word.
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path))
     except (OSError, ValueError) as error:
         raise ValueError(
