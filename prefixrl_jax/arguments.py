@@ -17,7 +17,8 @@ import numpy as np
 
 from prefixrl_jax.model.fields import shown
 
-MAX_PATH_BYTES, MAX_NAME_BYTES = 4095, 255  # of Linux
+MAX_NAME_BYTES = 255  # of a file, in Linux
+MAX_DEPTH = 100  # of a path; Path.mkdir calls itself for each parent
 ROLES = ("system", "developer", "user", "assistant", "tool")
 PROMPT = "a text, a conversation or a list of token ids"
 PROMPTS = (
@@ -156,10 +157,10 @@ def path(name: str, value: Any) -> Path:
         raise ValueError(f"{name}={shown(value)}: a path or a name, as text, is accepted")
     if "\0" in name_of_file:
         raise ValueError(f"{name}={shown(value)}: a path without NUL characters is accepted")
-    encoded = text(name, name_of_file).encode()
-    if len(encoded) > MAX_PATH_BYTES or max(map(len, encoded.split(b"/"))) > MAX_NAME_BYTES:
+    names = text(name, name_of_file).encode().split(b"/")
+    if len(names) > MAX_DEPTH or max(map(len, names)) > MAX_NAME_BYTES:
         raise ValueError(
-            f"{name}={shown(value)}: a path of at most {MAX_PATH_BYTES} bytes is accepted, with"
-            f" names of at most {MAX_NAME_BYTES}"
+            f"{name}={shown(value)}: a path of at most {MAX_DEPTH} names is accepted, each of at"
+            f" most {MAX_NAME_BYTES} bytes"
         )
     return Path(name_of_file)

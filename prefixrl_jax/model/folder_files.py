@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,12 +60,26 @@ def _target(directory: Path, path: Path) -> Path:
 
 
 def check_tokenizer_files(directory: Path) -> None:
-    """Raise ValueError for a file that transformers may read which is a link out, or too large."""
+    """Raise ValueError for a file that transformers may read which is a link out, or too large.
+
+    tokenizer_config.json may name other versions of tokenizer.json; they are in the same folder.
+    """
     for path in _tokenizer_files(directory):
         target = _target(directory, path)
         size = target.stat().st_size if target.is_file() else 0
         if size > MAX_TOKENIZER_BYTES:
             raise ValueError(f"{path}: {size} bytes; at most {MAX_TOKENIZER_BYTES} are accepted")
+    versions = read_object_if_any(directory, "tokenizer_config.json").get("fast_tokenizer_files")
+    is_list = isinstance(versions, list)
+    if versions is not None and not (is_list and all(map(_is_tokenizer_name, versions))):
+        raise ValueError(
+            f"{directory / 'tokenizer_config.json'}: fast_tokenizer_files={shown(versions)}: a list"
+            " of tokenizer.json and tokenizer.VERSION.json is accepted"
+        )
+
+
+def _is_tokenizer_name(name: Any) -> bool:
+    return isinstance(name, str) and bool(re.fullmatch(r"tokenizer(\.[\w.]+)?\.json", name))
 
 
 def _tokenizer_files(directory: Path) -> Iterator[Path]:

@@ -123,9 +123,10 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
             # a model would come back changed without a word.
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path))
     except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"tokenizer {str(path)!r}: cannot be loaded; a directory with tokenizer_config.json and"
-            f" tokenizer.json or tokenizer.model is accepted ({error})"
+            f" tokenizer.json or tokenizer.model is accepted ({reason})"
         ) from error
     _check_template(folder, tokenizer)
     return tokenizer

@@ -203,9 +203,9 @@ def test_a_model_is_saved_to_a_path(lm):
 @pytest.mark.parametrize(
     ("path", "accepted"),
     [
-        ("x" * 300, "names of at most 255"),
-        ("a/" + "é" * 200, "names of at most 255"),
-        ("a/" * 3000, "a path of at most 4095 bytes"),
+        ("x" * 300, "each of at most 255 bytes"),
+        ("a/" + "é" * 200, "each of at most 255 bytes"),
+        ("a/" * 300, "a path of at most 100 names"),
         ("a\0b", "a path without NUL characters"),
         ("a\ud800", "has a lone surrogate"),
         (b"a", "a path or a name, as text"),

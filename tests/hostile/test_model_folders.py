@@ -547,6 +547,12 @@ TOKENIZER_CHANGES = {
     "config null": damaged("tokenizer_config.json", lambda t: None),
     "config eos": damaged("tokenizer_config.json", lambda t: t | {"eos_token": 5}),
     "config object": damaged("tokenizer_config.json", lambda t: t | {"tokenizer_object": "x"}),
+    "config other file": damaged(
+        "tokenizer_config.json",
+        lambda t: t | {"fast_tokenizer_files": ["../tokenizer.1.0.json", "tokenizer.json"]},
+    ),
+    "config no files": damaged("tokenizer_config.json", lambda t: t | {"fast_tokenizer_files": 5}),
+    "config padding": damaged("tokenizer_config.json", lambda t: t | {"padding_side": "a\nb"}),
     "config length": damaged("tokenizer_config.json", lambda t: t | {"model_max_length": "x"}),
 }
 
