@@ -9,7 +9,6 @@ Everything here is a thin layer over the sampler and the forward pass that train
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -28,7 +27,9 @@ from prefixrl_jax.group import Context, Group
 from prefixrl_jax.model import transformer
 from prefixrl_jax.model.chat_template import ChatTemplate, Message
 from prefixrl_jax.model.config import ModelConfig
+from prefixrl_jax.model.folder_files import read_object_if_any
 from prefixrl_jax.model.hf import export_hf, import_hf
+from prefixrl_jax.model.hf_config import CONFIG, max_positions
 from prefixrl_jax.model.hub import find_model, stop_ids, tokenizer_of
 from prefixrl_jax.model.sharding import param_shardings
 from prefixrl_jax.model.tokenizer import encode_prompt
@@ -42,6 +43,8 @@ from prefixrl_jax.sampling.noise import stream_key
 from prefixrl_jax.sampling.refill import Engine
 
 CHUNK = 8  # tokens decoded between refills of finished slots
+MAX_SAMPLES = 2**20  # of a prompt
+MAX_NEW_TOKENS = 2**24  # more than any public model is made for
 IN_FLIGHT = 1024  # samples decoded at a time, at most
 DTYPES = ("float32", "bfloat16", "float64")
 
@@ -156,8 +159,8 @@ class LM:
         Raises:
             ValueError: naming the argument, its value and what is accepted.
         """
-        n = arguments.whole_number("n", n, 1)
-        new_tokens = arguments.whole_number("max_new_tokens", max_new_tokens, 1)
+        n = arguments.whole_number("n", n, 1, MAX_SAMPLES)
+        new_tokens = arguments.whole_number("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
         seed = arguments.whole_number("seed", seed, 0, 2**64 - 1)
         sampling = Sampling(
             new_tokens,
@@ -212,6 +215,11 @@ class LM:
                     for message in arguments.conversation(name, prompt)
                 ]
             )
+            if not ids:
+                raise ValueError(
+                    f"the chat template renders {name} to a text without tokens; a template that"
+                    " renders the messages is accepted"
+                )
         else:
             ids = prompt
         size = self.config.vocab_size
@@ -234,14 +242,22 @@ class LM:
         return Completion(text, ids, sample.logprobs.tolist(), sample.finish_reason)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write a folder that transformers loads."""
-        export_hf(
-            self.params,
-            self.config,
-            self.tokenizer,
-            arguments.path("directory", directory),
-            generation={"eos_token_id": list(self.stop_ids)},
-        )
+        """Write a folder that transformers loads.
+
+        Raises:
+            ValueError: `directory` is no path, or may not be replaced (see `export_hf`).
+            OSError: it cannot be written.
+        """
+        path = arguments.path("directory", directory)
+        generation = {"eos_token_id": list(self.stop_ids)}
+        try:
+            export_hf(self.params, self.config, self.tokenizer, path, generation=generation)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise type(error)(
+                f"directory={str(path)!r}: could not be written ({reason}); a folder that may be"
+                " written is accepted"
+            ) from error
 
 
 def load(path_or_id: str | Path, mesh: Mesh | None = None, dtype: str = "float32") -> LM:
@@ -265,16 +281,8 @@ def load(path_or_id: str | Path, mesh: Mesh | None = None, dtype: str = "float32
     )
     tokenizer = tokenizer_of(path)
     stops = stop_ids(path, tokenizer)
-    return LM(params, config, tokenizer, chosen_mesh, stops, _max_length(path))
-
-
-def _max_length(folder: Path) -> int | None:
-    """Return the tokens that a text may have by config.json, or None if it does not say."""
-    file = folder / "config.json"
-    if not file.is_file():  # a GGUF file
-        return None
-    length = json.loads(file.read_bytes()).get("max_position_embeddings")
-    return length if type(length) is int and length > 0 else None
+    max_length = max_positions(read_object_if_any(path, CONFIG))  # a GGUF file has none
+    return LM(params, config, tokenizer, chosen_mesh, stops, max_length)
 
 
 def _jobs(contexts: list[list[int]], n: int) -> list[FixedJob]:

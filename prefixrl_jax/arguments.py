@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 import operator
 import os
-import reprlib
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prefixrl_jax.model.fields import shown
+
+MAX_NAME_BYTES = 255  # of a file, in Linux
+MAX_DEPTH = 100  # of a path; Path.mkdir calls itself for each parent
 ROLES = ("system", "developer", "user", "assistant", "tool")
 PROMPT = "a text, a conversation or a list of token ids"
 PROMPTS = (
@@ -38,7 +41,7 @@ def whole_number(name: str, value: Any, least: int, most: float = math.inf) -> i
     except TypeError:
         number = None
     if number is None or isinstance(value, bool | np.bool_) or not least <= number <= most:
-        raise ValueError(f"{name}={reprlib.repr(value)}: a whole number {accepted} is accepted")
+        raise ValueError(f"{name}={shown(value)}: a whole number {accepted} is accepted")
     return number
 
 
@@ -47,17 +50,17 @@ def temperature(value: Any) -> float:
     try:
         # A text would be taken for a number by float().
         number = math.nan if isinstance(value, str | bytes | bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if math.isnan(number):
-        raise ValueError(
-            f"temperature={reprlib.repr(value)}: 0 (greedy) or a positive number is accepted"
-        )
+        raise ValueError(f"temperature={shown(value)}: 0 (greedy) or a positive number is accepted")
     return number
 
 
-def text(name: str, value: str) -> str:
+def text(name: str, value: Any) -> str:
     """Return a text that can be encoded: one without lone surrogates."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name}={shown(value)}: a text is accepted")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -75,7 +78,7 @@ def prompts(value: Any) -> list[Any]:
     # The order of a set is not defined, and that of a dictionary is that of its keys.
     refused = isinstance(value, bytes | Mapping | Set) or not isinstance(value, Iterable)
     if refused or getattr(value, "ndim", 1) == 0:
-        raise ValueError(f"prompts={reprlib.repr(value)}: {PROMPTS}")
+        raise ValueError(f"prompts={shown(value)}: {PROMPTS}")
     items = list(value)
     if items and isinstance(items[0], Mapping):
         raise ValueError(
@@ -84,7 +87,7 @@ def prompts(value: Any) -> list[Any]:
         )
     if items and _is_number(items[0]):
         raise ValueError(
-            f"prompts={reprlib.repr(items)}: token ids of one prompt belong in a list of their own,"
+            f"prompts={shown(items)}: token ids of one prompt belong in a list of their own,"
             " as in generate([[1, 2, 3]])"
         )
     return items
@@ -106,10 +109,10 @@ def conversation(name: str, messages: Any) -> list[dict[str, str]]:
     for i, message in enumerate(messages):
         place = f"{name}[{i}]"
         if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-            raise ValueError(f"{place}={reprlib.repr(message)}: {CONVERSATION}")
+            raise ValueError(f"{place}={shown(message)}: {CONVERSATION}")
         for field, value in message.items():
             if not isinstance(value, str):
-                raise ValueError(f"{place}[{field!r}]={reprlib.repr(value)}: {CONVERSATION}")
+                raise ValueError(f"{place}[{field!r}]={shown(value)}: {CONVERSATION}")
         if message["role"] not in ROLES:
             raise ValueError(f"{place}['role']={message['role']!r}: {CONVERSATION}")
         checked.append({field: text(f"{place}[{field!r}]", message[field]) for field in message})
@@ -121,7 +124,7 @@ def token_ids(name: str, value: Any, vocab_size: int, ndim: int, accepted: str) 
 
     Lists and arrays of any integer type will do; each id must be one of the model's.
     """
-    refusal = f"{name}={reprlib.repr(value)}: {accepted} is accepted"
+    refusal = f"{name}={shown(value)}: {accepted} is accepted"
     try:
         ids = np.asarray(value)
     except (TypeError, ValueError) as error:  # lists of several lengths
@@ -139,12 +142,25 @@ def token_ids(name: str, value: Any, vocab_size: int, ndim: int, accepted: str) 
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """Return the value if it is one of the choices."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name}={reprlib.repr(value)}: one of {', '.join(choices)} is accepted")
+        raise ValueError(f"{name}={shown(value)}: one of {', '.join(choices)} is accepted")
     return value
 
 
 def path(name: str, value: Any) -> Path:
-    """Return a path, for a text or a path that is not empty."""
-    if not isinstance(value, str | os.PathLike) or not str(value):
-        raise ValueError(f"{name}={reprlib.repr(value)}: a path or a name, as text, is accepted")
-    return Path(value)
+    """Return a path, for a text or a path that is not empty and that a file may have."""
+    try:
+        # Neither bytes nor what a path-like object of somebody else returns.
+        name_of_file = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    except Exception:
+        name_of_file = None
+    if not isinstance(name_of_file, str) or not name_of_file:
+        raise ValueError(f"{name}={shown(value)}: a path or a name, as text, is accepted")
+    if "\0" in name_of_file:
+        raise ValueError(f"{name}={shown(value)}: a path without NUL characters is accepted")
+    names = text(name, name_of_file).encode().split(b"/")
+    if len(names) > MAX_DEPTH or max(map(len, names)) > MAX_NAME_BYTES:
+        raise ValueError(
+            f"{name}={shown(value)}: a path of at most {MAX_DEPTH} names is accepted, each of at"
+            f" most {MAX_NAME_BYTES} bytes"
+        )
+    return Path(name_of_file)

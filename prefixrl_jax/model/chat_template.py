@@ -22,6 +22,7 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from prefixrl_jax.model.encoding import encode_all
+from prefixrl_jax.model.fields import is_encodable, shown
 from prefixrl_jax.model.templates import render_chat
 
 # The day that Llama 3's templates name when they cannot ask for the present one.
@@ -40,18 +41,13 @@ class ChatTemplate:
     """The chat template of a tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
-        """Prepare the template; raise ValueError if there is none, or it draws random texts."""
+        """Prepare the template; raise ValueError if there is none."""
         if not tokenizer.chat_template:
             raise ValueError(
                 "the tokenizer has no chat_template: set tokenizer.chat_template, or give prompts"
                 " as texts"
             )
         self._tokenizer = tokenizer
-        if re.search(r"\|\s*random\b|\blipsum\s*\(", tokenizer.get_chat_template()):
-            raise ValueError(
-                "the chat template draws random texts (random, lipsum): prompts would not be the"
-                " same twice; a template without them is accepted"
-            )
         self._controls = {} if tokenizer.split_special_tokens else _control_tokens(tokenizer)
         longest_first = sorted(self._controls, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
@@ -88,7 +84,13 @@ class ChatTemplate:
 
     def text(self, messages: Sequence[Message]) -> str:
         """Return the conversation as the template renders it; marks stay in it."""
-        return render_chat(self._tokenizer, messages, today=DATE)
+        text = render_chat(self._tokenizer, messages, today=DATE)
+        if not is_encodable(text):
+            raise ValueError(
+                f"the chat template renders a lone surrogate, in {shown(text)}; a text that UTF-8"
+                " can encode is accepted"
+            )
+        return text
 
     def _ids_of_marked(self, text: str) -> list[int]:
         """Return the token ids of a rendered text in which control tokens are marked as text."""

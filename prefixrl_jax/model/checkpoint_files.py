@@ -1,50 +1,28 @@
-"""The files of a Hugging Face folder, read as files that a stranger may have written.
+"""The tensors of a Hugging Face folder, read from files that a stranger may have written.
 
-JSON files are bounded in size, tensors come from safetensors files of the folder alone (nothing
-that could hold code is opened), and everything that is wrong with a file is a ValueError of one
-sentence that names it.
+Tensors come from safetensors files of the folder alone (nothing that could hold code is opened),
+and everything that is wrong with a file is a ValueError of one sentence that names it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import heapq
-import json
 import os
-import stat
 from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from prefixrl_jax.model.fields import shown
+from prefixrl_jax.model.folder_files import plain_file, read_object
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# Of a JSON file. The largest index files of public models have a few megabytes.
-MAX_JSON_BYTES = 64 * 2**20
+WEIGHTS = f"accepted are {SINGLE}, or the files that {INDEX} lists"
 # Safetensors' names of the types that a weight may have.
 DTYPES = ("F16", "BF16", "F32", "F64")
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object that a file holds.
-
-    Raises ValueError for a file that is too large, not UTF-8, not JSON, or holds another value.
-    """
-    size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
-        raise ValueError(f"{path}: {size} bytes; at most {MAX_JSON_BYTES} are accepted")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError(f"{path}: not valid JSON (nested too deeply)") from None
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, an integer without end
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a JSON object is accepted, not {shown(content)}")
-    return content
 
 
 class Tensors(Protocol):
@@ -71,13 +49,13 @@ class TensorFile:
         self._path = path
         try:
             self._file = stack.enter_context(safe_open(path, framework="numpy"))
-            self._names = list(self._file.keys())
+            self._names = dict.fromkeys(self._file.keys())
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
 
-    def keys(self) -> list[str]:
+    def keys(self) -> Set[str]:
         """Return the names of the tensors."""
-        return self._names
+        return self._names.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of one tensor."""
@@ -106,22 +84,28 @@ def open_tensors(directory: Path, stack: contextlib.ExitStack) -> dict[str, Tens
     """
     weight_map = _read_weight_map(directory)
     if weight_map is None:
-        file = TensorFile(_plain_file(directory, SINGLE), stack)
+        file = TensorFile(plain_file(directory, SINGLE, WEIGHTS), stack)
         return dict.fromkeys(file.keys(), file)
     opened = {
-        name: TensorFile(_plain_file(directory, name), stack)
+        name: TensorFile(plain_file(directory, name, WEIGHTS), stack)
         for name in sorted(set(weight_map.values()))
     }
-    contents = {name: set(file.keys()) for name, file in opened.items()}
-    tensors = {tensor: opened[name] for name in opened for tensor in contents[name]}
+    contents = {name: file.keys() for name, file in opened.items()}
     for tensor, name in weight_map.items():
         if tensor not in contents[name]:
             raise ValueError(
                 f"{directory / INDEX}: weight_map says that {shown(tensor)} is in {name}, which"
                 " holds no such tensor"
             )
-        tensors[tensor] = opened[name]
-    return tensors
+    for name, tensors in contents.items():
+        for tensor in tensors:
+            if weight_map.get(tensor) != name:
+                raise ValueError(
+                    f"{directory / INDEX}: {name} holds {shown(tensor)}, which weight_map puts into"
+                    f" {shown(weight_map.get(tensor))}; each tensor is accepted in one file, which"
+                    " weight_map names"
+                )
+    return {tensor: opened[name] for tensor, name in weight_map.items()}
 
 
 def check_tensors(
@@ -182,7 +166,7 @@ def _read_weight_map(directory: Path) -> dict[str, str] | None:
     path = directory / INDEX
     if not os.path.lexists(path):
         return None
-    weight_map = read_object(_plain_file(directory, INDEX)).get("weight_map")
+    weight_map = read_object(plain_file(directory, INDEX)).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(
             f"{path}: weight_map={shown(weight_map)}; an object that maps names of tensors to names"
@@ -198,31 +182,6 @@ def _read_weight_map(directory: Path) -> dict[str, str] | None:
 
 
 def _is_safetensors_name(name: str) -> bool:
-    plain = not set(name) & {"/", "\\", "\0", ":"}
+    # A name with a lone surrogate or a control character is not printable.
+    plain = name.isprintable() and not set(name) & {"/", "\\", ":"}
     return plain and name.endswith(".safetensors") and len(os.fsencode(name)) <= 255
-
-
-def _plain_file(directory: Path, name: str) -> Path:
-    """Return the path of a regular file of the folder.
-
-    A symbolic link may stay in the folder, or lead from a snapshot of the hub's cache to its blobs.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is a link to another place, or no regular file.
-    """
-    path = directory / name
-    if not os.path.lexists(path):
-        raise FileNotFoundError(
-            f"{path}: not found; accepted are {SINGLE}, or the files that {INDEX} lists"
-        )
-    target = path.resolve()
-    folder = directory.resolve()
-    accepted = [folder]
-    if folder.parent.name == "snapshots":
-        accepted.append(folder.parent.parent / "blobs")
-    if path.is_symlink() and target.parent not in accepted:
-        raise ValueError(f"{path}: a link to {target}; a file inside the folder is accepted")
-    if not target.exists() or not stat.S_ISREG(target.stat().st_mode):
-        raise ValueError(f"{path}: not a file; a regular file is accepted")
-    return path

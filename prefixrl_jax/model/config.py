@@ -20,13 +20,22 @@ LARGEST = {
     "head_dim": 2**14,
     "intermediate_size": 2**24,
 }
+# Numbers outside of these bounds are in no published model, and overflow or vanish in float32.
+BOUNDS = {
+    "rope_theta": (1.0, 1e12),
+    "norm_eps": (1e-12, 1.0),
+    "factor": (1e-3, 1e6),
+    "low_freq_factor": (1e-3, 1e6),
+    "high_freq_factor": (1e-3, 1e6),
+    "original_max_position": (1, 2**31 - 1),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
     """Llama 3.1's stretching of the low RoPE frequencies (`rope_type: llama3`).
 
-    Raises ValueError for a number that is not positive and finite, and unless low_freq_factor is
+    Raises ValueError for a number outside of its BOUNDS, and unless low_freq_factor is
     less than high_freq_factor: the frequencies between them are interpolated.
     """
 
@@ -37,7 +46,7 @@ class RopeScaling:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            _check_positive(f"model.rope_scaling.{field.name}", getattr(self, field.name))
+            _check_bounds("model.rope_scaling", field.name, getattr(self, field.name))
         if self.low_freq_factor >= self.high_freq_factor:
             raise ValueError(
                 f"model.rope_scaling.low_freq_factor={self.low_freq_factor} must be less than"
@@ -79,8 +88,8 @@ class ModelConfig:
                 raise ValueError(
                     f"model.{name}={shown(size)}: an integer from 1 to {largest} is accepted"
                 )
-        _check_positive("model.rope_theta", self.rope_theta)
-        _check_positive("model.norm_eps", self.norm_eps)
+        _check_bounds("model", "rope_theta", self.rope_theta)
+        _check_bounds("model", "norm_eps", self.norm_eps)
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"model.num_heads={self.num_heads} is not a multiple of"
@@ -107,9 +116,12 @@ class ModelConfig:
         return "Qwen2ForCausalLM" if self.attention_bias else "LlamaForCausalLM"
 
 
-def _check_positive(name: str, value: object) -> None:
-    if not is_positive_number(value):
-        raise ValueError(f"{name}={shown(value)}: a finite number above 0 is accepted")
+def _check_bounds(section: str, name: str, value: Any) -> None:
+    least, most = BOUNDS[name]
+    if not is_positive_number(value) or not least <= float(value) <= most:
+        raise ValueError(
+            f"{section}.{name}={shown(value)}: a number from {least:g} to {most:g} is accepted"
+        )
 
 
 def model_config(fields: dict[str, Any], vocab_size: int) -> ModelConfig:

@@ -34,7 +34,19 @@ def is_positive_number(value: object) -> bool:
 
 def shown(value: object) -> str:
     """Return a value as an error message shows it: its repr, cut where it is long or deep."""
-    return _REPR.repr(value)
+    try:
+        return _REPR.repr(value)
+    except ValueError:  # an integer of more digits than Python converts to text
+        return f"<{type(value).__name__} too long to show>"
+
+
+def is_encodable(text: str) -> bool:
+    """Return whether UTF-8 can encode a text: one without lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def refuse(file: str, name: str, value: object, accepted: str) -> NoReturn:
@@ -50,11 +62,14 @@ def integer(file: str, fields: dict[str, Any], name: str, largest: int) -> int:
     return int(value)  # type: ignore[arg-type]
 
 
-def number(file: str, fields: dict[str, Any], name: str, default: float) -> float:
-    """Return a field that holds a finite number above 0, or the default if there is no field."""
+def number(
+    file: str, fields: dict[str, Any], name: str, default: float, bounds: tuple[float, float]
+) -> float:
+    """Return a field that holds a number within the bounds, or the default if there is no field."""
     value = fields.get(name, default)
-    if not is_positive_number(value):
-        refuse(file, name, value, "a finite number above 0")
+    least, most = bounds
+    if not is_positive_number(value) or not least <= float(value) <= most:
+        refuse(file, name, value, f"a number from {least:g} to {most:g}")
     return float(value)
 
 

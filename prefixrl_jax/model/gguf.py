@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from prefixrl_jax.model.config import LARGEST
+from prefixrl_jax.model.config import BOUNDS, LARGEST
 from prefixrl_jax.model.fields import integer, is_integer, number, refuse, shown, texts
 from prefixrl_jax.model.gguf_layout import check_layout
 from prefixrl_jax.model.sentencepiece import CONTROL, USER_DEFINED
@@ -126,7 +126,9 @@ class GGUF:
             raise ValueError(f"{self._path}: no matrix token_embd.weight; every model has one")
         hidden = size("embedding_length", "hidden_size")
         heads = size("attention.head_count", "num_heads")
-        epsilon = number(file, own_fields, "attention.layer_norm_rms_epsilon", 0.0)
+        epsilon = number(
+            file, own_fields, "attention.layer_norm_rms_epsilon", 0.0, BOUNDS["norm_eps"]
+        )
         scaling = own_fields.get("rope.scaling.type", "none")
         return {
             "architectures": [FAMILIES[architecture]],
@@ -137,7 +139,7 @@ class GGUF:
             "num_attention_heads": heads,
             "num_key_value_heads": size("attention.head_count_kv", "num_kv_heads", heads),
             "head_dim": size("attention.key_length", "head_dim", hidden // heads),
-            "rope_theta": number(file, own_fields, "rope.freq_base", 10000.0),
+            "rope_theta": number(file, own_fields, "rope.freq_base", 10000.0, BOUNDS["rope_theta"]),
             # Any kind of scaling is refused by name where config.json is read.
             "rope_scaling": None if scaling == "none" else {"rope_type": scaling},
             # Stored in float32: six digits are what was written.

@@ -28,13 +28,13 @@ from prefixrl_jax.model.checkpoint_files import (
     check_same,
     check_tensors,
     open_tensors,
-    read_object,
 )
 from prefixrl_jax.model.config import ModelConfig
 from prefixrl_jax.model.export_folder import ExportWriter
 from prefixrl_jax.model.export_target import CONFIG
 from prefixrl_jax.model.export_texts import FolderExtras, text_files
 from prefixrl_jax.model.finite import is_finite, nonfinite
+from prefixrl_jax.model.folder_files import plain_file, read_object
 from prefixrl_jax.model.gguf import GGUF, open_gguf
 from prefixrl_jax.model.hf_config import hf_config, model_config_from_hf
 from prefixrl_jax.model.weights import Params, Weight, leaf_of, tree_from, weight_table
@@ -276,12 +276,12 @@ def _open(
     if directory.suffix == ".gguf":
         file = open_gguf(directory)
         return file.config_json, dict.fromkeys(file.keys(), file)
-    if not (directory / "config.json").is_file():
+    if not (directory / CONFIG).is_file():
         raise FileNotFoundError(
             f"{directory}: no config.json; a Hugging Face folder (config.json, safetensors,"
             " tokenizer.json) or a GGUF file is accepted"
         )
-    return read_object(directory / "config.json"), open_tensors(directory, stack)
+    return read_object(plain_file(directory, CONFIG)), open_tensors(directory, stack)
 
 
 def _check_files(

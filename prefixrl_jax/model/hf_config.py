@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from prefixrl_jax.model.config import LARGEST, ModelConfig, RopeScaling
+from prefixrl_jax.model.config import BOUNDS, LARGEST, ModelConfig, RopeScaling
 from prefixrl_jax.model.fields import boolean, integer, is_integer, number, refuse, shown, texts
 
 # The classes of transformers that are supported, and their model_type.
@@ -35,6 +35,7 @@ ROPE_SCALING = {
     "low_freq_factor": "low_freq_factor",
     "high_freq_factor": "high_freq_factor",
 }
+MAX_POSITIONS = 2**31 - 1  # those that an int32 can number
 CONFIG, GENERATION = "config.json", "generation_config.json"
 ROPE_FIELDS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *ROPE_SCALING}
 # Fields that would change the computation, each with the values under which it does not.
@@ -131,10 +132,13 @@ def _max_positions(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> i
 
     The tokenizer says it, or else RoPE.
     """
-    if tokenizer.model_max_length < 10**9:  # transformers writes 10**30 for "unknown"
+    if 0 < tokenizer.model_max_length < 10**9:  # transformers writes 10**30 for "unknown"
         return int(tokenizer.model_max_length)
     scaling = config.rope_scaling
-    return int(scaling.factor * scaling.original_max_position) if scaling else 32768
+    if scaling is None:
+        return 32768
+    positions = int(scaling.factor * scaling.original_max_position)
+    return min(max(positions, 1), MAX_POSITIONS)
 
 
 def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
@@ -166,16 +170,24 @@ def model_config_from_hf(config_json: dict[str, Any], **overrides: Any) -> Model
     family = _family(config_json)
     sizes = _sizes(config_json, family)
     _refuse_unsupported(config_json, family)
+    max_positions(config_json)  # refuses what is no length
     theta, scaling = _rope(config_json)
     values = sizes | {
         "rope_theta": theta,
         "rope_scaling": scaling,
-        "norm_eps": number(CONFIG, config_json, "rms_norm_eps", 1e-6),
+        "norm_eps": number(CONFIG, config_json, "rms_norm_eps", 1e-6, BOUNDS["norm_eps"]),
         "qk_norm": family == "Qwen3ForCausalLM",
         "attention_bias": family == "Qwen2ForCausalLM",
         "tie_embeddings": boolean(CONFIG, config_json, "tie_word_embeddings"),
     }
     return ModelConfig(**(values | overrides))
+
+
+def max_positions(config_json: dict[str, Any]) -> int | None:
+    """Return the tokens that a text may have; None if the file does not say."""
+    if config_json.get("max_position_embeddings") is None:
+        return None
+    return integer(CONFIG, config_json, "max_position_embeddings", MAX_POSITIONS)
 
 
 def eos_ids(
@@ -280,9 +292,9 @@ def _rope(config_json: dict[str, Any]) -> tuple[float, RopeScaling | None]:
     rope = config_json.get("rope_scaling") or config_json.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         refuse(CONFIG, "rope_parameters or rope_scaling", rope, "an object or null")
-    theta = number(CONFIG, config_json, "rope_theta", 10000.0)
+    theta = number(CONFIG, config_json, "rope_theta", 10000.0, BOUNDS["rope_theta"])
     if "rope_theta" in rope:  # transformers 5 has it here, version 4 outside, some files both
-        inner_theta = number(CONFIG, rope, "rope_theta", theta)
+        inner_theta = number(CONFIG, rope, "rope_theta", theta, BOUNDS["rope_theta"])
         if "rope_theta" in config_json and theta != inner_theta:
             refuse(CONFIG, "rope_theta", theta, f"{inner_theta}, as in rope_parameters,")
         theta = inner_theta
@@ -302,8 +314,10 @@ def _rope(config_json: dict[str, Any]) -> tuple[float, RopeScaling | None]:
             f"config.json: rope_type 'llama3' without {', '.join(missing)}: {shown(rope)}"
         )
     return theta, RopeScaling(
-        factor=number(CONFIG, rope, "factor", 1.0),
-        low_freq_factor=number(CONFIG, rope, "low_freq_factor", 1.0),
-        high_freq_factor=number(CONFIG, rope, "high_freq_factor", 4.0),
-        original_max_position=integer(CONFIG, rope, "original_max_position_embeddings", 2**31 - 1),
+        factor=number(CONFIG, rope, "factor", 1.0, BOUNDS["factor"]),
+        low_freq_factor=number(CONFIG, rope, "low_freq_factor", 1.0, BOUNDS["low_freq_factor"]),
+        high_freq_factor=number(CONFIG, rope, "high_freq_factor", 4.0, BOUNDS["high_freq_factor"]),
+        original_max_position=integer(
+            CONFIG, rope, "original_max_position_embeddings", MAX_POSITIONS
+        ),
     )

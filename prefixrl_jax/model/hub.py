@@ -5,13 +5,14 @@ Its tokenizer and the ids that end its turn are read here too.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from prefixrl_jax.model.checkpoint_files import read_object
 from prefixrl_jax.model.fields import is_integer
+from prefixrl_jax.model.folder_files import read_object_if_any
 from prefixrl_jax.model.gguf import open_gguf
 from prefixrl_jax.model.hf_config import CONFIG, GENERATION, eos_ids
 from prefixrl_jax.model.tokenizer import load_tokenizer
@@ -26,14 +27,6 @@ FILES = [
     "*.jinja",
     "special_tokens_map.json",
 ]
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
-MAX_TOKENIZER_BYTES = 2**28  # of each file; the largest of public models have 35 million
 
 
 def find_model(name: str | Path) -> Path:
@@ -42,7 +35,7 @@ def find_model(name: str | Path) -> Path:
     Raises ValueError saying which files to bring when there is no such model.
     """
     path = Path(name)
-    if path.exists():
+    if os.path.exists(path):  # which raises nothing, unlike Path.exists
         return path
     from huggingface_hub import snapshot_download
 
@@ -61,17 +54,12 @@ def find_model(name: str | Path) -> Path:
 def tokenizer_of(path: Path) -> PreTrainedTokenizerFast:
     """Return the tokenizer stored in a model's folder or GGUF file.
 
-    Raises ValueError naming `path` if it is damaged, or too large to be one.
+    Raises ValueError naming `path` if it is damaged, or too large to be one, or has token ids that
+    the model beside it lacks.
     """
-    for name in TOKENIZER_FILES:
-        file = path / name
-        size = file.stat().st_size if file.is_file() else 0
-        if size > MAX_TOKENIZER_BYTES:
-            raise ValueError(f"{file}: {size} bytes; at most {MAX_TOKENIZER_BYTES} are accepted")
     try:
         tokenizer = open_gguf(path).tokenizer() if path.suffix == ".gguf" else load_tokenizer(path)
         tokenizer.encode("a")  # some settings are only read here
-        return tokenizer
     except (OSError, ValueError):
         raise
     # transformers, tokenizers and protobuf raise what their code runs into, and tokenizers' Rust
@@ -84,6 +72,26 @@ def tokenizer_of(path: Path) -> PreTrainedTokenizerFast:
             f"{path}: the tokenizer is damaged ({type(error).__name__}: {reason}); whole"
             " tokenizer.json and tokenizer_config.json are accepted"
         ) from error
+    _check_ids(path, tokenizer)
+    return tokenizer
+
+
+def _check_ids(path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise ValueError for a token id that the model in the same folder lacks."""
+    vocab_size = _vocab_size(read_object_if_any(path, CONFIG))
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if vocab_size is not None and largest >= vocab_size:
+        raise ValueError(
+            f"{path}: the tokenizer has {len(tokenizer)} tokens with ids up to {largest}, the model"
+            f" a vocabulary of {vocab_size} (config.json: vocab_size); ids from 0 to"
+            f" {vocab_size - 1} are accepted"
+        )
+
+
+def _vocab_size(config_json: dict[str, Any]) -> int | None:
+    """Return the size of the model's vocabulary; None where config.json does not say it."""
+    size: Any = config_json.get("vocab_size")
+    return size if is_integer(size) and size > 0 else None
 
 
 def stop_ids(path: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
@@ -92,11 +100,9 @@ def stop_ids(path: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
     They are eos_token_id of config.json and of generation_config.json (one or several) and the
     tokenizer's own. Raises ValueError when there is none, or one that is not in the vocabulary.
     """
-    config_json, generation_json = (
-        read_object(path / name) if (path / name).is_file() else {} for name in (CONFIG, GENERATION)
-    )
-    size: Any = config_json.get("vocab_size")
-    vocab_size = size if is_integer(size) and size > 0 else None
+    config_json = read_object_if_any(path, CONFIG)
+    generation_json = read_object_if_any(path, GENERATION)
+    vocab_size = _vocab_size(config_json)
     ids = eos_ids(config_json, generation_json, vocab_size)
     tokenizer_id = tokenizer.eos_token_id
     if tokenizer_id is not None:

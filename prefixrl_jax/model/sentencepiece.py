@@ -13,6 +13,8 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from prefixrl_jax.model.text_growth import check_growth
+
 # What conversions get wrong, if anything: spaces at the ends and in a row, newlines, digits, bytes,
 # accents.
 PROBES = (
@@ -50,6 +52,7 @@ def from_sentencepiece(path: Path) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         **_named_tokens(path, proto),
     )
+    check_growth(json.loads(tokenizer.backend_tokenizer.to_str()), path / "tokenizer.model")
     _compare(tokenizer, path / "tokenizer.model", symbols)
     return tokenizer
 

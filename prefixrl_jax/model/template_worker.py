@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import sys
 from datetime import datetime
 from typing import Any
 
+from jinja2 import TemplateError
+from jinja2.defaults import DEFAULT_FILTERS, DEFAULT_NAMESPACE
 from transformers.utils import chat_template_utils
 
 from prefixrl_jax.model.templates import MAX_CHARACTERS, READY
+
+# In the text that Python gives an object without one of its own, such as a function.
+ADDRESS = re.compile(r" at 0x[0-9a-f]+>")
 
 
 class Clock(datetime):
@@ -40,6 +46,9 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not be taken for an answer
     vars(chat_template_utils)["datetime"] = Clock
+    # Every environment copies them. A prompt must be the same whenever it is rendered.
+    DEFAULT_FILTERS["random"] = _refuse_random
+    DEFAULT_NAMESPACE["lipsum"] = _refuse_random
     _limit_memory(memory)
     answers.write(READY + b"\n")
     answers.flush()
@@ -66,9 +75,19 @@ def _answer(line: bytes) -> tuple[str | None, str]:
         return None, f"{type(error).__name__}: {printable}"
     texts, _ = rendered  # one text a conversation
     text = texts[0]
+    if ADDRESS.search(text) and not ADDRESS.search(line.decode(errors="replace")):
+        return None, "it renders the address of an object, which is another in every process"
     if len(text) > MAX_CHARACTERS:
         return None, f"it renders {len(text)} characters; at most {MAX_CHARACTERS} are accepted"
     return text, ""
+
+
+def _refuse_random(*_arguments: Any, **_options: Any) -> None:
+    """Stand for jinja's filter `random` and its function `lipsum`."""
+    raise TemplateError(
+        "it draws random texts (random, lipsum); a template that renders the same text every time"
+        " is accepted"
+    )
 
 
 def _limit_memory(extra: int) -> None:

@@ -16,7 +16,10 @@ from absl import logging
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from prefixrl_jax.model.fields import is_encodable, shown
+from prefixrl_jax.model.folder_files import check_tokenizer_files
 from prefixrl_jax.model.sentencepiece import from_sentencepiece
+from prefixrl_jax.model.text_growth import check_tokenizer_growth
 
 SPECIAL_TOKENS = {
     "pad_token": "<pad>",
@@ -104,18 +107,38 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     """Return the fast tokenizer saved at a path, or that of a name on the Hugging Face Hub.
 
     A folder has tokenizer.json, or the tokenizer.model of SentencePiece. Raises ValueError naming
-    `path` when there is none, or when a SentencePiece model cannot be rebuilt exactly.
+    `path` when there is none, when a SentencePiece model cannot be rebuilt exactly, or for files
+    that no public model has (see folder_files.py and text_growth.py).
     """
     folder = Path(path)
+    if folder.is_dir():
+        check_tokenizer_files(folder)
+        check_tokenizer_growth(folder)
     try:
         if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
-            return from_sentencepiece(folder)
-        # Not AutoTokenizer: from transformers 5 on it rebuilds some families' pipeline (Qwen2's,
-        # for one) around the bare vocabulary. A tokenizer of another kind beside such a model would
-        # come back changed without a word.
-        return PreTrainedTokenizerFast.from_pretrained(str(path))
+            tokenizer = from_sentencepiece(folder)
+        else:
+            # Not AutoTokenizer: from transformers 5 on it rebuilds some families' pipeline
+            # (Qwen2's, for one) around the bare vocabulary. A tokenizer of another kind beside such
+            # a model would come back changed without a word.
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path))
     except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"tokenizer {str(path)!r}: cannot be loaded; a directory with tokenizer_config.json and"
-            f" tokenizer.json or tokenizer.model is accepted ({error})"
+            f" tokenizer.json or tokenizer.model is accepted ({reason})"
         ) from error
+    _check_template(folder, tokenizer)
+    return tokenizer
+
+
+def _check_template(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise ValueError for a chat template that is no text, or one that UTF-8 cannot encode."""
+    template = tokenizer.chat_template
+    templates = template if isinstance(template, dict) else {"default": template}
+    for text in templates.values():
+        if text is not None and not (isinstance(text, str) and is_encodable(text)):
+            raise ValueError(
+                f"{folder / 'tokenizer_config.json'}: chat_template={shown(text)}: a text without"
+                " lone surrogates is accepted"
+            )

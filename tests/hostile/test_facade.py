@@ -1,5 +1,7 @@
 """Whatever a notebook user tries on the facade works, or one sentence says what is accepted."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from families import words
 from tiny_models import TINY, random_params
 
 import prefixrl_jax as prl
+from prefixrl_jax.model.fields import shown
 from prefixrl_jax.model.hf import export_hf
 from prefixrl_jax.model.tokenizer import word_tokenizer
 
@@ -96,15 +99,18 @@ REFUSED = [
     (([[MESSAGE, "w1"]],), {}, r"prompts\[0\]\[1\]='w1': " + NO_MESSAGE),
     (([[MESSAGE | {"content": chr(0xDC00)}]],), {}, r"\['content'\] has a lone surrogate"),
     *[
-        ((["w1"],), {name: value}, rf"{name}=.*: a whole number (of at least 1|from 0 to 2?\d+)")
+        ((["w1"],), {name: value}, rf"{name}=.*: a whole number from [01] to \d+ is")
         for name, values in {
-            "n": (0, -1, 2.0, "2", None, True, np.float32(1)),
-            "max_new_tokens": (0, 1.5, "8", None),
+            "n": (0, -1, 10**12, 10**5000, 2.0, "2", None, True, np.float32(1)),
+            "max_new_tokens": (0, 10**9, 1.5, "8", None),
             "seed": (-1, 2**64, 0.5, None, "a"),
         }.items()
         for value in values
     ],
-    *[((["w1"],), {"temperature": t}, NO_NUMBER) for t in ("1", None, float("nan"), True, [1, 2])],
+    *[
+        ((["w1"],), {"temperature": t}, NO_NUMBER)
+        for t in ("1", None, float("nan"), True, [1, 2], 10**400, 10**5000)
+    ],
     *[
         ((["w1"],), {"temperature": t}, r"temperature=.*: must be 0 \(greedy\) or a number from")
         for t in (-1, float("inf"), 1e-30)
@@ -115,11 +121,11 @@ REFUSED = [
     ],
     ((["w1"],), {"prefix": [40]}, r"prefix has the token id 40"),
     ((["w1 " * 300],), {}, r"prompts\[0\] has 300 tokens, and max_new_tokens=256 .* made for 400"),
-    ((["w1"],), {"max_new_tokens": 10**9}, "the model is made for 400"),
+    ((["w1"],), {"max_new_tokens": 10**6}, "the model is made for 400"),
 ]
 
 
-@pytest.mark.parametrize(("prompts", "options", "message"), REFUSED, ids=str)
+@pytest.mark.parametrize(("prompts", "options", "message"), REFUSED, ids=shown)
 def test_what_cannot_be_generated_is_refused_in_one_sentence(lm, prompts, options, message):
     with pytest.raises(ValueError, match=message) as error:
         lm.generate(*prompts, **options)
@@ -192,3 +198,45 @@ def test_what_cannot_be_loaded_is_refused(arguments, message):
 def test_a_model_is_saved_to_a_path(lm):
     with pytest.raises(ValueError, match="directory=None: a path"):
         lm.save_pretrained(None)
+
+
+@pytest.mark.parametrize(
+    ("path", "accepted"),
+    [
+        ("x" * 300, "each of at most 255 bytes"),
+        ("a/" + "é" * 200, "each of at most 255 bytes"),
+        ("a/" * 300, "a path of at most 100 names"),
+        ("a\0b", "a path without NUL characters"),
+        ("a\ud800", "has a lone surrogate"),
+        (b"a", "a path or a name, as text"),
+    ],
+    ids=range(6),
+)
+def test_what_is_no_path_is_refused_by_argument(lm, path, accepted):
+    for name, action in {"path_or_id": prl.load, "directory": lm.save_pretrained}.items():
+        with pytest.raises(ValueError, match=f"^{name}.*{accepted}") as error:
+            action(path)
+        assert "\n" not in str(error.value) and "\0" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_made_is_named(lm):
+    with pytest.raises(OSError, match=r"^directory='/proc/x': could not be written"):
+        lm.save_pretrained("/proc/x")
+
+
+@pytest.mark.parametrize("template", ["  ", "{% if false %}w1{% endif %}"])
+def test_a_template_that_renders_nothing_is_blamed(lm, template):
+    tokenizer = word_tokenizer(words(33))
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=r"renders prompts\[0\] to a text without tokens"):
+        dataclasses.replace(lm, tokenizer=tokenizer).generate([[MESSAGE]])
+
+
+@pytest.mark.parametrize("odd", [None, 42, b"42", ["math"], {}], ids=str)
+@pytest.mark.parametrize("place", range(3))
+def test_what_is_no_text_is_not_graded(place, odd):
+    values = ["math", "42", "42"]
+    values[place] = odd
+    name = ("kind", "answer", "text")[place]
+    with pytest.raises(ValueError, match=f"^{name}=.*: a text is accepted"):
+        prl.grade(*values)

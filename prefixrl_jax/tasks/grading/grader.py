@@ -10,6 +10,7 @@ import functools
 import importlib.util
 from concurrent.futures import Future
 
+from prefixrl_jax import arguments
 from prefixrl_jax.tasks.grading.answers import check_gold, final_answer, gold_answer
 from prefixrl_jax.tasks.grading.compare import PLAIN_NUMBERS, RATIONALS, same
 from prefixrl_jax.tasks.grading.pool import Pool
@@ -93,6 +94,11 @@ def grade(kind: str, answer: str, text: str) -> Verdict:
         text: the response, which states an answer.
 
     Raises:
-        ValueError: the kind is another, or the gold answer is empty, NaN or infinite.
+        ValueError: the kind is another, the gold answer is empty, NaN or infinite, or one of them
+            is no text.
     """
+    kind, answer, text = (
+        arguments.text(name, value)
+        for name, value in {"kind": kind, "answer": answer, "text": text}.items()
+    )
     return _grader(kind).submit(answer, text).result()
