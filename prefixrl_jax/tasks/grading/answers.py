@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from prefixrl_jax.tasks.grading.around import changes_box
 from prefixrl_jax.tasks.grading.parse import is_no_number
 from prefixrl_jax.tasks.grading.tokens import tokenize
 
@@ -71,7 +72,7 @@ def _boxed_answer(text: str) -> str | None:
     starts = [(match.start(), match.end()) for match in _BOX.finditer(text)]
     start, end = starts.pop()
     box = _content(text, end)
-    if box is None:
+    if box is None or changes_box(text[:start], text[box[1] :]):
         return None
     contents = [box[0]]
     separators: list[str] = []
@@ -82,6 +83,8 @@ def _boxed_answer(text: str) -> str | None:
         connection = text[box[1] : start]
         if len(connection) > LONGEST_CONNECTION or not _CONNECTION.fullmatch(connection):
             break
+        if changes_box(text[:earlier], ""):
+            return None
         if box[0] not in contents:
             separators.append(" or " if "or" in connection else " ; ")
             contents.append(box[0])

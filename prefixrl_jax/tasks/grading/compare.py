@@ -7,15 +7,25 @@ are True, False, or None where the scalars leave it open.
 
 from __future__ import annotations
 
+import logging
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 
-from prefixrl_jax.tasks.grading.parse import is_no_number, read
-from prefixrl_jax.tasks.grading.rational import PlainNumbers, Rationals, constant
+from prefixrl_jax.tasks.grading.parse import is_clock_or_date, is_no_number, read
+from prefixrl_jax.tasks.grading.rational import (
+    CONSTANTS,
+    PlainNumbers,
+    Rationals,
+    constant,
+    symbols,
+)
 from prefixrl_jax.tasks.grading.realsets import NoRealSetError, equal_sets, real_set
-from prefixrl_jax.tasks.grading.tokens import tokenize
+from prefixrl_jax.tasks.grading.tokens import QUOTE, tokenize
 from prefixrl_jax.tasks.grading.values import (
     Based,
+    Call,
     Chain,
     Interval,
     Matrix,
@@ -41,6 +51,11 @@ from prefixrl_jax.tasks.grading.values import (
 RATIONALS = Rationals()
 PLAIN_NUMBERS = PlainNumbers()
 _REAL_SETS = (Interval, Union, Member, Reals, Chain)
+MOST_COMPARISONS = 20_000  # of values in one pair of answers
+# What a fault in the reading or comparing of one answer may raise; none may end a training run.
+_FAULTS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+failures: Counter[str] = Counter()  # answers that raised one, by its kind
+_LOG = logging.getLogger(__name__)
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
 
@@ -55,6 +70,18 @@ def same(gold: str, answer: str, scalars: Rationals = RATIONALS) -> bool | None:
     Returns:
         None if the structures agree and the scalars leave it open.
     """
+    try:
+        return _same(gold, answer, scalars)
+    except UnreadableError:
+        return False
+    except _FAULTS as error:
+        kind = type(error).__name__
+        failures[kind] += 1
+        _LOG.warning("%s in grading, number %d of its kind: wrong", kind, failures[kind])
+        return False
+
+
+def _same(gold: str, answer: str, scalars: Rationals) -> bool | None:
     if is_no_number(answer) or is_no_number(gold):
         return False
     tokens = tokenize(answer)
@@ -62,11 +89,15 @@ def same(gold: str, answer: str, scalars: Rationals = RATIONALS) -> bool | None:
         return False
     if tokens == tokenize(gold):
         return True
-    try:
-        values = read(gold), read(answer)
-    except UnreadableError:
-        return False
-    return _Comparison(scalars).equal(*values)
+    if is_clock_or_date(gold) or is_clock_or_date(answer):
+        return _as_written(gold) == _as_written(answer)
+    return _Comparison(scalars).equal(read(gold), read(answer))
+
+
+def _as_written(text: str) -> str:
+    """Return a text without spaces and full stops, in small letters."""
+    tokens = (token.removeprefix(QUOTE) for token in tokenize(text))
+    return re.sub(r"[\s.]", "", " ".join(tokens)).lower()
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
@@ -94,9 +125,14 @@ class _Comparison:
 
     def __init__(self, scalars: Rationals):
         self._scalars = scalars
+        self._comparisons = 0
 
     def equal(self, gold: Value, answer: Value) -> bool | None:
         """Return whether two values are the same."""
+        # Sets compare every member with every other, at each level of nesting.
+        self._comparisons += 1
+        if self._comparisons > MOST_COMPARISONS:
+            raise UnreadableError("the comparison takes too many steps")
         if isinstance(gold, Named) or isinstance(answer, Named):
             return self._named(gold, answer)
         if isinstance(gold, Quantity) or isinstance(answer, Quantity):
@@ -132,10 +168,16 @@ class _Comparison:
             if gold.name != answer.name:
                 return False
             return self.equal(gold.value, answer.value)
-        # y = 2x + 3 and 2x - y + 3 = 0 are one equation.
+        # y = 2x + 3 and 2x - y + 3 = 0 are one equation, but 2x = 10 does not state that x = 5.
+        if isinstance(gold, Named) and isinstance(gold.value, Scalar) and _is_number(gold.value):
+            if isinstance(answer, Chain):
+                return False
         if isinstance(gold, Chain) or isinstance(answer, Chain):
             left, right = _as_equation(gold), _as_equation(answer)
             return left is not None and right is not None and self._chains(left, right)
+        for value in (gold, answer):
+            if isinstance(value, Several) and any(isinstance(v, Named) for v in value.items):
+                return False  # k = 45, n = 2 and n = 45, 2
         gold = gold.value if isinstance(gold, Named) else gold
         answer = answer.value if isinstance(answer, Named) else answer
         return self.equal(gold, answer)
@@ -148,18 +190,19 @@ class _Comparison:
             return False
         if (gold_unit == "%") == (unit == "%"):
             return self.equal(gold_value, value)
-        percent, other = (gold_value, value) if gold_unit == "%" else (value, gold_value)
-        return self._percent(percent, other)
+        if gold_unit == "%":
+            return self._percent(gold_value, value, may_lack_sign=True)
+        return self._percent(value, gold_value, may_lack_sign=False)
 
-    def _percent(self, percent: Value, other: Value) -> bool | None:
-        """Compare p % with a number: p / 100, or p if that is a number of percent, at least 1."""
+    def _percent(self, percent: Value, other: Value, may_lack_sign: bool) -> bool | None:
+        """Compare p % with a number: p / 100, or p, from 1, if an answer may lack the sign."""
         if not isinstance(percent, Scalar) or not isinstance(other, Scalar):
             return False
         number = constant(percent)
         if number is None:
             return None if self._scalars.equal(percent, other) is None else False
         readings = [number / 100]
-        if abs(number) >= 1:
+        if may_lack_sign and abs(number) >= 1:
             readings.append(number)
         return _any(self._scalars.equal(Number(reading), other) for reading in readings)
 
@@ -176,6 +219,9 @@ class _Comparison:
         """Compare values side by side: in any order, unless only one side has names for them."""
         if len(gold.items) != len(answer.items):
             return False
+        both = isinstance(gold, Several) and isinstance(answer, Several)
+        if both and gold.alternative != answer.alternative and _has_chain(gold.items):
+            return False  # x > 2 and x < 5 is no x > 2 or x < 5
         sides = [_distinct_names(gold.items), _distinct_names(answer.items)]
         if sides[0] != sides[1]:
             return self._in_order(gold.items, answer.items)
@@ -206,7 +252,8 @@ class _Comparison:
         as_sets = self._real_sets(gold, answer)
         if as_sets is not False:
             return as_sets
-        if len(gold.operators) != 1 or len(answer.operators) != 1:
+        several_operators = len(gold.operators) != 1 or len(answer.operators) != 1
+        if several_operators or _is_solved(gold):
             return _any(verdicts)
         return _any([*verdicts, self._proportional(gold, answer)])
 
@@ -243,6 +290,19 @@ class _Comparison:
 
 def _value_and_unit(value: Value) -> tuple[Value, str]:
     return (value.value, value.unit) if isinstance(value, Quantity) else (value, "")
+
+
+def _is_number(tree: Scalar) -> bool:
+    return symbols(tree) <= CONSTANTS
+
+
+def _is_solved(chain: Chain) -> bool:
+    """Return whether all sides of a relation but one are numbers, and that one is a letter.
+
+    An answer must then be solved too: 2x - 1 < 5 may be the question that x < 3 answers.
+    """
+    others = [term for term in chain.terms if not _is_number(term)]
+    return not others or (len(others) == 1 and isinstance(others[0], Symbol | Call))
 
 
 def _as_equation(value: Value) -> Chain | None:

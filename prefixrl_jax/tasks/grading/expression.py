@@ -302,19 +302,36 @@ class _Reader(NumeralReader):
                 self._take()
                 arguments.append(self.sum())
             self._expect(_PAIRS[opening])
+            if len(arguments) == 1:
+                raise UnreadableError("a function of several numbers with one")
             return tuple(arguments)
+        if name in FUNCTIONS_OF_SEVERAL:
+            raise UnreadableError("a function of several numbers without brackets")
         if self.next in ("(", "{", "["):
             argument = self._group()
             if self.next in ("^", "!"):
                 raise UnreadableError("a mark of the argument or of the function")
             return (argument,)
+        return (self._argument_without_brackets(),)
+
+    def _argument_without_brackets(self) -> Scalar:
+        r"""Read what a function is applied to by convention: \sin x, \sin 2x, \ln \frac{1}{2}.
+
+        In \sin xy, \sin x \sqrt{2} and \sin x (y + 1) it is not clear where the argument ends.
+        """
         factors = [self._factor()]
         stops = (None, "/", r"\cdot", "(", *ENDS_TERM, *FUNCTIONS)
         while self.next not in stops and not is_number(self.next):
             factors.append(self._factor())
         if self.next == "/":
             raise UnreadableError("a quotient that is the argument or has the function above")
-        return (factors[0],) if len(factors) == 1 else (Product(tuple(factors)),)
+        if self.next == "(" or (self.next == r"\cdot" and self._peek(1) not in FUNCTIONS):
+            raise UnreadableError("a factor of the argument or of the function")
+        first, *others = factors
+        is_multiple = isinstance(first, Number) and all(isinstance(f, Symbol) for f in others)
+        if others and not is_multiple:
+            raise UnreadableError("a product that is the argument or begins with the function")
+        return Product(tuple(factors)) if others else first
 
 
 def negated(tree: Scalar) -> Scalar:

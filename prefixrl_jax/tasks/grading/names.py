@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prefixrl_jax.tasks.grading.numerals import is_number
 from prefixrl_jax.tasks.grading.tokens import QUOTE
-from prefixrl_jax.tasks.grading.vocabulary import GREEK, NAME_MARKS
+from prefixrl_jax.tasks.grading.vocabulary import CHANGING_WORDS, GREEK, NAME_MARKS
 
 
 def is_name(tokens: Sequence[str]) -> bool:
@@ -15,6 +15,8 @@ def is_name(tokens: Sequence[str]) -> bool:
     A name holds no sign of arithmetic but a quotient, and numbers only as subscripts and arguments.
     """
     if not tokens or len(tokens) > 24:
+        return False
+    if not _may_name(tokens):
         return False
     letters = False
     for position, token in enumerate(tokens):
@@ -27,3 +29,14 @@ def is_name(tokens: Sequence[str]) -> bool:
         elif token not in NAME_MARKS:
             return False
     return letters
+
+
+def _may_name(tokens: Sequence[str]) -> bool:
+    """Return whether no word denies what follows (not x), and |...| is a length, as in |AB|."""
+    words = {word for token in tokens for word in token.removeprefix(QUOTE).split()}
+    words = {word.lower() for word in words if not word.isupper()}
+    if words & (CHANGING_WORDS - {"is", "sum", "product", "ratio", "average", "mean", "median"}):
+        return False
+    letters = [token for token in tokens if token.isalpha()]
+    is_length = all(len(token) == 2 and token.isupper() for token in letters)
+    return "|" not in tokens or is_length

@@ -21,9 +21,9 @@ from prefixrl_jax.tasks.grading.brackets import (
 )
 from prefixrl_jax.tasks.grading.expression import DEEPEST, read_expression
 from prefixrl_jax.tasks.grading.names import is_name
-from prefixrl_jax.tasks.grading.rational import constant
+from prefixrl_jax.tasks.grading.rational import constant, symbols
 from prefixrl_jax.tasks.grading.tokens import LONGEST, QUOTE, tokenize
-from prefixrl_jax.tasks.grading.units import SCALES, currency, split_unit
+from prefixrl_jax.tasks.grading.units import SCALES, currency, is_plain_word, split_unit
 from prefixrl_jax.tasks.grading.values import (
     Based,
     Chain,
@@ -53,6 +53,13 @@ _RELATIONS = frozenset(["=", "<", ">", r"\le", r"\ge", r"\ne"])
 _MATRICES = frozenset(["pmatrix", "bmatrix", "matrix", "smallmatrix", "array"])
 _SETS: dict[str, Value] = {r"\R": Reals(), r"\emptyset": Set(())}
 _NO_NUMBER = frozenset(["nan", "inf", "infinity"])
+DEEPEST_STRUCTURE = 8  # nested brackets other than the braces of LaTeX
+# 10:00 AM, 5 p.m. and 2024-05-06 (no difference of numbers) are compared as written.
+_CLOCK_OR_DATE = re.compile(
+    r"\d\s*:\s*\d.*(?<![A-Za-z])[ap]\.?\s?m(?![A-Za-z])|\d\s*(?:\\\w+\{\s*)?[ap]\.?\s?m(?![A-Za-z])"
+    r"|\d{4}\s?[-−]\s?\d\d?\s?[-−]\s?\d\d?(?!\d)",
+    re.IGNORECASE | re.ASCII,
+)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -67,9 +74,21 @@ def read(text: str) -> Value:
     tokens = unwrapped(tokenize(text))
     if r"\dots" in tokens:
         raise UnreadableError("what an ellipsis stands for is not decidable")
-    if deepest(tokens) > DEEPEST:
+    if tokens.count(r"\pm") + tokens.count(r"\mp") > 1:
+        raise UnreadableError("which of several signs belong together is not decidable")
+    if _deepest_structure(tokens) > DEEPEST_STRUCTURE or deepest(tokens) > DEEPEST:
         raise UnreadableError("brackets are nested too deeply")
     return _whole(tokens)
+
+
+def _deepest_structure(tokens: Tokens) -> int:
+    r"""Return how deep brackets nest, without the braces that LaTeX groups arguments by."""
+    return deepest([token for token in tokens if token not in ("{", "}")])
+
+
+def is_clock_or_date(text: str) -> bool:
+    """Return whether a text holds a time with am or pm, or a date of digits and hyphens."""
+    return len(text) <= LONGEST and _CLOCK_OR_DATE.search(text) is not None
 
 
 def is_no_number(text: str) -> bool:
@@ -126,7 +145,13 @@ def _words(tokens: Tokens) -> Value | None:
         return None
     if all(len(token) == 1 for token in tokens) or is_no_number(text):
         return None
-    return Text(" ".join(re.sub(r"[^\w]+", " ", text).lower().split()))
+    plain = re.split(r"[\s.,;'-]+", text.strip(".,; "))
+    if all(map(is_plain_word, plain)):
+        return Text(" ".join(plain).lower())
+    # Other letters may be a product, in which case and marks count: AB is not ab, x-y no xy.
+    if "-" in text or "'" in text:
+        return None
+    return Text(text)
 
 
 def _signs(tokens: Tokens) -> list[Value]:
@@ -147,8 +172,7 @@ def _item(tokens: Tokens) -> Value:
         if token in ("=", r"\in", r"\approx"):
             left, right = tokens[:position], tokens[position + 1 :]
             if is_name(left):
-                value = _item(right)
-                return Member(tuple(left), value) if token == r"\in" else Named(tuple(left), value)
+                return _under_name(left, token, _item(right))
             if token == r"\in":
                 raise UnreadableError("a member that is no variable")
             break
@@ -158,6 +182,15 @@ def _item(tokens: Tokens) -> Value:
     if any(token in _RELATIONS for _, token in outside(tokens)):
         return _chain(tokens)
     return _quantity(tokens)
+
+
+def _under_name(name: Tokens, relation: str, value: Value) -> Value:
+    r"""Return a value with the name before "=", \approx or \in; x = 2x + 3 names nothing."""
+    if relation == r"\in":
+        return Member(tuple(name), value)
+    if len(name) == 1 and isinstance(value, Scalar) and name[0] in symbols(value):
+        return Chain((Symbol(name[0]), value), ("=",))
+    return Named(tuple(name), value)
 
 
 def _exact_part(tokens: Tokens) -> Tokens:
@@ -175,7 +208,7 @@ def _chain(tokens: Tokens) -> Value:
     """Return a relation, or the number that a true equation of numbers ends with."""
     sides, operators = split(tokens, _RELATIONS)
     if set(operators) == {"="} and len(sides) == 2 and len(sides[1]) == 1 and is_name(sides[1]):
-        return Named(tuple(sides[1]), _item(sides[0]))  # 5 = x
+        return _under_name(sides[1], "=", _item(sides[0]))  # 5 = x
     if set(operators) == {"="}:
         values = [_quantity(side) for side in sides]
         numbers = [_constant(value) for value in values]
@@ -197,6 +230,8 @@ def _quantity(tokens: Tokens) -> Value:
     rest, unit_behind = split_unit(rest)
     scale, _, remaining = unit_behind.partition(" ")
     value = _bare(rest)
+    if isinstance(value, Ratio) and unit_behind:
+        raise UnreadableError("a ratio or a time with words")
     if scale in SCALES and isinstance(value, Scalar):
         value, unit_behind = Product((value, Number(Fraction(SCALES[scale])))), remaining
         number = constant(value)
@@ -266,7 +301,10 @@ def _set(inner: Tokens) -> Value:
         return Set(())
     for position, token in outside(inner):
         if token in ("|", ":", r"\mid") and is_name(inner[:position]):
-            return _item(inner[position + 1 :])  # {x : x > 3}
+            value = _item(inner[position + 1 :])  # {x : x > 3}
+            if not isinstance(value, Chain | Member | Named | Several):
+                raise UnreadableError("a condition that is no relation")
+            return value
     parts = split(inner, frozenset([",", ";"]))[0]
     return Set(tuple(value for part in parts for value in _signs(part)))
 

@@ -1,6 +1,6 @@
 """Exact arithmetic on expressions: rational numbers, and identities of rational functions.
 
-An identity in variables is tested at fixed points with 31 random bits a variable. Two different
+An identity in variables is tested at points with 31 random bits a variable. Two different
 rational functions of degree d agree at all of them with a chance of at most (d / 2^31)^POINTS
 (Schwartz-Zippel).
 """
@@ -145,19 +145,45 @@ def _flattened(operands: tuple[Scalar, ...], kind: type[Sum] | type[Product]) ->
     for operand in operands:
         operand = canonical(operand)
         flat += children(operand) if isinstance(operand, kind) else (operand,)
-    return tuple(sorted(flat, key=repr))
+    return tuple(sorted(flat, key=sort_key))
+
+
+@functools.lru_cache(maxsize=4096)
+def sort_key(tree: Scalar) -> str:
+    """Return a text that differs for different scalars, in hexadecimal digits without a limit."""
+    if isinstance(tree, Number):
+        return f"{tree.value.numerator:x}/{tree.value.denominator:x}"
+    if isinstance(tree, Symbol):
+        return f"{tree.name!r}"
+    name = tree.name if isinstance(tree, Call) else type(tree).__name__
+    return f"{name}({', '.join(map(sort_key, children(tree)))})"
 
 
 def points(*trees: Scalar) -> list[Point]:
-    """Return fixed points with a value for each variable; one empty point if there is none."""
+    """Return points with a value for each variable; one empty point if there is none.
+
+    They are drawn from the text of the expressions, so that none can be made to vanish at them.
+    """
     names = sorted(frozenset().union(*(symbols(tree) for tree in trees)))
     if not names:
         return [{}]
-    return [{name: Fraction(_draw(f"{name} {i}")) for name in names} for i in range(POINTS)]
+    seed = text_seed(*trees)
+    return [{name: Fraction(_draw(f"{name} {i} {seed}")) for name in names} for i in range(POINTS)]
+
+
+def text_seed(*trees: Scalar) -> str:
+    """Return a digest of expressions, in any order."""
+    text = " ".join(sorted(map(sort_key, trees)))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _draw(seed: str) -> int:
-    return int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=4).digest(), "big") >> 1
+    return (
+        int.from_bytes(
+            hashlib.blake2b(seed.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "big"
+        )
+        >> 1
+    )
 
 
 def evaluate(tree: Scalar, point: Point) -> Fraction:

@@ -172,6 +172,8 @@ class _Reader:
         place = chain.terms.index(variables[0])
         if chain.operators == (r"\ne",):
             point = chain.terms[1 - place]
+            if _sign_of_infinity(point):
+                raise NoRealSetError("infinity is no point")
             return self._without(_LINE, point)
         segment = _LINE
         for position, operator in enumerate(chain.operators):
@@ -189,10 +191,13 @@ class _Reader:
         """Return a segment with one end from an inequality."""
         if operator not in ("<", ">", r"\le", r"\ge"):
             raise NoRealSetError("no inequality")
-        if _sign_of_infinity(bound):
-            return segment  # -oo < x says nothing
         closed = operator in (r"\le", r"\ge")
         bounds_above = (operator in ("<", r"\le")) == variable_first
+        infinity = _sign_of_infinity(bound)
+        if infinity:
+            if infinity != (1 if bounds_above else -1):
+                raise NoRealSetError("infinity on the wrong side")
+            return segment  # -oo < x says nothing
         if bounds_above:
             return dataclasses.replace(segment, high=bound, high_closed=closed)
         return dataclasses.replace(segment, low=bound, low_closed=closed)

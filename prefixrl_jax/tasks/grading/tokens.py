@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 
-from prefixrl_jax.tasks.grading.vocabulary import FUNCTION_WORDS, LAYOUT
+from prefixrl_jax.tasks.grading.vocabulary import FUNCTION_WORDS, GLUED_WORDS, LAYOUT
 
 LONGEST = 400  # characters of an answer that is read; a longer one is compared as written
 QUOTE = '"'  # begins the token of a \text group
@@ -131,6 +131,9 @@ _SYNONYMS = {
     r"\arccos": r"\acos",
 }
 _TEXT_COMMANDS = "text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|operatorname|rm|bf"
+_TEXT = re.compile(rf"\\(?:{_TEXT_COMMANDS})\s*\{{([^{{}}]*)\}}")
+# Of a text group these are words or a unit; digits and signs in it are mathematics.
+_WORDS = re.compile(r"(?:[^\W\d_]|[\s.,;:()/?~]|\\ )*|\s*[A-Za-z]+\^\d\s*")
 _GROUP = r"(?:\s?\{,\s?\}\s?|,\\!\s*|\\,|\\ |[ ](?=\d{3}(?!\s*/)))"
 _TOKEN = re.compile(
     rf"(?P<text>\\(?:{_TEXT_COMMANDS})\s*\{{(?P<content>[^{{}}]*)\}})"
@@ -182,7 +185,7 @@ def tokenize(text: str) -> tuple[str, ...]:
     text = text.strip()
     if len(text) > LONGEST:
         return (text,)
-    text = _join_thousands(spelled(text))
+    text = _join_thousands(_TEXT.sub(_mathematics, spelled(text)))
     # A dollar sign that has no partner is a currency; a pair of them encloses mathematics.
     bare_dollars = len(re.findall(r"(?<!\\)\$", text))
     tokens = []
@@ -192,10 +195,21 @@ def tokenize(text: str) -> tuple[str, ...]:
             continue
         if match[0] == "$" and bare_dollars % 2 == 0:
             continue
-        tokens.append(token)
+        is_glued = match["word"] and match.start() and text[match.start() - 1].isdigit()
+        if is_glued and token.isalpha() and len(token) > 3 and token.lower() not in GLUED_WORDS:
+            tokens += token  # a product of letters
+        else:
+            tokens.append(token)
     while tokens and tokens[-1] in (".", ",", ";"):
         tokens.pop()
     return tuple(tokens)
+
+
+def _mathematics(group: re.Match[str]) -> str:
+    r"""Return a text group, or its content if that is more than words: \text{x > 3}."""
+    if _WORDS.fullmatch(group[1]):
+        return group[0]
+    return f" {group[1].replace('~', ' ')} "
 
 
 def _token(match: re.Match[str]) -> str:

@@ -13,8 +13,12 @@ from prefixrl_jax.tasks.grading.numerals import is_number
 from prefixrl_jax.tasks.grading.tokens import QUOTE
 from prefixrl_jax.tasks.grading.values import UnreadableError
 from prefixrl_jax.tasks.grading.vocabulary import (
+    ANSWER_WORDS,
+    CHANGING_ENDINGS,
+    CHANGING_STEMS,
     CHANGING_WORDS,
     FUNCTIONS,
+    NOUNS_IN_TH,
     SHORT_UNITS,
     UNIT_FILLERS,
     UNIT_LETTERS,
@@ -65,6 +69,7 @@ _SYNONYMS = {
     "kph": "km/h",
     "kmh": "km/h",
 }
+_PERCENT = ("percent", "percentage")
 _PATTERN = re.compile(
     r"(?:\((?P<bracketed>[TW]+)\)"
     r"|(?P<degree>D[TW]?)"
@@ -93,14 +98,14 @@ def split_unit(tokens: Sequence[str]) -> tuple[list[str], str]:
     left, behind = list(tokens[: match.start()]), tokens[match.start() :]
     plain = [token for token in behind if token.isalpha()]
     is_angle = match["degree"] is not None and FUNCTIONS & set(left)  # sin 80° is a number
-    nouns = [word for word in plain if word not in UNIT_FILLERS]
+    nouns = [word for word in plain if word.lower() not in UNIT_FILLERS]
     is_product = plain and not (_is_constant(left) and all(map(_is_unit_word, nouns)))
     if is_angle or is_product:
         return list(tokens), ""
     unit = " ".join(token.removeprefix(QUOTE) for token in behind if token not in "()")
-    names = set(re.findall(r"[a-z]+", unit.lower()))
+    names = re.findall(r"[a-z]+", unit.lower())
     digits = re.search(r"[0-9]", re.sub(r"\^ \{? ?[0-9]", "", unit))
-    if digits or CHANGING_WORDS & names:
+    if digits or _changes_number(names):
         raise UnreadableError("words that change the number before them")
     return left, "%" if unit.startswith("%") else unit_name(unit)
 
@@ -128,9 +133,43 @@ def _is_constant(tokens: Sequence[str]) -> bool:
 
 
 def _is_unit_word(word: str) -> bool:
-    # Four letters in alphabetical order look like a product of variables.
-    return word.lower() in SHORT_UNITS | UNIT_LETTERS or (
-        len(word) > 3 and list(word) != sorted(word)
+    return word.lower() in SHORT_UNITS or word in UNIT_LETTERS or is_plain_word(word)
+
+
+def is_plain_word(word: str) -> bool:
+    """Return whether letters are a word of English, rather than a product of variables.
+
+    Letters in alphabetical order, without a vowel or with capitals behind the first are none.
+    """
+    if word.lower() in ANSWER_WORDS:
+        return True
+    if len(word) < 4 or not word.isalpha() or not (word.islower() or word[1:].islower()):
+        return False
+    small = word.lower()
+    vowels = set("aeiou") & set(small)
+    return list(small) != sorted(small) and bool(vowels) and not set(small) <= vowels
+
+
+def _changes_number(names: Sequence[str]) -> bool:
+    """Return whether words behind a number change it: 5 tenths, 5 lakh, 5 halved.
+
+    A scale may come first (5 million people), and "square" and "cubic" before a unit.
+    """
+    rest = names[1:] if names and names[0].removesuffix("s") in SCALES else names
+    if rest and (rest[0] in _PERCENT or (len(rest) > 1 and rest[0] in ("square", "cubic"))):
+        rest = rest[1:]
+    return any(_is_changing(name) for name in rest)
+
+
+def _is_changing(name: str) -> bool:
+    is_ordinal = name.endswith(("th", "ths")) and name.removesuffix("s") not in NOUNS_IN_TH
+    stem = name.removesuffix("s")
+    return (
+        is_ordinal
+        or stem in SCALES
+        or bool({name, stem} & CHANGING_WORDS)
+        or name.startswith(CHANGING_STEMS)
+        or name.endswith(CHANGING_ENDINGS)
     )
 
 

@@ -37,7 +37,9 @@ SHORT_UNITS = words(
 )
 # Words that may stand between the words of a unit: dollars per day, % of the students.
 UNIT_FILLERS = words("per of the each for by an at on")
-UNIT_LETTERS = words("m g s h l L N J W V A K C F")  # as units they stand in \text
+UNIT_LETTERS = words(
+    "m g s h l L N J W V A C F"
+)  # as units they stand in \text; K may be a thousand
 # Words that make another number, or none, of what stands before them.
 CHANGING_WORDS = words(
     "or and to not no than least most half halves quarter quarters third thirds squared cubed dozen"
@@ -45,4 +47,33 @@ CHANGING_WORDS = words(
     " between if when where unless except other others nan inf infinity is was equals equal but"
     " because so since then one two three four five six seven eight nine ten eleven twelve twenty"
     " thirty forty fifty sixty seventy eighty ninety first wrong incorrect false instead"
+    " thirteen fourteen fifteen sixteen seventeen eighteen nineteen single pair couple trio both"
+    " zero nil none gross score grand lakh lac crore arab myriad bn mn mil mio tn thou half"
+    " permille mille ppm ppb bps pi tau root log ln exp sin cos tan cot sec csc arcsin arccos"
+    " arctan raised power sum product quotient difference ratio remainder inverse opposite"
+    " complement never maybe possibly perhaps nearly almost about approx approximately roughly around"
+    " under below above beyond negative positive imaginary infinite choose only too later"
+    " earlier before after either neither nor sqrt cbrt abs floor ceil max min short"
+    " am pm multiple average mean median"
+)
+# Beginnings and ends of words that change a number: doubled, triples, halving, fivefold, zillion.
+CHANGING_STEMS = (
+    *("doubl", "tripl", "treb", "quadrupl", "quintupl", "halv", "twice", "thrice", "squar", "cub"),
+    *("reciproc", "invers", "negat", "factor", "logar", "expon", "multip", "divi", "subtract"),
+    *("added", "adding", "percent", "approx", "increas", "decreas", "reduc", "minus", "sqrt"),
+    *("hundred", "thousand", "fraction", "modul", "round", "twent", "thirt", "fort", "fift"),
+    *("sixt", "sevent", "eight", "ninet", "nine", "mirror", "tens", "unequal", "incorrect"),
+)
+CHANGING_ENDINGS = ("illion", "illions", "illiard", "illiards", "fold", "tuple", "teen", "teens")
+NOUNS_IN_TH = words(
+    "month path booth cloth bath moth tooth mouth youth sloth wreath width length depth earth birth"
+)
+# Words that are answers themselves, in small or capital letters.
+ANSWER_WORDS = words("yes no true false even odd none")
+# Words that are units where they touch a number (24km, 5hours); in 3xyza the letters are factors.
+GLUED_WORDS = words(
+    "dollar dollars cent cents hour hours minute minutes second seconds meter meters metre metres"
+    " inch inches feet foot mile miles yard yards gram grams pound pounds ounce ounces liter liters"
+    " degree degrees percent million billion trillion thousand hundred year years month months week"
+    " weeks days"
 )
