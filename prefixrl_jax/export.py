@@ -56,7 +56,7 @@ def export(workdir: Path, out: Path, step: int | None, dtype: str | None) -> int
     from prefixrl_jax.model.hf import export_hf
 
     config = saved_config(workdir / "config.json")
-    check_target(out, allow_run_export=False)
+    check_target(out)
     config.mesh.update({"data": -1, "fsdp": 1, "tensor": 1})  # whatever it was trained on
     settings = resolve(config)
     with jax.set_mesh(settings.mesh):

@@ -57,7 +57,7 @@ class Run:
         on_primary(workdir.records.check)  # again, now that no other process writes here
         on_primary(write_json, workdir.path / "config.json", workdir.config.to_dict())
         if "export" in names and not on_primary(workdir.records.is_complete, "export"):
-            on_primary(check_target, workdir.path / "hf")  # now, not after hours of training
+            on_primary(check_target, workdir.path / "hf", True)  # now, not after hours of training
         on_primary(workdir.remember_checks)
         _tell_left_out(workdir)
         with jax.set_mesh(workdir.settings.mesh):
@@ -297,6 +297,7 @@ def export(workdir: Workdir, ledger: Ledger) -> dict[str, Any]:
         directory,
         generation=settings.generation_config(),
         card="\n".join(lines),
+        of_run=True,
     )
     return {"line": f"{settings.model.family} in {directory}"}
 

@@ -48,7 +48,7 @@ _OF_STAGING = {
 _OF_SAFETENSORS = re.compile(r"\.tmp\w{6}")
 
 
-def check_target(directory: str | Path, allow_run_export: bool = True) -> None:
+def check_target(directory: str | Path, of_run: bool = False) -> None:
     """Check that an export can be written to a folder; nothing is written.
 
     Accepted are a folder that is not there yet, one without any of MODEL_FILES, and an earlier
@@ -56,7 +56,7 @@ def check_target(directory: str | Path, allow_run_export: bool = True) -> None:
 
     Args:
         directory: the folder.
-        allow_run_export: accept the folder hf/ of a run, which its export stage writes.
+        of_run: accept the folder hf/ of a run, which its export stage writes.
 
     Raises:
         ValueError: `directory` is a file or a symbolic link; it holds a file that is not an earlier
@@ -64,13 +64,13 @@ def check_target(directory: str | Path, allow_run_export: bool = True) -> None:
             process is writing an export to it.
         OSError: it is not readable or not writable.
     """
-    _checked(Path(directory), allow_run_export)
+    _checked(Path(directory), of_run)
 
 
-def _checked(directory: Path, allow_run_export: bool) -> dict[str, list[Content]]:
+def _checked(directory: Path, of_run: bool) -> dict[str, list[Content]]:
     """Return the files of the earlier export in a folder that passes `check_target`."""
     check_place(directory)
-    check_runs(directory.resolve(), allow_run_export)
+    check_runs(directory.resolve(), of_run)
     if not directory.exists():
         return {}
     previous = previous_files(directory)
@@ -88,11 +88,11 @@ class ExportWriter:
         staging: the folder that takes the new files.
     """
 
-    def __init__(self, directory: str | Path):
+    def __init__(self, directory: str | Path, of_run: bool = False):
         self._directory = Path(directory)
         self.staging = self._directory / STAGING
         self._names: list[str] = []
-        self._previous = _checked(self._directory, allow_run_export=True)
+        self._previous = _checked(self._directory, of_run)
         self._stamps = {name: _stamp(self._directory / name) for name in self._previous}
         self._lock: int | None = None
 

@@ -77,7 +77,7 @@ def check_place(directory: Path) -> None:
         raise PermissionError(f"{directory}: {existing} is not writable")
 
 
-def check_runs(directory: Path, allow_run_export: bool) -> None:
+def check_runs(directory: Path, of_run: bool) -> None:
     """Raise ValueError for a work directory, a folder in one, and one directly above one.
 
     Args:
@@ -85,7 +85,7 @@ def check_runs(directory: Path, allow_run_export: bool) -> None:
     """
     for ancestor in (directory, *directory.parents):
         if _is_workdir(ancestor):
-            if allow_run_export and directory == ancestor / EXPORT_OF_RUN:
+            if of_run and directory == ancestor / EXPORT_OF_RUN:
                 return
             raise ValueError(
                 f"{directory}: belongs to the run in {ancestor}; a folder outside of it is accepted"

@@ -27,10 +27,12 @@ class FolderExtras(TypedDict, total=False):
         generation: fields of generation_config.json beside the special token ids, which it may
             replace.
         card: Markdown of README.md, below the header that names the library.
+        of_run: whether the folder may be hf/ of a run, which is for its export stage alone.
     """
 
     generation: dict[str, Any]
     card: str
+    of_run: bool
 
 
 def text_files(

@@ -99,7 +99,7 @@ def export_hf(
     """
     fields = hf_config(config, tokenizer, dtype)
     stored = jnp.dtype(fields["dtype"])
-    writer = _on_first(lambda: ExportWriter(directory))
+    writer = _on_first(lambda: ExportWriter(directory, extras.get("of_run", False)))
     if leaves := nonfinite(params, stored.name):
         raise ValueError(
             f"not exported to {directory}: {', '.join(leaves)} hold values that are NaN or infinite"

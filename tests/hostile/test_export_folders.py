@@ -290,11 +290,13 @@ def test_the_export_of_a_run_replaces_its_own_earlier_one(without_manifest, expo
     if without_manifest:  # of version 0.1.0
         (hf / MANIFEST).unlink()
     (hf / "notes.txt").write_text("mine")
-    export(hf, "second")
+    with pytest.raises(ValueError, match="belongs to the run"):
+        export(hf, "of another model")
+    export(hf, "second", of_run=True)
     assert "second" in (hf / "README.md").read_text() and (hf / MANIFEST).exists()
     assert (hf / "notes.txt").read_text() == "mine"
     with pytest.raises(ValueError, match="belongs to the run"):
-        check_target(hf, allow_run_export=False)
+        check_target(hf)
 
 
 def test_without_a_manifest_only_an_export_of_a_run_is_recognised(exported, tmp_path):
@@ -305,7 +307,7 @@ def test_without_a_manifest_only_an_export_of_a_run_is_recognised(exported, tmp_
     (tmp_path / "run/hf/README.md").write_text("# A model of mine")
     for directory in (tmp_path / "run/hf", tmp_path / "out"):
         with pytest.raises(ValueError, match=r"README\.md, config\.json.* would be replaced"):
-            check_target(directory)
+            check_target(directory, of_run=True)
 
 
 # Weights
