@@ -77,6 +77,7 @@ class StageRecords:
         self._shared_stages = tuple(shared_stages) if shared else ()
         self._train = config.train
         self._other_inputs = dict(inputs or {})
+        self._replaced: dict[str, Record | None] = {}  # what was on record of stages begun since
         self._fields = {stage: fields_of(config, stage) for stage in STAGES}
         for first, digest in (files or {}).items():
             for stage in STAGES:
@@ -259,8 +260,18 @@ class StageRecords:
                 begun["earlier"] = {key: record.get(key) for key in ("result", "files")}
             elif "earlier" in record and record["fields"] == fields:
                 begun["earlier"] = record["earlier"]
-        self._write(stage, begun | {"seconds": self.seconds(stage)})
+        seconds = self.seconds(stage)
+        self._replaced[stage] = record
+        self._write(stage, begun | {"seconds": seconds})
         return None
+
+    def withdraw(self, stage: str) -> None:
+        """Take back that a stage has begun, which was refused: nothing was made with its fields."""
+        replaced = self._replaced.pop(stage, None)
+        if replaced is None:
+            self._path(stage).unlink(missing_ok=True)
+        else:
+            self._write(stage, replaced)
 
     def moved(self, stage: str) -> str:
         """Return how the machine differs from that on which a stage was begun; "" if it does not.

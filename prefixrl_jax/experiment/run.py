@@ -83,6 +83,10 @@ class Run:
         try:
             with heartbeat(name):
                 result = STAGE_FUNCTIONS[name](self.workdir, self.ledger)
+        except ValueError:
+            if primary():
+                records.withdraw(name)
+            raise
         except BaseException:
             if primary():
                 # A full disk loses these seconds; the first error is the one to tell.
