@@ -266,7 +266,12 @@ class StageRecords:
         return None
 
     def withdraw(self, stage: str) -> None:
-        """Take back that a stage has begun, which was refused: nothing was made with its fields."""
+        """Take back that a stage has begun, which was refused: nothing was made with its fields.
+
+        Not of the corpus: what its log holds was sampled with them, and does not say so itself.
+        """
+        if stage == "corpus":
+            return
         replaced = self._replaced.pop(stage, None)
         if replaced is None:
             self._path(stage).unlink(missing_ok=True)
