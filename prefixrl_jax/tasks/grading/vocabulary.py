@@ -51,7 +51,7 @@ CHANGING_WORDS = words(
     " zero nil none gross score grand lakh lac crore arab myriad bn mn mil mio tn thou half"
     " permille mille ppm ppb bps pi tau root log ln exp sin cos tan cot sec csc arcsin arccos"
     " arctan raised power sum product quotient difference ratio remainder inverse opposite"
-    " complement never maybe possibly perhaps nearly almost about approx approximately roughly around"
+    " complement never maybe perhaps nearly almost about approx approximately roughly around"
     " under below above beyond negative positive imaginary infinite choose only too later"
     " earlier before after either neither nor sqrt cbrt abs floor ceil max min short"
     " am pm multiple average mean median"
