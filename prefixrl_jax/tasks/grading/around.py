@@ -24,6 +24,11 @@ _DENYING = re.compile(
     r"|log|ln|exp)(?:\s+(?:of|the))*)[\s({$*_]*$",
     re.IGNORECASE,
 )
+# A line of hyphens and the like, or a tag such as </think>.
+_RULE_OR_TAG = re.compile(
+    r"(?:(?:^|\n)[ \t]*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*\n|</?[A-Za-z]\w*>|\|>)"
+    r"\s*(?:\$+|\\\[|\\\()?\s*$"
+)
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)$", re.DOTALL)
 _GROUP = re.compile(r"\\([A-Za-z]+)\s*(?:\{[^{}]*\}\s*)*$")
 _DECORATION = re.compile(r"(?:\*\*|__|\$|\s|&|~)+$")
@@ -44,6 +49,8 @@ def changes_box(before: str, after: str) -> bool:
 def _changes_before(text: str) -> bool:
     if _DENYING.search(text):
         return True
+    if _RULE_OR_TAG.search(text):
+        return False
     command = _COMMAND.search(text)
     if command:
         return command[1] not in _HARMLESS
@@ -71,9 +78,9 @@ def _changes_mark(text: str, is_apart: bool) -> bool:
     if last in "([":
         # f(\boxed{2}) or 3(\boxed{2}), but no "( \boxed{2})" in a sentence.
         return bool(re.search(r"[\w)\]}^+*/-]\s*[(\[]+$", text)) and not text[-2:-1].isspace()
-    if last in "-−+*/^_±∓!<>≤≥≠|√×·÷%¬~\\":
+    if last in "-−+*/^_±∓<>≤≥≠|√×·÷¬~\\":
         return True
-    return not is_apart and (last.isdigit() or last == ")" or (last.isascii() and last.isalpha()))
+    return not is_apart and (last in ")!%" or (last.isascii() and last.isalnum()))
 
 
 def _opens_argument(text: str) -> bool:

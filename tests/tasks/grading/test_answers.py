@@ -71,6 +71,9 @@ def test_the_last_stated_answer_is_found(text, answer):
         r"\boxed{4}^2",
         r"\boxed{4}2",
         r"\boxed{4} + 1",
+        r"$5!\boxed{4}$",
+        r"$x>\boxed{4}$",
+        "so x -\n\\boxed{4}",
         r"-\boxed{1} and \boxed{2}",
         r"\boxed{1} and -\boxed{2}",
     ],
@@ -97,6 +100,11 @@ def test_a_box_that_the_text_around_it_changes_states_nothing(text):
         r"the root is \boxed{4}!",
         r"\color{blue}{\boxed{4}}",
         r"x \in \boxed{4}",
+        "so far.\n</think>\n\n\\boxed{4}",
+        "<answer>$\\boxed{4}$</answer>",
+        "done\n\n---\n$$\\boxed{4}$$",
+        r"Great! \boxed{4}",
+        "# Answer\n\n> \\boxed{4}",
     ],
 )
 def test_a_box_in_ordinary_text_states_what_it_holds(text):
