@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefixrl_jax.tasks.grading import compare
 from prefixrl_jax.tasks.grading.answers import final_answer
-from prefixrl_jax.tasks.grading.compare import PLAIN_NUMBERS, same
+from prefixrl_jax.tasks.grading.compare import PLAIN_NUMBERS, RATIONALS, same
 from prefixrl_jax.tasks.grading.parse import is_no_number, read
 from prefixrl_jax.tasks.grading.precise import Reals
 from prefixrl_jax.tasks.grading.tokens import LONGEST, tokenize
@@ -106,6 +107,151 @@ def test_what_is_different_is_not_equal_either_way_round(a, b):
     assert not same(a, b, PLAIN_NUMBERS)
 
 
+# An answer that earns nothing for the gold answer before it, by kind. The other way round some do.
+CRASHES = [
+    ("42", "1e5000+1"),
+    ("1", "1e4300/3"),
+    ("1", "x+1e-4301"),
+    ("42", r"\max 5"),
+    ("x=5", r"x=\max5"),
+    ("42", r"40+\max(2)=42"),
+    ("42", r"40+\min\{2\}"),
+    ("2", r"\gcd 2"),
+]
+UNSOLVED = [
+    ("x=5", "3x-2=x+8"),
+    ("x=5", "2x=10"),
+    ("x=5", "x-5=0"),
+    ("x<3", "2x-1<5"),
+    (r"x \ge 3", r"-x \le -3"),
+    (r"\frac34 > \frac23", "5>1"),
+    ("1 < 2", "2 < 4"),
+    ("42", "|x| = 42"),
+    ("42", "|xy| = 42"),
+    ("42", "not x = 42"),
+    ("42", r"\text{minus } x = 42"),
+    ("2x+3", "x=2x+3"),
+    ("2x+3", "2x+3=x"),
+    ("k=45,n=2", "n=45,n=2"),
+    ("k=45,n=2", "k=45,2"),
+    ("5", r"\{x : 5\}"),
+    (r"\{5\}", r"\{x \mid 5\}"),
+]
+UNIT_WORDS = [
+    *("tenths", "hundredths", "fifths", "sevenths", "twentieths", "tens", "hundreds of tens"),
+    *("gross", "lakh", "crores", "quadrillion", "zillions", "grand", "bn", "mn", "mil", "pair"),
+    *("pi", "sqrt", "doubled", "twice", "halved", "tripled", "tenfold", "negative", "reciprocal"),
+    *(
+        "squares",
+        "cubed",
+        "roots",
+        "factorial",
+        "logs",
+        "inverse",
+        "minus",
+        "thousandth",
+        "thirteen",
+    ),
+    *("million million", "percent million", "percentage", "Dozen", "Hundredths"),
+]
+UNITS = [
+    *(("5", f"5 {word}") for word in UNIT_WORDS),
+    *(("5", rf"5 \text{{ {word}}}") for word in [*UNIT_WORDS, "K", "M", "e", "i", "pm"]),
+    ("1", r"1\%"),
+    ("5", "5%"),
+    ("5", "5 percent of the apples"),
+    (r"50\%", r"50\% million"),
+    ("0.5", r"50\% thousand"),
+]
+PRODUCTS = [
+    ("AB", "ab"),
+    ("mn", "MN"),
+    ("rs", "rS"),
+    ("ABCD", "BADC"),
+    ("pqrs", "PQRS"),
+    ("ab-cd", "ab cd"),
+    ("ac-bd", "ac bd"),
+    ("xy-z", "xy z"),
+    (r"\text{xy-z}", "xy z"),
+    ("uv'", "uv"),
+    ("3", "3xyzw"),
+    ("3xyzt", "3"),
+    ("3", "3xabc"),
+    ("6", "6 xyxy"),
+    ("6", "6 pqst"),
+]
+TEXT_GROUPS = [
+    (r"\text{-10 degrees}", r"\text{10 degrees}"),
+    (r"\text{x > 3}", r"\text{x < 3}"),
+    (r"\textbf{x = 3}", r"\textbf{x \ne 3}"),
+    (r"\mathbf{x-y}", r"\mathbf{x+y}"),
+    (r"\mathrm{a/b}", r"\mathrm{ab}"),
+    (r"\text{3.5 cm}", r"\text{3/5 cm}"),
+    (r"\mathrm{-3i}", r"\mathrm{3i}"),
+]
+TIMES = [
+    ("10:00 AM", "10:00 PM"),
+    ("10:00 AM", "10:00"),
+    ("5:00 pm", "5:00 x"),
+    ("5:00", "5:00 hours"),
+    ("5", "5 pm"),
+    (r"5\text{ pm}", r"5\text{ am}"),
+    ("2024-05-06", "2024-06-05"),
+    ("2013", "2024-05-06"),
+]
+SETS = [
+    (r"x > 2 \text{ and } x < 5", r"x > 2 \text{ or } x < 5"),
+    (r"x > 2 \lor x < 5", r"x > 2 \land x < 5"),
+    (r"\mathbb{R}", r"x > \infty"),
+    (r"\mathbb{R}", r"x < -\infty"),
+    (r"(3,\infty)", r"3<x<-\infty"),
+    (r"(-\infty,\infty)", r"\infty < x < -\infty"),
+    (r"(-\infty,3)", r"3 > x > \infty"),
+    (r"\pm 1 \pm 2", r"1+2, -1-2"),
+    (r"\pm(1 \pm \sqrt{2})", r"1+\sqrt{2}, -1+\sqrt{2}"),
+    (r"\{" * 18 + "0.5" + r"\}" * 18, r"\{" * 18 + "1/2" + r"\}" * 18),
+]
+HIGH_PRECISION = [
+    ("10^{12}-x", r"\sqrt{(x-10^{12})^2}"),
+    ("10^{15}-x", r"\sqrt[4]{(x-10^{15})^4}"),
+    ("n!", r"n!+\binom{n}{300}"),
+    ("2^n", r"2^n+\binom{n}{500}"),
+    ("n! x", r"n! \sqrt{x^2}"),
+    ("n! x", r"n! x \cos(2\pi x)"),
+    ("2^n x", r"2^n x \cos(2\pi n)"),
+    ("1", r"(-1)^{2n}"),
+    ("x", r"x(-1)^{2x}"),
+    ("x", "x + 0^x"),
+    ("0", r"1-\cos(1-\cos(1-\cos(1-\cos(10^{-30}))))"),
+    ("1", r"\log \frac{53127}{9973}"),
+    ("1", r"\log 10"),
+    ("x", r"x + (x-1013904223)(x-1)"),
+    (r"\sin(x\sqrt 2)", r"\sin x \sqrt{2}"),
+    (r"\cos(xy)", r"\cos x y"),
+    (r"\ln(2(x+1))", r"\ln 2 (x+1)"),
+]
+EARNS_NOTHING = CRASHES + UNSOLVED + UNITS + PRODUCTS + TEXT_GROUPS + TIMES + SETS + HIGH_PRECISION
+
+
+@pytest.mark.parametrize(("gold", "answer"), EARNS_NOTHING)
+def test_what_is_in_doubt_earns_nothing(gold, answer):
+    for scalars in (PLAIN_NUMBERS, RATIONALS, REALS):
+        assert same(gold, answer, scalars) is not True
+    assert same(answer, answer, REALS) is True
+
+
+def test_an_exception_in_grading_is_wrong_and_counted(monkeypatch):
+    for error in (TypeError, OverflowError, RecursionError, ValueError, KeyError):
+
+        def fail(text, error=error):
+            raise error("hostile")
+
+        monkeypatch.setattr(compare, "read", fail)
+        before = compare.failures[error.__name__]
+        assert same("1", "2") is False
+        assert compare.failures[error.__name__] == before + 1
+
+
 @pytest.mark.parametrize(
     ("gold", "answer"),
     [
@@ -118,7 +264,24 @@ def test_what_is_different_is_not_equal_either_way_round(a, b):
         ("24", "24 dollars"),
         ("24", "$24.00"),
         ("18", "18 dollars per day"),
-        ("60", "60% of the students"),
+        (r"60\%", "60% of the students"),
+        ("24", "24 months"),
+        ("24", "24 square feet"),
+        ("24", "24km"),
+        ("2000000", "2 million people"),
+        ("x=5", "5=x"),
+        ("x<3", "3>x"),
+        ("10:00 AM", "10:00 a.m."),
+        (r"\text{x > 3}", "x > 3"),
+        ("24", r"\text{24 apples}"),
+        (r"\frac{1}{\sqrt{x}}", r"\frac{\sqrt x}{x}"),
+        (r"\sqrt{4x}", r"2\sqrt{x}"),
+        ("4^n", "2^{2n}"),
+        (r"12^{n+1}", r"12 \cdot 3^n 4^n"),
+        ("n!", "n(n-1)!"),
+        (r"\frac{n(n-1)}{2}", r"\binom{n}{2}"),
+        (r"e^{-x}\sin x", r"\frac{\sin x}{e^x}"),
+        (r"\sin 2x", r"2\sin x\cos x"),
         (r"(37,3),(17,3),(3,37)", "(3, 37), (37, 3), (17, 3)"),
         (r"-12;-11;-10", r"\{-12, -11, -10\}"),
         ("AB=4,CD=5", "4, 5"),
@@ -234,9 +397,8 @@ texts = st.lists(st.sampled_from(PIECES), max_size=25).map("".join) | st.text(ma
 def test_any_two_texts_are_compared_in_bounded_time(a, b):
     final_answer(a)
     for scalars in (PLAIN_NUMBERS, REALS):
-        verdict = same(a, b, scalars)
-        # The order of the arguments does not matter: no rule follows the form of the gold answer.
-        assert verdict == same(b, a, scalars)
+        assert same(a, b, scalars) in (True, False, None)
+        assert same(b, a, scalars) in (True, False, None)
     try:
         read(a)
     except UnreadableError:

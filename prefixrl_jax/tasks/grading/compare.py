@@ -169,9 +169,8 @@ class _Comparison:
                 return False
             return self.equal(gold.value, answer.value)
         # y = 2x + 3 and 2x - y + 3 = 0 are one equation, but 2x = 10 does not state that x = 5.
-        if isinstance(gold, Named) and isinstance(gold.value, Scalar) and _is_number(gold.value):
-            if isinstance(answer, Chain):
-                return False
+        if isinstance(answer, Chain) and _states_number(gold):
+            return False
         if isinstance(gold, Chain) or isinstance(answer, Chain):
             left, right = _as_equation(gold), _as_equation(answer)
             return left is not None and right is not None and self._chains(left, right)
@@ -219,8 +218,8 @@ class _Comparison:
         """Compare values side by side: in any order, unless only one side has names for them."""
         if len(gold.items) != len(answer.items):
             return False
-        both = isinstance(gold, Several) and isinstance(answer, Several)
-        if both and gold.alternative != answer.alternative and _has_chain(gold.items):
+        alternatives = {item.alternative for item in (gold, answer) if isinstance(item, Several)}
+        if len(alternatives) == 2 and _has_chain(gold.items):
             return False  # x > 2 and x < 5 is no x > 2 or x < 5
         sides = [_distinct_names(gold.items), _distinct_names(answer.items)]
         if sides[0] != sides[1]:
@@ -294,6 +293,12 @@ def _value_and_unit(value: Value) -> tuple[Value, str]:
 
 def _is_number(tree: Scalar) -> bool:
     return symbols(tree) <= CONSTANTS
+
+
+def _states_number(value: Value) -> bool:
+    if not isinstance(value, Named) or not isinstance(value.value, Scalar):
+        return False
+    return _is_number(value.value)
 
 
 def _is_solved(chain: Chain) -> bool:

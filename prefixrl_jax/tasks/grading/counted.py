@@ -57,11 +57,13 @@ def with_letters(tree: Scalar) -> Scalar:
             return _power(tree)
         is_whole = exponent.denominator == 1
         return Power(with_letters(tree.base), tree.exponent) if is_whole else _letter(tree)
-    if isinstance(tree, Call) and has_variables(tree):
-        if tree.name == "factorial":
-            return _factorial(tree.arguments[0])
-        return _binomial(tree) if tree.name == "binomial" else _letter(tree)
-    return tree
+    return _call(tree) if isinstance(tree, Call) and has_variables(tree) else tree
+
+
+def _call(tree: Call) -> Scalar:
+    if tree.name == "factorial":
+        return _factorial(tree.arguments[0])
+    return _binomial(tree) if tree.name == "binomial" else _letter(tree)
 
 
 def _letter(*trees: Scalar) -> Symbol:

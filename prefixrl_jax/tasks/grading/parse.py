@@ -145,6 +145,11 @@ def _words(tokens: Tokens) -> Value | None:
         return None
     if all(len(token) == 1 for token in tokens) or is_no_number(text):
         return None
+    return _text(text)
+
+
+def _text(text: str) -> Text | None:
+    """Return words in small letters, other letters as they are, and None for a sum of letters."""
     plain = re.split(r"[\s.,;'-]+", text.strip(".,; "))
     if all(map(is_plain_word, plain)):
         return Text(" ".join(plain).lower())

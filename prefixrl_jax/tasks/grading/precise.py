@@ -10,17 +10,14 @@ analytic in its variables, is not decided, and earns nothing.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-import mpmath
-
 from prefixrl_jax.tasks.grading.compare import same
 from prefixrl_jax.tasks.grading.counted import has_variables, is_counted, with_letters
+from prefixrl_jax.tasks.grading.evaluation import Evaluation, Reading, context
 from prefixrl_jax.tasks.grading.rational import (
     CONSTANTS,
     Point,
@@ -32,22 +29,18 @@ from prefixrl_jax.tasks.grading.rational import (
     symbols,
     text_seed,
 )
-from prefixrl_jax.tasks.grading.values import Call, Number, Power, Product, Scalar, Sum, Symbol
+from prefixrl_jax.tasks.grading.values import Call, Number, Power, Scalar
 
 FEWEST_BITS = 512
 MOST_BITS = 1 << 18  # of working precision
 MOST_BITS_AT_A_POINT = 1 << 15
-LARGEST_POWER = 1 << 17  # bits of magnitude of a value
 POINTS_PER_SCALE = 6
 MOST_SCALES = 10
-LARGEST_FACTORIAL = 1 << 14
 ENOUGH = 8  # points at which two expressions must be compared
 # \log without a base is the natural one for some and the decimal one for others: what is equal
 # must be so by both.
 LOGARITHM_BASES = ("e", "10")
 MOST_ROOTS = 4  # even roots of variables in a comparison
-
-context = mpmath.mp.clone()
 
 
 def decide(gold: str, answer: str) -> bool:
@@ -94,27 +87,12 @@ class Reals(Rationals):
 def _less_by(a: Scalar, b: Scalar, base: str) -> bool | None:
     """Return whether one number is less than another with one base of logarithms."""
     try:
-        x, y, tolerance = _values(a, b, _Reading({}, base))
+        x, y, tolerance = _values(a, b, Reading({}, base))
     except UndecidedError:
         return None
     if context.im(x) or context.im(y) or abs(x - y) <= tolerance:
         return None
     return bool(x < y)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reading:
-    r"""What an expression is evaluated with.
-
-    Attributes:
-        point: a value for each variable.
-        base: of \log without one, "e" or "10".
-        negative: the roots whose negative value is taken.
-    """
-
-    point: Point
-    base: str
-    negative: frozenset[Scalar] = frozenset()
 
 
 def _agree(
@@ -125,7 +103,7 @@ def _agree(
     bases = LOGARITHM_BASES if _has_logarithm(a) or _has_logarithm(b) else LOGARITHM_BASES[:1]
     for base in bases:
         try:
-            x, y, tolerance = _values(a, b, _Reading(point, base, negative))
+            x, y, tolerance = _values(a, b, Reading(point, base, negative))
         except UndecidedError:
             return None
         verdicts.append(bool(abs(x - y) <= tolerance))
@@ -181,21 +159,21 @@ def _has_logarithm(tree: Scalar) -> bool:
     return is_logarithm or any(map(_has_logarithm, children(tree)))
 
 
-def _values(a: Scalar, b: Scalar, reading: _Reading) -> tuple[Any, Any, Any]:
+def _values(a: Scalar, b: Scalar, reading: Reading) -> tuple[Any, Any, Any]:
     """Return the values of two scalars, and how far apart equal ones may be computed.
 
     The first pass, at low precision, measures the magnitudes of everything that is computed. If the
     second one finds larger ones, something cancels that only more precision would show.
     """
     context.prec = 64
-    measure = _Evaluation(reading)
+    measure = Evaluation(reading)
     for tree in (a, b):
         measure.value(tree)
     bits = FEWEST_BITS + 4 * measure.bits * (1 + measure.roots)
     if bits > (MOST_BITS_AT_A_POINT if reading.point else MOST_BITS):
         raise UndecidedError("the comparison takes too much precision")
     context.prec = bits
-    evaluation = _Evaluation(reading)
+    evaluation = Evaluation(reading)
     x, y = (evaluation.value(tree) for tree in (a, b))
     if 4 * evaluation.bits * (1 + evaluation.roots) > bits:
         raise UndecidedError("values that cancel")
@@ -227,164 +205,3 @@ def _draw(seed: str) -> Fraction:
     digest = hashlib.blake2b(seed.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     denominator = 2**29 + 1 + int.from_bytes(digest[4:], "big") // 2**8
     return Fraction(int.from_bytes(digest[:4], "big") - 2**31, denominator)
-
-
-class _Evaluation:
-    """Evaluates scalars at a point, and measures the numbers met on the way.
-
-    Attributes:
-        bits: digits of all numbers, and magnitudes of all values, in bits.
-        roots: how many roots were taken.
-    """
-
-    def __init__(self, reading: _Reading):
-        self._reading = reading
-        self._point = reading.point
-        self.bits = 0
-        self.roots = 0
-
-    def value(self, tree: Scalar) -> Any:
-        """Return the value of a scalar; UndecidedError if it has none or too large a one."""
-        value = self._compute(tree)
-        if not context.isfinite(value):
-            raise UndecidedError("no finite value")
-        magnitude = abs(context.mag(value)) if value else 0
-        if magnitude > LARGEST_POWER:
-            raise UndecidedError("the value is too large or too small")
-        self.bits += int(magnitude) + 2
-        return value
-
-    def _compute(self, tree: Scalar) -> Any:
-        if isinstance(tree, Number):
-            return self._rational(tree.value)
-        if isinstance(tree, Symbol):
-            return self._symbol(tree.name)
-        if isinstance(tree, Sum):
-            return context.fsum(self.value(term) for term in tree.terms)
-        if isinstance(tree, Product):
-            return context.fprod(self.value(factor) for factor in tree.factors)
-        if isinstance(tree, Power):
-            return self._power(tree)
-        return self._call(tree)
-
-    def _rational(self, number: Fraction) -> Any:
-        self.bits += number.numerator.bit_length() + number.denominator.bit_length()
-        return context.mpf(number.numerator) / number.denominator
-
-    def _symbol(self, name: str) -> Any:
-        constants = {"\\pi": context.pi, "e": context.e, "i": context.j}
-        if name in constants:
-            return +constants[name]
-        if name not in self._point:
-            raise UndecidedError(f"{name} has no value")
-        return self._rational(self._point[name])
-
-    def _power(self, tree: Power) -> Any:
-        base, exponent = self.value(tree.base), self.value(tree.exponent)
-        if not base:
-            if context.im(exponent) or exponent <= 0:
-                raise UndecidedError("0 has no such power")
-            return context.zero
-        magnitude = abs(exponent) * (abs(context.mag(base)) + 1)
-        if magnitude > LARGEST_POWER:
-            raise UndecidedError("the power is too large")
-        degree = _odd_degree(tree.exponent)
-        self.roots += tree.exponent != Number(Fraction(-1)) and not context.isint(exponent)
-        if degree and not context.im(base) and base < 0:
-            return -context.power(-base, exponent)  # the real root
-        value = context.power(base, exponent)
-        return -value if tree in self._reading.negative else value
-
-    def _call(self, tree: Call) -> Any:
-        arguments = [self.value(argument) for argument in tree.arguments]
-        if tree.name in _PIECEWISE and symbols(tree) <= CONSTANTS:
-            return _PIECEWISE[tree.name](*arguments)
-        if tree.name not in _ANALYTIC:
-            raise UndecidedError(f"{tree.name} is unknown, or not analytic")
-        if any(context.mag(argument) > 40 for argument in arguments if argument):
-            raise UndecidedError("the argument of a function is too large")
-        if tree.name == r"\log":
-            base = +context.e if self._reading.base == "e" else context.mpf(10)
-            arguments.append(base)
-        try:
-            return _ANALYTIC[tree.name](*arguments)
-        except (ValueError, ZeroDivisionError) as error:
-            raise UndecidedError(str(error)) from error
-
-
-def _odd_degree(exponent: Scalar) -> bool:
-    """Return whether an exponent is that of an odd root, as it is written: 1/3."""
-    if not isinstance(exponent, Power) or not isinstance(exponent.base, Number):
-        return False
-    degree = exponent.base.value
-    return exponent.exponent == Number(Fraction(-1)) and degree.denominator == 1 and degree % 2 == 1
-
-
-def _logarithm(argument: Any, base: Any) -> Any:
-    return context.log(argument) / context.log(base)
-
-
-def _factorial(n: Any) -> Any:
-    return context.mpf(math.factorial(_whole(n)))
-
-
-def _binomial(n: Any, k: Any) -> Any:
-    return context.mpf(math.comb(_whole(n), _whole(k)))
-
-
-def _whole(n: Any) -> int:
-    """Return a number as an integer, if its factorial is one that is computed."""
-    if not context.isint(n) or not 0 <= n <= LARGEST_FACTORIAL:
-        raise UndecidedError("no factorial that is computed")
-    return int(n)
-
-
-def _rounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return floor or ceil with a check that its argument is not next to an integer."""
-
-    def call(x: Any) -> Any:
-        near = context.nint(context.re(x))
-        if context.im(x) or abs(x - near) < context.ldexp(1, -context.prec // 4):
-            raise UndecidedError("which side of an integer a number lies on is not decided")
-        return function(x)
-
-    return call
-
-
-def _real(function: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*arguments: Any) -> Any:
-        if any(context.im(argument) for argument in arguments):
-            raise UndecidedError("complex numbers have no order")
-        return function(*arguments)
-
-    return call
-
-
-# Functions with jumps or corners: agreement at points says nothing, so only of constants.
-_PIECEWISE: dict[str, Callable[..., Any]] = {
-    "abs": abs,
-    "floor": _rounded(context.floor),
-    "ceil": _rounded(context.ceil),
-    r"\max": _real(max),
-    r"\min": _real(min),
-}
-_ANALYTIC: dict[str, Callable[..., Any]] = {
-    r"\sin": context.sin,
-    r"\cos": context.cos,
-    r"\tan": context.tan,
-    r"\cot": context.cot,
-    r"\sec": context.sec,
-    r"\csc": context.csc,
-    r"\asin": context.asin,
-    r"\acos": context.acos,
-    r"\atan": context.atan,
-    r"\sinh": context.sinh,
-    r"\cosh": context.cosh,
-    r"\tanh": context.tanh,
-    r"\exp": context.exp,
-    r"\ln": context.log,
-    r"\log": _logarithm,
-    "log": _logarithm,
-    "factorial": _factorial,
-    "binomial": _binomial,
-}

@@ -218,6 +218,8 @@ def _checked(value: Fraction) -> Fraction:
 
 
 def _power(base: Fraction, exponent: Fraction, tree: Power) -> Fraction:
+    if symbols(tree.exponent):
+        raise UndecidedError("an exponent with a variable")  # at whole points (-1)^{2x} is 1
     if exponent.denominator != 1:
         if symbols(tree):
             raise UndecidedError("a root of a variable")

@@ -188,7 +188,7 @@ def tokenize(text: str) -> tuple[str, ...]:
     text = _join_thousands(_TEXT.sub(_mathematics, spelled(text)))
     # A dollar sign that has no partner is a currency; a pair of them encloses mathematics.
     bare_dollars = len(re.findall(r"(?<!\\)\$", text))
-    tokens = []
+    tokens: list[str] = []
     for match in _TOKEN.finditer(text):
         token = _token(match)
         if token in LAYOUT or token.isspace():

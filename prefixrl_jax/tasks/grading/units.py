@@ -69,7 +69,7 @@ _SYNONYMS = {
     "kph": "km/h",
     "kmh": "km/h",
 }
-_PERCENT = ("percent", "percentage")
+_PERCENT = ("percent", "percentage", "pct")
 _PATTERN = re.compile(
     r"(?:\((?P<bracketed>[TW]+)\)"
     r"|(?P<degree>D[TW]?)"
@@ -105,9 +105,12 @@ def split_unit(tokens: Sequence[str]) -> tuple[list[str], str]:
     unit = " ".join(token.removeprefix(QUOTE) for token in behind if token not in "()")
     names = re.findall(r"[a-z]+", unit.lower())
     digits = re.search(r"[0-9]", re.sub(r"\^ \{? ?[0-9]", "", unit))
-    if digits or _changes_number(names):
+    is_percent = unit.startswith("%") or (bool(names) and names[0] in _PERCENT)
+    if unit.startswith("%"):
+        names = ["percent", *names]
+    if digits or "%" in unit[1:] or _changes_number(names):
         raise UnreadableError("words that change the number before them")
-    return left, "%" if unit.startswith("%") else unit_name(unit)
+    return left, "%" if is_percent else unit_name(unit)
 
 
 def _letter(tokens: Sequence[str], position: int) -> str:

@@ -33,7 +33,7 @@ NAME_MARKS = words(
 # Plain words of two or three letters that are units; others may be products of variables.
 SHORT_UNITS = words(
     "cm mm km kg mg lb lbs oz ft in yd mi ml hr hrs min sec deg pct mph kph kmh usd men day cup box"
-    " bag ton way pie car pen toy egg"
+    " bag ton way pie car pen toy egg eggs"
 )
 # Words that may stand between the words of a unit: dollars per day, % of the students.
 UNIT_FILLERS = words("per of the each for by an at on")
@@ -51,17 +51,41 @@ CHANGING_WORDS = words(
     " zero nil none gross score grand lakh lac crore arab myriad bn mn mil mio tn thou half"
     " permille mille ppm ppb bps pi tau root log ln exp sin cos tan cot sec csc arcsin arccos"
     " arctan raised power sum product quotient difference ratio remainder inverse opposite"
-    " complement never maybe possibly perhaps nearly almost about approx approximately roughly around"
+    " complement never maybe perhaps nearly almost about approx approximately roughly around"
     " under below above beyond negative positive imaginary infinite choose only too later"
-    " earlier before after either neither nor sqrt cbrt abs floor ceil max min short"
+    " earlier before after either neither nor cube sqrt cbrt abs floor ceil max min short"
     " am pm multiple average mean median"
 )
 # Beginnings and ends of words that change a number: doubled, triples, halving, fivefold, zillion.
 CHANGING_STEMS = (
-    *("doubl", "tripl", "treb", "quadrupl", "quintupl", "halv", "twice", "thrice", "squar", "cub"),
+    *(
+        "doubl",
+        "tripl",
+        "treb",
+        "quadrupl",
+        "quintupl",
+        "halv",
+        "twice",
+        "thrice",
+        "squar",
+        "cubed",
+        "cubes",
+    ),
     *("reciproc", "invers", "negat", "factor", "logar", "expon", "multip", "divi", "subtract"),
     *("added", "adding", "percent", "approx", "increas", "decreas", "reduc", "minus", "sqrt"),
-    *("hundred", "thousand", "fraction", "modul", "round", "twent", "thirt", "fort", "fift"),
+    *(
+        "hundred",
+        "thousand",
+        "fraction",
+        "modul",
+        "rounded",
+        "rounding",
+        "twent",
+        "thirt",
+        "forty",
+        "forties",
+        "fift",
+    ),
     *("sixt", "sevent", "eight", "ninet", "nine", "mirror", "tens", "unequal", "incorrect"),
 )
 CHANGING_ENDINGS = ("illion", "illions", "illiard", "illiards", "fold", "tuple", "teen", "teens")

@@ -50,6 +50,67 @@ def test_the_last_stated_answer_is_found(text, answer):
     assert final_answer(text) == answer
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"x = -\boxed{42}",
+        r"$x=2\boxed{3}$",
+        r"\sqrt{\boxed{2}}",
+        r"\sqrt[3]{\boxed{2}}",
+        r"$\frac{\boxed{1}}{2}$",
+        r"$\frac{1}{2}\boxed{1}$",
+        r"2 \cdot \boxed{3}",
+        r"2 + \boxed{3}",
+        r"$x < \boxed{3}$",
+        r"$x \ne \boxed{3}$",
+        r"$f(\boxed{3})$",
+        r"\sin \boxed{x}",
+        r"2^{\boxed{3}}",
+        r"it is not \boxed{4}",
+        r"minus $\boxed{4}$",
+        r"\boxed{4}^2",
+        r"\boxed{4}2",
+        r"\boxed{4} + 1",
+        r"$5!\boxed{4}$",
+        r"$x>\boxed{4}$",
+        "so x -\n\\boxed{4}",
+        r"-\boxed{1} and \boxed{2}",
+        r"\boxed{1} and -\boxed{2}",
+    ],
+)
+def test_a_box_that_the_text_around_it_changes_states_nothing(text):
+    assert final_answer(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"so \boxed{4}",
+        r"$$\boxed{4}$$",
+        r"\[ x = \boxed{4} \]",
+        r"**\boxed{4}**",
+        "**Final Answer:**\n\n$$\n\\boxed{4}\n$$",
+        r"\text{so } \boxed{4}",
+        r"x \Rightarrow \boxed{4}",
+        r"(\boxed{4})",
+        r"1. \boxed{4}",
+        r"\begin{align*} x &= \boxed{4} \end{align*}",
+        r"$\boxed{4}^\circ$",
+        r"$\boxed{4}$ cm",
+        r"the root is \boxed{4}!",
+        r"\color{blue}{\boxed{4}}",
+        r"x \in \boxed{4}",
+        "so far.\n</think>\n\n\\boxed{4}",
+        "<answer>$\\boxed{4}$</answer>",
+        "done\n\n---\n$$\\boxed{4}$$",
+        r"Great! \boxed{4}",
+        "# Answer\n\n> \\boxed{4}",
+    ],
+)
+def test_a_box_in_ordinary_text_states_what_it_holds(text):
+    assert final_answer(text) == "4"
+
+
 @given(st.lists(st.sampled_from(["{", "}", "a", "\\boxed{", " "]), max_size=30).map("".join))
 def test_what_a_box_holds_is_balanced(text):
     content = final_answer(text)
