@@ -48,6 +48,10 @@ kills: .venv/stamp
 faults: .venv/stamp
 	PYTHONPATH=tests/without_torch $(RUN) -m tests.faults runs/faults
 
+# Fifty configurations drawn near the smoke configuration, run to the end; `make test-thorough` has ten.
+drawn: .venv/stamp
+	DRAWN=50 $(RUN) -m pytest -q tests/hostile/test_drawn_fields.py
+
 soak: .venv/stamp
 	PYTHONPATH=tests/without_torch $(RUN) -m tests.soak runs/soak
 
