@@ -7,7 +7,7 @@ export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 # Containers often set it; every process would compile anew what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-thorough quick test-newer kills faults soak bench bench-peers bench-losses peers lint clean
+.PHONY: demo test test-thorough quick test-newer kills faults drawn soak bench bench-peers bench-losses peers lint clean
 
 # Two CPU devices: on two cores a device a core samples and updates faster than one device that uses both.
 demo: export JAX_NUM_CPU_DEVICES ?= 2

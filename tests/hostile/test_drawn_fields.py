@@ -1,5 +1,6 @@
 """Configurations drawn from the declared ranges, near the smoke configuration, run to their end."""
 
+import os
 import random
 import re
 from pathlib import Path
