@@ -6,7 +6,7 @@ import socket
 import subprocess
 
 import pytest
-from runs import PYTHON, ROOT
+from runs import ROOT
 
 from prefixrl_jax.corpus.sample_log import Log
 
@@ -43,7 +43,7 @@ def run_two(path, first):
     common = os.environ | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
     children = [
         subprocess.Popen(
-            [*PYTHON, "-c", PROCESS, str(path), str(first)],
+            [sys.executable, "-c", PROCESS, str(path), str(first)],
             cwd=ROOT,
             env=common | {"JAX_PROCESS_ID": str(i)},
             stdout=subprocess.PIPE,

@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 import pytest
-from runs import HANGS, PYTHON, ROOT
+from runs import HANGS, ROOT
 
 from prefixrl_jax.runtime import interrupt
 
@@ -31,7 +31,7 @@ runpy.run_module(command, run_name="__main__", alter_sys=True)
 
 def python(code: str, *arguments: object) -> subprocess.CompletedProcess:
     """Runs code in a process of its own, to its end."""
-    command = [*PYTHON, "-c", code, *map(str, arguments)]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGS)
 
 
@@ -85,7 +85,7 @@ def test_the_first_signal_sets_a_flag_and_the_second_ends_it_at_once(first, seco
 def test_on_a_terminal_the_first_signal_is_acknowledged():
     """What is being computed may take a while, and a user who sees nothing asks again."""
     ours, theirs = pty.openpty()
-    child = subprocess.Popen([*PYTHON, "-c", HEARD], cwd=ROOT, stdout=theirs, stderr=theirs)
+    child = subprocess.Popen([sys.executable, "-c", HEARD], cwd=ROOT, stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown = ""
     while interrupt.HEARD not in shown:

@@ -211,7 +211,9 @@ def test_a_terminal_is_still_one_behind_the_streams(tmp_path):
         "import sys; print(sys.stdout.isatty(), sys.stdout.fileno(), sys.stderr.isatty())"
     )
     ours, theirs = pty.openpty()
-    done = subprocess.run([*PYTHON, "-c", code], cwd=ROOT, stdout=theirs, stderr=subprocess.PIPE)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=theirs, stderr=subprocess.PIPE
+    )
     os.close(theirs)
     assert os.read(ours, 1000) == b"True 1 False\r\n"
     os.close(ours)
