@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 
 import pytest
 from runs import HANGS, ROOT
