@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from runs import python
 
+from prefixrl_jax import cli
+
 COMMANDS = {
     "main": {"config", "workdir", "[no]multihost", "stage", "[no]dry_run"},
     "compare": {"config", "workdir", "[no]multihost", "methods", "seeds", "flops", "tune"}
@@ -51,3 +53,8 @@ def test_names_beyond_ascii_in_the_c_locale():
     done = python("-m", "prefixrl_jax.main", "--config=Prüfung/é.py", **c_locale)
     assert done.returncode == 2
     assert "--config=Prüfung/é.py: no such file here" in done.stderr
+
+
+def test_a_log_record_shows_control_characters_and_does_not_obey_them():
+    record = cli._PrintableRecord("name", 30, "path", 1, "model %s", ("a\x1b[2J",), None)
+    assert record.getMessage() == r"model a\x1b[2J"
