@@ -10,19 +10,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from prefixrl_jax.experiment.stages import STAGES
 from tests.runs import differences, stage_result
 
-STAGES = (
-    "base",
-    "corpus",
-    "prefixes",
-    "sft",
-    "train",
-    "baseline",
-    "evaluate",
-    "export",
-    "report",
-)
 # Half written files, and files that programs rotate or write for themselves.
 UNFINISHED = (".partial", "orbax-checkpoint-tmp", "/events/", "/owner/", ".lock")
 # What a run may change after it was whole; the rest of a work directory is written once.

@@ -40,6 +40,7 @@ MARKS = ("owner", RUN, COMPARISON)
 WRITTEN = (
     "arms",
     "base",
+    "checked.json",
     "checkpoints",
     "config.json",
     "corpus",

@@ -32,8 +32,8 @@ from prefixrl_jax.model.export_target import (
     content_of,
     entries_of,
     is_inside,
+    object_or_empty,
     previous_files,
-    read_object,
     refuse_foreign,
 )
 from prefixrl_jax.runtime.files import write_json
@@ -194,7 +194,7 @@ def _is_of_staging(name: str, announced: set[str]) -> bool:
 
 def _announced_names(staging: Path) -> set[str]:
     """Return the names of the files that the manifest in a staging folder announces."""
-    manifest = read_object(staging / MANIFEST)
+    manifest = object_or_empty(staging / MANIFEST)
     files = manifest.get("files")
     if manifest.get("program") != PROGRAM or not isinstance(files, dict):
         return {f"{MANIFEST}.partial"}  # killed before it wrote anything else

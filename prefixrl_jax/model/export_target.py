@@ -8,13 +8,14 @@ else.
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import json
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict
+
+from prefixrl_jax.runtime.files import checksum
 
 MANIFEST = "prefixrl_export.json"
 PROGRAM = "prefixrl_jax.export"  # stands in every manifest
@@ -102,10 +103,11 @@ def _is_workdir(directory: Path) -> bool:
     """Return whether a folder is the work directory of a run, by what every run puts there."""
     if any(os.path.isfile(directory / record) for record in RECORDS):
         return True
-    return read_object(directory / CONFIG).keys() >= SECTIONS_OF_RUN
+    return object_or_empty(directory / CONFIG).keys() >= SECTIONS_OF_RUN
 
 
 def entries_of(directory: Path) -> list[os.DirEntry[str]]:
+    """Return what a directory holds, by name; nothing if it is none."""
     if not directory.is_dir():
         return []
     with os.scandir(directory) as entries:
@@ -123,7 +125,7 @@ def previous_files(directory: Path) -> dict[str, list[Content]]:
     path = directory / MANIFEST
     if not os.path.lexists(path):
         return _files_without_manifest(directory)
-    manifest = read_object(path)
+    manifest = object_or_empty(path)
     files = manifest.get("files")
     if manifest.get("program") != PROGRAM or not isinstance(files, dict):
         raise ValueError(
@@ -143,7 +145,7 @@ def _files_without_manifest(directory: Path) -> dict[str, list[Content]]:
     It is recognised by its place, its card and the two spellings of RoPE in its config.json.
     """
     in_run = directory.name == EXPORT_OF_RUN and _is_workdir(directory.resolve().parent)
-    fields = read_object(directory / CONFIG)
+    fields = object_or_empty(directory / CONFIG)
     if not in_run or not {"rope_scaling", "rope_parameters", "torch_dtype"} <= fields.keys():
         return {}
     card = directory / CARD
@@ -171,6 +173,7 @@ def check_foreign(directory: Path, previous: Iterable[str]) -> None:
 
 
 def refuse_foreign(directory: Path, names: list[str]) -> None:
+    """Raise ValueError if there are any names of files that an export may not replace."""
     if names:
         raise ValueError(
             f"{directory}: {', '.join(names[:10])} would be replaced, which no export of this"
@@ -214,12 +217,11 @@ def _holds(path: Path, contents: Any) -> bool:
 
 
 def content_of(path: Path) -> Content:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+    """Return the size and the checksum of a file."""
+    return {"bytes": path.stat().st_size, "sha256": checksum(path)}
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def object_or_empty(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; {} if it holds none or is larger than a manifest."""
     try:
         status = path.stat()

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
+import psutil
 import pytest
+from runs import HANGS
 
 PARENT = textwrap.dedent(
     """
@@ -20,7 +21,7 @@ PARENT = textwrap.dedent(
     for _ in range(2):
         pool.submit("a", "{response}")
     print("started", flush=True)
-    time.sleep(600)
+    time.sleep(6000)
     """
 )
 # A grader that hangs in one long call, which lets no thread run, beside a process that it started.
@@ -29,7 +30,7 @@ GRADER = textwrap.dedent(
     import os, subprocess, sys
 
     def stuck(gold, response):
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(6000)"])
         with open(os.environ["PIDS"], "a") as file:
             file.write(f"{os.getpid()} {child.pid}\\n")
         return 7 ** (10 ** 9) == 0
@@ -44,14 +45,14 @@ GRADER = textwrap.dedent(
 
 def is_running(pid: int) -> bool:
     """Whether a process is there, and no zombie."""
-    with contextlib.suppress(OSError):
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False
 
 
-def wait_until(condition, seconds: float = 60.0) -> bool:
-    """Whether a condition comes true in time."""
-    deadline = time.monotonic() + seconds
+def wait_until(condition) -> bool:
+    """Whether a condition comes true before the process is taken to hang."""
+    deadline = time.monotonic() + HANGS
     while time.monotonic() < deadline:
         if condition():
             return True
@@ -59,7 +60,6 @@ def wait_until(condition, seconds: float = 60.0) -> bool:
     return False
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("function", ["stuck", "idle"])
 def test_workers_end_with_a_parent_that_is_killed(tmp_path, death, function):
@@ -80,7 +80,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path, death, function):
     finally:
         parent.send_signal(death)
         parent.wait()
-    assert wait_until(lambda: not any(map(is_running, processes)), 10)
+    assert wait_until(lambda: not any(map(is_running, processes)))
 
 
 def test_an_answer_has_a_limit_of_cpu_time_even_without_a_parent_that_watches():
@@ -93,7 +93,7 @@ def test_an_answer_has_a_limit_of_cpu_time_even_without_a_parent_that_watches():
         capture_output=True,
         text=True,
         env=environment,
-        timeout=60,
+        timeout=HANGS,
     )
     assert worker.returncode == -signal.SIGXCPU
     assert worker.stdout.splitlines() == ["ready", '["correct", ""]']
