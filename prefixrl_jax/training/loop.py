@@ -234,8 +234,8 @@ class Loop:
             self._save(checkpoints, now)
             raise Diverged(
                 f"{self.name} step {step + 1}: loss {values['loss']}, gradient norm"
-                f" {values['grad_norm']} on the batch {batch.description}, and new parameters that"
-                f" are not all finite; the state before it is saved as step {step}"
+                f" {values['grad_norm']} or the new parameters are not finite, on the batch"
+                f" {batch.description}; the state before it is saved as step {step}"
             )
         now.memory = batch.memory
         trained = time.monotonic()
