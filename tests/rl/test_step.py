@@ -203,6 +203,27 @@ def test_a_non_finite_step_leaves_the_state_as_it_was(mesh, what, micro_batches)
         assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
+@pytest.mark.parametrize(
+    ("settings", "rewards"),
+    [
+        (OptimizerSettings(1e-2, max_grad_norm=0.0), 0.0),  # clips a gradient of 0: 0 / 0
+        (OptimizerSettings(1e39), None),  # infinite in float32
+    ],
+)
+def test_parameters_that_would_not_be_finite_are_not_taken(mesh, settings, rewards):
+    """Loss and gradient are finite, and yet the update is not."""
+    step, init = make_step(mesh, settings)
+    state, group = init(random_params(SMALL)), make_group(1)
+    if rewards is not None:
+        group = group.replace(rewards=jnp.full((P, G), rewards))
+    before = jax.device_get(state)
+    after, metrics = step(state, group)
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
+    assert not bool(metrics["finite"])
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(jax.device_get(after)), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
 def test_reward_one_without_baseline_takes_the_sft_step(mesh):
     """Adam with a large eps steps along the gradient, here that of the mean negative log-prob."""
     s = OptimizerSettings(1e-2, eps=1.0, max_grad_norm=1e9)
